@@ -1,0 +1,15 @@
+"""The ordered table of algorithms. A new one is one file here and one row below; the existing tests then sweep it."""
+
+from __future__ import annotations
+
+from npconv.algorithms.base import OPERATIONS, Algorithm, Cost
+from npconv.algorithms.depthwise import Depthwise
+from npconv.algorithms.direct import Direct
+from npconv.algorithms.im2col import Im2col
+from npconv.algorithms.pointwise import Pointwise
+
+ALGORITHMS: dict[str, Algorithm] = {
+    algorithm.name: algorithm for algorithm in (Pointwise(), Depthwise(), Direct(), Im2col())
+}
+
+__all__ = ["ALGORITHMS", "OPERATIONS", "Algorithm", "Cost"]

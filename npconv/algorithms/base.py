@@ -1,0 +1,75 @@
+"""What an algorithm is: a name, what it cannot do and why, what it costs, and the three operations.
+
+Convolution is bilinear, so there are exactly three operations, and a transposed convolution is one of them:
+
+- ``forward(x, w) -> y``, with bias and activation applied to the result;
+- ``input_grad(dy, w) -> dx``, the transpose in x (without conjugation);
+- ``weight_grad(x, dy) -> dw``, the transpose in w (without conjugation).
+
+Arrays are ``(N, C, *spatial)``, contiguous and of one dtype; the padding is zeros; the spec describes all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from npconv.arrays import Array, Backend
+from npconv.geometry import ConvSpec
+
+OPERATIONS = ("forward", "input_grad", "weight_grad")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What running an algorithm takes: arithmetic, memory traffic and memory beyond operands and result."""
+
+    flops: int
+    bytes: int
+    workspace: int
+
+
+class Algorithm(Protocol):
+    """One way to compute a convolution and its two gradients."""
+
+    name: str
+
+    def supports(self, spec: ConvSpec, op: str, backend: Backend) -> str | None:
+        """None, or the reason why this algorithm cannot run, as a sentence."""
+
+    def cost(self, spec: ConvSpec, op: str, itemsize: int) -> Cost:
+        """What running it takes."""
+
+    def kernel(self, op: str, backend: Backend) -> str:
+        """Name of what does the work."""
+
+    def forward(
+        self, spec: ConvSpec, backend: Backend, x: Array, w: Array, bias: Array | None, activation: str | None
+    ) -> Array:
+        """``y = activation(x * w + bias)``, shape ``(N, C_out, *out)``."""
+
+    def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
+        """``dx``, shape ``(N, C_in, *size)``."""
+
+    def weight_grad(self, spec: ConvSpec, backend: Backend, x: Array, dy: Array) -> Array:
+        """``dw``, shape ``(C_out, C_in / groups, *kernel)``."""
+
+
+def image_shape(spec: ConvSpec) -> tuple[int, ...]:
+    """Shape of the input as algorithms see it."""
+    return (spec.batch, spec.in_channels, *spec.window.size)
+
+
+def result_shape(spec: ConvSpec) -> tuple[int, ...]:
+    """Shape of the output as algorithms see it."""
+    return (spec.batch, spec.out_channels, *spec.window.out)
+
+
+def grouped(spec: ConvSpec, value: Array) -> Array:
+    """Channels split into groups: ``(N, C, *spatial)`` becomes ``(N, groups, C / groups, *spatial)``."""
+    return value.reshape(value.shape[0], spec.groups, value.shape[1] // spec.groups, *value.shape[2:])
+
+
+def grouped_weights(spec: ConvSpec, w: Array) -> Array:
+    """Output channels split into groups: ``(C_out, C, *kernel)`` becomes ``(groups, C_out / groups, C, taps)``."""
+    return w.reshape(spec.groups, spec.out_channels // spec.groups, w.shape[1], spec.window.taps)

@@ -1,0 +1,79 @@
+"""Direct convolution: a sum over kernel taps, with no matrix of patches and no padded copy in memory.
+
+On `xp` every tap is one product of its weights, ``(C_out, C)``, with the part of the image under it. The numba backend
+has its own loops, which read the image in place, a row at a time.
+"""
+
+from __future__ import annotations
+
+from npconv.algorithms.base import Cost, grouped, grouped_weights, image_shape, result_shape
+from npconv.algorithms.epilogue import finish
+from npconv.arrays import Array, Backend, flatten
+from npconv.geometry import ConvSpec
+
+
+class Direct:
+    """See `npconv.algorithms.base.Algorithm`."""
+
+    name = "direct"
+    step = "one matrix product"
+
+    def supports(self, spec: ConvSpec, op: str, backend: Backend) -> str | None:
+        return None
+
+    def cost(self, spec: ConvSpec, op: str, itemsize: int) -> Cost:
+        # The image is read, and the result updated, once per tap.
+        return Cost(spec.flops, spec.bytes(itemsize) * spec.window.taps, 0)
+
+    def kernel(self, op: str, backend: Backend) -> str:
+        return f"{self.step} per tap" if backend.kernels is None else f"conv_{op}"
+
+    def forward(
+        self, spec: ConvSpec, backend: Backend, x: Array, w: Array, bias: Array | None, activation: str | None
+    ) -> Array:
+        xp = backend.xp
+        if backend.kernels is not None:
+            y = xp.empty(result_shape(spec), x.dtype)
+            bias = xp.zeros(spec.out_channels, x.dtype) if bias is None else bias
+            backend.kernels.conv_forward(spec, x, w, bias, activation, y)
+            return y
+        y = xp.zeros(result_shape(spec), x.dtype)
+        images, outputs, weights = grouped(spec, x), grouped(spec, y), grouped_weights(spec, w)
+        for tap, inp, out in spec.window.tap_slices():
+            outputs[..., *out] += self.product(backend, weights[..., tap], images[..., *inp])
+        return finish(backend, y, bias, activation)
+
+    def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
+        xp = backend.xp
+        if backend.kernels is not None:
+            dx = xp.empty(image_shape(spec), dy.dtype)
+            backend.kernels.conv_input_grad(spec, dy, w, dx)
+            return dx
+        dx = xp.zeros(image_shape(spec), dy.dtype)
+        images, outputs, weights = grouped(spec, dx), grouped(spec, dy), grouped_weights(spec, w)
+        for tap, inp, out in spec.window.tap_slices():
+            images[..., *inp] += self.product(backend, weights[..., tap].swapaxes(1, 2), outputs[..., *out])
+        return dx
+
+    def weight_grad(self, spec: ConvSpec, backend: Backend, x: Array, dy: Array) -> Array:
+        xp = backend.xp
+        if backend.kernels is not None:
+            dw = xp.empty(spec.w_shape, x.dtype)
+            backend.kernels.conv_weight_grad(spec, x, dy, dw)
+            return dw
+        dw = xp.zeros(spec.w_shape, x.dtype)
+        images, outputs, weights = grouped(spec, x), grouped(spec, dy), grouped_weights(spec, dw)
+        for tap, inp, out in spec.window.tap_slices():
+            weights[..., tap] = self.correlation(backend, outputs[..., *out], images[..., *inp])
+        return dw
+
+    def product(self, backend: Backend, w: Array, part: Array) -> Array:
+        """``(G, M, K)`` times ``(N, G, K, *spatial)``: one matrix product over all positions."""
+        y = backend.xp.matmul(w, flatten(part, 3))
+        return y.reshape(*part.shape[:2], w.shape[1], *part.shape[3:])
+
+    def correlation(self, backend: Backend, dy: Array, part: Array) -> Array:
+        """``(N, G, M, *spatial)`` with ``(N, G, K, *spatial)``, summed over batch and positions: ``(G, M, K)``."""
+        left = flatten(dy.swapaxes(0, 1).swapaxes(1, 2), 2)
+        right = flatten(part.swapaxes(0, 1).swapaxes(1, 2), 2)
+        return backend.xp.matmul(left, right.swapaxes(1, 2))

@@ -1,0 +1,90 @@
+"""im2col: the patches under all window positions as one matrix, and the convolution as one matrix product per group.
+
+The matrix is `taps` times as large as the image, so a large batch is worked through in parts that fit `WORKSPACE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from npconv.algorithms.base import Cost, grouped_weights, image_shape, result_shape
+from npconv.algorithms.epilogue import finish
+from npconv.arrays import Array, Backend, flatten
+from npconv.geometry import ConvSpec
+from npconv.patches import columns_of, image_of
+
+WORKSPACE = 64 * 2**20
+"""Bytes of columns that are held at once, unless a single image needs more."""
+
+
+class Im2col:
+    """See `npconv.algorithms.base.Algorithm`."""
+
+    name = "im2col"
+    step = "patches, then a matrix product"
+
+    def supports(self, spec: ConvSpec, op: str, backend: Backend) -> str | None:
+        return None
+
+    def cost(self, spec: ConvSpec, op: str, itemsize: int) -> Cost:
+        one = spec.in_channels * spec.window.taps * spec.window.positions * itemsize
+        # Columns are written once and read once.
+        return Cost(spec.flops, spec.bytes(itemsize) + 2 * spec.batch * one, one * images_at_once(spec, itemsize))
+
+    def kernel(self, op: str, backend: Backend) -> str:
+        return f"{self.step} by {'BLAS' if backend.kernels is None else 'compiled loops'}"
+
+    def forward(
+        self, spec: ConvSpec, backend: Backend, x: Array, w: Array, bias: Array | None, activation: str | None
+    ) -> Array:
+        y = backend.xp.empty(result_shape(spec), x.dtype)
+        weights = flatten(grouped_weights(spec, w), 2)[None]
+        for part in batches(spec, x.dtype.itemsize):
+            columns = self.columns(spec, backend, x[part])
+            y[part] = backend.matmul(weights, columns).reshape(y[part].shape)
+        return finish(backend, y, bias, activation)
+
+    def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
+        dx = backend.xp.empty(image_shape(spec), dy.dtype)
+        weights = flatten(grouped_weights(spec, w), 2)[None].swapaxes(2, 3)
+        for part in batches(spec, dy.dtype.itemsize):
+            dx[part] = self.image(spec, backend, backend.matmul(weights, self.rows(spec, dy[part])))
+        return dx
+
+    def weight_grad(self, spec: ConvSpec, backend: Backend, x: Array, dy: Array) -> Array:
+        dw = backend.xp.zeros(spec.w_shape, x.dtype)
+        grad = flatten(grouped_weights(spec, dw), 2)
+        for part in batches(spec, x.dtype.itemsize):
+            columns, rows = self.columns(spec, backend, x[part]), self.rows(spec, dy[part])
+            # Batch and positions become one long axis, which the product sums over.
+            left = flatten(rows.transpose(1, 2, 0, 3), 2)
+            right = flatten(columns.transpose(1, 2, 0, 3), 2).swapaxes(1, 2)
+            grad += backend.matmul(left[None], right[None])[0]
+        return dw
+
+    def columns(self, spec: ConvSpec, backend: Backend, x: Array) -> Array:
+        """Patches of `x` as ``(N, groups, C / groups * taps, positions)``."""
+        columns = columns_of(backend, spec.window, x)
+        depth = spec.in_channels // spec.groups * spec.window.taps
+        return columns.reshape(x.shape[0], spec.groups, depth, spec.window.positions)
+
+    def image(self, spec: ConvSpec, backend: Backend, columns: Array) -> Array:
+        """The adjoint of `columns`: an image with every patch added where it came from."""
+        taps, positions = spec.window.taps, spec.window.positions
+        return image_of(backend, spec.window, columns.reshape(columns.shape[0], spec.in_channels, taps, positions))
+
+    def rows(self, spec: ConvSpec, dy: Array) -> Array:
+        """A result as ``(N, groups, C_out / groups, positions)``."""
+        return dy.reshape(dy.shape[0], spec.groups, spec.out_channels // spec.groups, spec.window.positions)
+
+
+def images_at_once(spec: ConvSpec, itemsize: int) -> int:
+    """How many images' columns fit the workspace; at least one."""
+    one = spec.in_channels * spec.window.taps * spec.window.positions * itemsize
+    return max(1, min(spec.batch, WORKSPACE // max(one, 1)))
+
+
+def batches(spec: ConvSpec, itemsize: int) -> Iterator[slice]:
+    """The batch in parts whose columns fit the workspace."""
+    step = images_at_once(spec, itemsize)
+    return (slice(start, start + step) for start in range(0, spec.batch, step))

@@ -1,0 +1,39 @@
+"""Pointwise (1x1) convolution: the image already is the matrix of its patches, so one matrix product is all."""
+
+from __future__ import annotations
+
+import math
+
+from npconv.algorithms.base import Cost, image_shape
+from npconv.algorithms.im2col import Im2col
+from npconv.arrays import Array, Backend
+from npconv.geometry import ConvSpec
+
+
+class Pointwise(Im2col):
+    """im2col without the copy. See `npconv.algorithms.base.Algorithm`."""
+
+    name = "pointwise"
+    step = "one matrix product"
+
+    def supports(self, spec: ConvSpec, op: str, backend: Backend) -> str | None:
+        if spec.is_pointwise:
+            return None
+        return f"a pointwise convolution has a 1x1 kernel and no padding, here {spec.window.kernel} and {spec.window.padding}"
+
+    def cost(self, spec: ConvSpec, op: str, itemsize: int) -> Cost:
+        return Cost(spec.flops, spec.bytes(itemsize), 0)
+
+    def columns(self, spec: ConvSpec, backend: Backend, x: Array) -> Array:
+        ((_, seen, _),) = spec.window.tap_slices()
+        channels = spec.in_channels // spec.groups
+        return x[..., *seen].reshape(x.shape[0], spec.groups, channels, spec.window.positions)
+
+    def image(self, spec: ConvSpec, backend: Backend, columns: Array) -> Array:
+        ((_, seen, _),) = spec.window.tap_slices()
+        values = columns.reshape(columns.shape[0], spec.in_channels, *spec.window.out)
+        if math.prod(spec.window.out) == math.prod(spec.window.size):
+            return values
+        x = backend.xp.zeros((columns.shape[0], *image_shape(spec)[1:]), columns.dtype)
+        x[..., *seen] = values
+        return x

@@ -1,0 +1,351 @@
+"""The array layer: whose array is this, where does it live, what is it computed in, what goes back to the caller.
+
+A `Backend` is a name, an array namespace `xp` and, where there are any, compiled loops. Everything right of this file
+is written against those three, so the same glue runs on NumPy and on CuPy. This is the only room where arrays change
+hands: `Operands` takes the caller's arrays in, `Operands.deliver` gives the result back.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import math
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from npconv import config
+from npconv.geometry import Size, choice
+
+Array: TypeAlias = Any
+"""An N-d array of any namespace; its kind is the backend's affair, so the type checker does not ask."""
+
+DTYPES = "float16, float32, float64, complex64, complex128 and all integer types"
+
+_DLPACK_CPU = 1
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where a call runs: `xp` is NumPy or CuPy, `kernels` the module of compiled loops or None."""
+
+    name: str
+    xp: ModuleType
+    kernels: ModuleType | None
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        """``a @ b`` for ``(N or 1, G, M, K)`` and ``(N, G, K, P)``, by the compiled loops where the backend has them."""
+        if self.kernels is None:
+            return self.xp.matmul(a, b)
+        product = self.xp.empty((*b.shape[:2], a.shape[2], b.shape[3]), b.dtype)
+        self.kernels.matmul(self.xp.ascontiguousarray(a), self.xp.ascontiguousarray(b), product)
+        return product
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Backends: what is there, what was asked for
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=len(config.BACKENDS))
+def require(name: str) -> Backend:
+    """The backend called `name`, or an error that says what is missing. ``"auto"`` stands for the best CPU backend."""
+    if name == "auto":
+        return require(_best_on_cpu())
+    if name == "numba":
+        try:
+            importlib.import_module("numba")
+        except ImportError as error:
+            raise ImportError(
+                f"the backend 'numba' needs the package numba, which cannot be imported ({error}); "
+                "install it with: pip install numba"
+            ) from error
+        return Backend("numba", np, importlib.import_module("npconv.kernels.cpu"))
+    if name == "cupy":
+        # The portable forms (direct, im2col, pointwise, depthwise) run on `xp`; the compiled loops of
+        # npconv.kernels.cuda take the place of None here.
+        return Backend("cupy", _import_cupy(), None)
+    return Backend("numpy", np, None)
+
+
+def _best_on_cpu() -> str:
+    try:
+        require("numba")
+    except ImportError as error:
+        if importlib.util.find_spec("numba") is not None:
+            warnings.warn(f"Numba is installed but does not work, NumPy is used: {error}", RuntimeWarning, stacklevel=4)
+        return "numpy"
+    return "numba"
+
+
+def _import_cupy() -> ModuleType:
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError as error:
+        raise ImportError(
+            f"the backend 'cupy' needs the package CuPy, which cannot be imported ({error}); install it with: "
+            "pip install 'npconv[cuda13]' (or 'npconv[cuda12]' for a driver older than 580)"
+        ) from error
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise RuntimeError(
+            f"the backend 'cupy' needs an NVIDIA GPU and its driver; CuPy is installed, but CUDA answers: {error}"
+        ) from error
+    if count == 0:
+        raise RuntimeError(
+            "the backend 'cupy' needs an NVIDIA GPU; CuPy and the driver are installed, but no GPU is visible"
+        )
+    return cupy
+
+
+def available_backends() -> tuple[str, ...]:
+    """Names of the backends that can run here, slowest first.
+
+    Examples
+    --------
+    >>> import npconv as nc
+    >>> nc.available_backends()[:2]
+    ('numpy', 'numba')
+    """
+
+    def works(name: str) -> bool:
+        try:
+            require(name)
+        except (ImportError, RuntimeError):
+            return False
+        return True
+
+    return tuple(name for name in config.BACKENDS[1:] if works(name))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Operands: in and out
+# --------------------------------------------------------------------------------------------------------------------
+
+
+class Operands:
+    """The arrays of one call: checked on arrival, converted when loaded, returned as the kind that came.
+
+    Nothing is copied or uploaded until `load`, so every check of shapes comes before any allocation.
+
+    Parameters
+    ----------
+    backend : str or None
+        What the caller asked for; None means `config.get_backend`.
+    **operands : array or None
+        The call's arrays under the names that error messages use. None stands for an optional one that was left out.
+    """
+
+    def __init__(self, backend: str | None, **operands: Any) -> None:
+        self._given = {name: _enter(name, value) for name, value in operands.items() if value is not None}
+        self._homes = {name: _home(operands[name]) for name in self._given}
+        homes = set(self._homes.values())
+        if "cupy" in homes and len(homes) > 1:
+            owners = ", ".join(f"{name} is a {_type_name(operands[name])}" for name in self._given)
+            raise TypeError(f"all arrays must live on the same device: {owners}")
+        self.home = "cupy" if "cupy" in homes else "numpy"
+        self._exit = _foreign_exit(next(iter(operands.values()))) if self.home == "numpy" else None
+        self.backend = _choose_backend(backend, self.home, next(iter(self._given)))
+        self.dtype = _result_dtype(self._given)
+        self.compute_dtype = compute_dtype(self.dtype)
+
+    def shape(self, name: str) -> Size:
+        return tuple(self._given[name].shape)
+
+    def load(self, name: str, dtype: np.dtype[Any] | None = None) -> Array:
+        """The operand on the backend, contiguous and aligned, in the dtype that is computed in."""
+        value = self.backend.xp.asarray(self._given[name])
+        return contiguous(self.backend, value, dtype or self.compute_dtype)
+
+    def load_image(self, name: str, layout: str, batched: bool, dtype: np.dtype[Any] | None = None) -> Array:
+        """The operand as ``(N, C, *spatial)``, whatever its layout."""
+        xp = self.backend.xp
+        value = to_channels_first(xp, xp.asarray(self._given[name]), layout, batched)
+        return contiguous(self.backend, value, dtype or self.compute_dtype)
+
+    def check_out(self, out: Any, shape: Size, dtype: np.dtype[Any] | None = None) -> None:
+        """Raise unless `out` can take a result of this shape and dtype without harming an operand."""
+        if out is None:
+            return
+        dtype = self.dtype if dtype is None else dtype
+        if not isinstance(out, np.ndarray) and _home(out) != self.home:
+            raise TypeError(f"out must be an array of the same kind as the inputs, got {_type_name(out)}")
+        if _home(out) != self.home:
+            raise TypeError(f"out must live on the same device as the inputs, got {_type_name(out)}")
+        if tuple(out.shape) != shape:
+            raise ValueError(f"out must have the shape of the result, {shape}, got {tuple(out.shape)}")
+        if out.dtype != dtype:
+            raise TypeError(f"out must have the dtype of the result, {dtype}, got {out.dtype}")
+        if not getattr(out.flags, "writeable", True):
+            raise ValueError("out must be writeable, got a read-only array")
+        if _overlaps_itself(out):
+            raise ValueError("out must not overlap itself in memory, got strides " + repr(out.strides))
+        for name, value in self._given.items():
+            if _overlap(self.backend.xp, out, value):
+                raise ValueError(f"out must not share memory with {name}")
+
+    def deliver(self, result: Array, out: Any = None, dtype: np.dtype[Any] | None = None) -> Array:
+        """Give `result` back: in the result's dtype, into `out` if there is one, as the kind of array that came in."""
+        result = result.astype(self.dtype if dtype is None else dtype, copy=False)
+        if self.home == "numpy" and self.backend.name == "cupy":
+            result = self.backend.xp.asnumpy(result)
+        if out is not None:
+            out[...] = result
+            return out
+        return result if self._exit is None else self._exit(result)
+
+
+def contiguous(backend: Backend, value: Array, dtype: np.dtype[Any]) -> Array:
+    """`value` in C order, aligned and in native byte order: what kernels are promised. Copies only if it must."""
+    if backend.xp is np:
+        return np.require(value, dtype, ("C", "A"))
+    return backend.xp.ascontiguousarray(value, dtype)
+
+
+def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What a dtype is computed in: float16 in float32, every integer in int64 (which wraps to the narrower ones)."""
+    if dtype.kind in "iu":
+        return np.dtype(np.int64)
+    return np.dtype(np.float32) if dtype == np.float16 else dtype
+
+
+def to_channels_first(xp: ModuleType, value: Array, layout: str, batched: bool) -> Array:
+    """A view of an image, signal or volume as ``(N, C, *spatial)``."""
+    value = value if batched else value[None]
+    return value if layout == "channels_first" else xp.moveaxis(value, -1, 1)
+
+
+def from_channels_first(xp: ModuleType, value: Array, layout: str, batched: bool) -> Array:
+    """The inverse of `to_channels_first`, in C order."""
+    if layout == "channels_last":
+        value = xp.ascontiguousarray(xp.moveaxis(value, 1, -1))
+    return value if batched else value[0]
+
+
+def check_shape(name: str, given: Size, expected: Size, why: str) -> None:
+    """Raise a `ValueError` unless an operand has the shape that the geometry gives."""
+    if given != expected:
+        raise ValueError(f"{name} must have shape {expected}, {why}; got {given}")
+
+
+def flatten(value: Array, leading: int) -> Array:
+    """A view with all axes after the first `leading` flattened into one; `-1` would not know what to do with zero sizes."""
+    return value.reshape(*value.shape[:leading], math.prod(value.shape[leading:]))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Kinds, devices, dtypes
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _enter(name: str, value: Any) -> Array:
+    """The operand as a NumPy or CuPy array, without a copy; anything else is a `TypeError` that names it."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be lost; fill it first, for example with {name}.filled(0)"
+        )
+    if isinstance(value, np.ndarray):
+        array: Array = np.asarray(value)
+    elif _home(value) == "cupy":
+        array = value
+    elif hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__") and not isinstance(value, np.generic):
+        array = _from_dlpack(name, value)
+    else:
+        raise TypeError(f"{name} must be an array (NumPy, CuPy, or one that speaks DLPack), got {_type_name(value)}")
+    if not _is_supported(array.dtype):
+        raise TypeError(f"{name} has dtype {array.dtype}; supported are {DTYPES}")
+    return array
+
+
+def supported_dtype(name: str, value: Any) -> np.dtype[Any]:
+    """A dtype that a result may have, from anything that NumPy takes for one."""
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a dtype, got {value!r}") from None
+    if value is None or dtype.kind == "b" or not _is_supported(dtype):
+        raise TypeError(f"{name} must be one of {DTYPES}, got {value!r}")
+    return dtype.newbyteorder("=")
+
+
+def _is_supported(dtype: Any) -> bool:
+    return isinstance(dtype, np.dtype) and dtype.kind in "fciub" and dtype.itemsize <= (16 if dtype.kind == "c" else 8)
+
+
+def _from_dlpack(name: str, value: Any) -> Array:
+    device = int(value.__dlpack_device__()[0])
+    if device != _DLPACK_CPU:
+        raise TypeError(
+            f"{name} is a {_type_name(value)} on another device (DLPack device type {device}); "
+            "npconv computes on NumPy arrays, CuPy arrays, and arrays in the CPU's memory"
+        )
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"{name}, a {_type_name(value)}, cannot be read through DLPack: {error}") from error
+
+
+def _foreign_exit(value: Any) -> Callable[[Array], Any] | None:
+    """How a NumPy result becomes the kind of array that `value` is; None where it is NumPy's own."""
+    if isinstance(value, np.ndarray):
+        return None
+    if hasattr(value, "__array_namespace__"):
+        namespace = value.__array_namespace__()
+    else:
+        namespace = sys.modules[type(value).__module__.partition(".")[0]]
+    exit_: Callable[[Array], Any] = namespace.from_dlpack
+    return exit_
+
+
+def _home(value: Any) -> str:
+    return "cupy" if type(value).__module__.partition(".")[0] == "cupy" else "numpy"
+
+
+def _choose_backend(asked: str | None, home: str, name: str) -> Backend:
+    chosen = config.get_backend() if asked is None else choice("backend", asked, config.BACKENDS)
+    if home == "cupy":
+        if chosen not in ("auto", "cupy"):
+            raise TypeError(f"the backend {chosen!r} computes in the CPU's memory, but {name} is a CuPy array")
+        chosen = "cupy"
+    return require(chosen)
+
+
+def _result_dtype(given: dict[str, Array]) -> np.dtype[Any]:
+    dtype = np.result_type(*(np.dtype(value.dtype) for value in given.values())).newbyteorder("=")
+    if dtype.kind == "b":
+        names = " and ".join(given)
+        raise TypeError(
+            f"{names} of dtype bool: a convolution needs numbers, convert with .astype(numpy.int8) or another type"
+        )
+    return dtype
+
+
+def _overlap(xp: ModuleType, a: Array, b: Array) -> bool:
+    if xp is not np:
+        return bool(xp.may_share_memory(a, b))
+    try:
+        return np.shares_memory(a, b, max_work=10_000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _overlaps_itself(value: Array) -> bool:
+    """Whether two elements may share memory: strides, from the smallest up, must clear what lies below them."""
+    extent = value.itemsize
+    for stride, n in sorted((abs(s), n) for s, n in zip(value.strides, value.shape, strict=True) if n > 1):
+        if stride < extent:
+            return value.size > 0
+        extent = stride * (n - 1) + extent
+    return False
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

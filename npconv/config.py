@@ -1,0 +1,211 @@
+"""Choices that hold across calls: backend, number of threads, cache folder. The only reader of the environment.
+
+Nothing is read at import. A process-wide setting wins over the environment; a `use_backend` block wins over both and
+holds for the code that runs inside it, in this thread or asynchronous task alone.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from npconv.geometry import choice, integer
+
+BACKENDS = ("auto", "numpy", "numba", "cupy")
+VARIABLES = {
+    "NPCONV_BACKEND": "auto, numpy, numba or cupy",
+    "NPCONV_NUM_THREADS": "a positive number; default: the CPUs this process may use",
+    "NPCONV_CACHE_DIR": "a folder for compiled code, or off; default: the user's cache folder",
+}
+
+_MAX_THREADS = 1024
+
+_lock = threading.Lock()
+_process_backend: str | None = None
+_process_threads: int | None = None
+_block_backend: ContextVar[str | None] = ContextVar("npconv_backend", default=None)
+_block_threads: ContextVar[int | None] = ContextVar("npconv_threads", default=None)
+
+
+def get_backend() -> str:
+    """Name of the backend that a call would use now: ``"auto"``, ``"numpy"``, ``"numba"`` or ``"cupy"``.
+
+    The innermost `use_backend` block decides, then `set_backend`, then ``NPCONV_BACKEND``, then ``"auto"``.
+
+    Raises
+    ------
+    ValueError
+        If ``NPCONV_BACKEND`` holds an unknown name.
+
+    Examples
+    --------
+    >>> import npconv as nc
+    >>> with nc.use_backend("numpy"):
+    ...     nc.get_backend()
+    'numpy'
+    """
+    chosen = _block_backend.get() or _process_backend
+    if chosen is None:
+        chosen = os.environ.get("NPCONV_BACKEND", "").strip() or "auto"
+        choice("NPCONV_BACKEND", chosen, BACKENDS)
+    return chosen
+
+
+def set_backend(name: str | None) -> None:
+    """Choose the backend for the whole process; None returns the choice to ``NPCONV_BACKEND``.
+
+    Parameters
+    ----------
+    name : {"auto", "numpy", "numba", "cupy"} or None
+        With ``"auto"`` the array's own device decides, and NumPy arrays go to numba (to numpy where Numba is missing).
+
+    Raises
+    ------
+    ValueError
+        If `name` is unknown.
+    ImportError
+        If the backend cannot run here; the message says what is missing.
+
+    Examples
+    --------
+    >>> import npconv as nc
+    >>> nc.set_backend("numpy")
+    >>> nc.get_backend()
+    'numpy'
+    >>> nc.set_backend(None)
+    """
+    global _process_backend
+    _check_backend(name)
+    with _lock:
+        _process_backend = name
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Choose the backend inside a ``with`` block, for this thread or asynchronous task alone.
+
+    Parameters
+    ----------
+    name : {"auto", "numpy", "numba", "cupy"}
+
+    Raises
+    ------
+    ValueError
+        If `name` is unknown.
+    ImportError
+        If the backend cannot run here; the message says what is missing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> with nc.use_backend("numpy"):
+    ...     nc.conv1d(np.arange(4.0).reshape(1, 4), np.ones((1, 1, 2)))
+    array([[1., 3., 5.]])
+    """
+    _check_backend(name, optional=False)
+    token = _block_backend.set(name)
+    try:
+        yield
+    finally:
+        _block_backend.reset(token)
+
+
+def _check_backend(name: Any, optional: bool = True) -> None:
+    if name is None and optional:
+        return
+    choice("backend", name, BACKENDS)
+    from npconv import arrays
+
+    arrays.require(name)
+
+
+def get_num_threads() -> int:
+    """Number of threads that a convolution on the CPU may use.
+
+    `set_num_threads` decides, then ``NPCONV_NUM_THREADS``, then the CPUs that this process may use.
+
+    Raises
+    ------
+    ValueError
+        If ``NPCONV_NUM_THREADS`` is not a positive number.
+
+    Examples
+    --------
+    >>> import npconv as nc
+    >>> nc.get_num_threads() >= 1
+    True
+    """
+    chosen = _block_threads.get() or _process_threads
+    if chosen is not None:
+        return chosen
+    text = os.environ.get("NPCONV_NUM_THREADS", "").strip()
+    if not text:
+        return available_cpus()
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _MAX_THREADS):
+        raise ValueError(f"NPCONV_NUM_THREADS must be a number from 1 to {_MAX_THREADS}, got {text!r}")
+    return int(text)
+
+
+def set_num_threads(n: int | None) -> None:
+    """Set the number of threads for the whole process; None returns the choice to the environment.
+
+    Results do not depend on it, bit for bit.
+
+    Parameters
+    ----------
+    n : int or None
+        From 1 to 1024.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is not such a number.
+
+    Examples
+    --------
+    >>> import npconv as nc
+    >>> nc.set_num_threads(1)
+    >>> nc.get_num_threads()
+    1
+    >>> nc.set_num_threads(None)
+    """
+    global _process_threads
+    if n is not None and integer("n", n, 1) > _MAX_THREADS:
+        raise ValueError(f"n must be at most {_MAX_THREADS}, got {n}")
+    with _lock:
+        _process_threads = None if n is None else int(n)
+
+
+@contextmanager
+def limit_threads(n: int) -> Iterator[None]:
+    """Use `n` threads inside a ``with`` block, for this thread or asynchronous task alone."""
+    token = _block_threads.set(n)
+    try:
+        yield
+    finally:
+        _block_threads.reset(token)
+
+
+def available_cpus() -> int:
+    """Number of CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
+
+
+def cache_dir() -> Path | None:
+    """Folder for compiled code, or None where ``NPCONV_CACHE_DIR`` is ``off``. The folder need not exist yet."""
+    text = os.environ.get("NPCONV_CACHE_DIR", "").strip()
+    if text.lower() == "off":
+        return None
+    if text:
+        return Path(text).expanduser()
+    from numba.misc.appdirs import user_cache_dir
+
+    return Path(user_cache_dir("npconv", appauthor=False))

@@ -1,0 +1,128 @@
+"""How a loop becomes machine code: Numba without the interpreter's lock, remembered on disk in the user's cache folder.
+
+Numba's own `cache=True` keeps an index file per function that two processes may rewrite at once and then read each
+other's code under their own signature. Here every compiled variant has a file of its own, named by a hash of all that
+it depends on, so there is nothing to disagree about; a file that cannot be read is compiled again.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pickle
+import platform
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import llvmlite
+import numba
+from numba.core import caching, compiler, serialize
+
+from npconv import config
+
+
+def compiled(function: Callable[..., None] | None = None, *, reassociate: bool = False) -> Any:
+    """Compile a loop when it is first called with given types.
+
+    Parameters
+    ----------
+    function : callable
+        Works on arrays by index and allocates nothing.
+    reassociate : bool
+        Lets the compiler sum in vector lanes, as reductions need. The order is fixed in the code, so that results do
+        not depend on how the work was divided. Multiply and add always may be fused into one rounding.
+    """
+    if function is None:
+        return functools.partial(compiled, reassociate=reassociate)
+    flags = {"contract", "reassoc", "nsz"} if reassociate else {"contract"}
+    dispatcher = numba.njit(nogil=True, error_model="numpy", fastmath=flags)(function)
+    folder = cache_folder()
+    if folder is not None:
+        dispatcher._cache = _DiskCache(function, folder)
+    return dispatcher
+
+
+@functools.lru_cache(maxsize=1)
+def cache_folder() -> Path | None:
+    """The folder that holds compiled code, made if need be; None where caching is off or impossible."""
+    root = config.cache_dir()
+    if root is None:
+        return None
+    # The processor is part of each file's name; here stands what else the machine code depends on.
+    sources = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        sources.update(path.read_bytes())
+    stamp = f"{platform.python_version()}-numba{numba.__version__}-llvmlite{llvmlite.__version__}-{sources.hexdigest()[:12]}"
+    folder = root / "kernels" / stamp
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f"{uuid4().hex}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        warnings.warn(
+            f"compiled code cannot be kept in {folder} ({error}), so every process compiles anew; "
+            "set NPCONV_CACHE_DIR to a writeable folder, or to off",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return folder
+
+
+class _DiskCache(caching._Cache):  # type: ignore[misc]  # Numba carries no types
+    """One file per function, signature and processor."""
+
+    def __init__(self, function: Callable[..., None], folder: Path) -> None:
+        self._function = function
+        self._folder = folder
+        self._enabled = True
+
+    @property
+    def cache_path(self) -> str:
+        return str(self._folder)
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def flush(self) -> None:
+        for path in self._folder.glob(f"{self._function.__qualname__}-*.nbc"):
+            path.unlink(missing_ok=True)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        target_context.refresh()
+        if not self._enabled:
+            return None
+        try:
+            data = pickle.loads(self._path(sig, target_context.codegen()).read_bytes())
+            return compiler.CompileResult._rebuild(target_context, *data)
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            # Numba rebuilds from what the file holds; whatever a damaged one makes it raise, compiling is the answer.
+            warnings.warn(f"a damaged file of compiled code is replaced: {error!r}", RuntimeWarning, stacklevel=2)
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        if not self._enabled:
+            return
+        path = self._path(sig, data.codegen)
+        draft = path.with_suffix(f".{uuid4().hex}")
+        try:
+            draft.write_bytes(serialize.dumps(data._reduce()))
+            os.replace(draft, path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            warnings.warn(f"compiled code cannot be kept in {self._folder}: {error}", RuntimeWarning, stacklevel=2)
+
+    def _path(self, sig: Any, codegen: Any) -> Path:
+        options = (numba.config.BOUNDSCHECK, numba.config.OPT)
+        key = repr((self._function.__module__, sig, codegen.magic_tuple(), options))
+        return self._folder / f"{self._function.__qualname__}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.nbc"

@@ -1,0 +1,80 @@
+"""What a machine can do: this one, as far as a plan needs it, and the named ones that jobs are compared on.
+
+The rates are typical figures that order the algorithms, not measurements of this machine; `measured_rate` measures one.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A name and a sustained rate, in multiply-accumulates per second."""
+
+    name: str
+    macs_per_second: float
+
+
+LECTURE = (Machine("lecture's CPU", 0.15e12), Machine("lecture's GPU", 12e12))
+"""The lecture counts a multiply-accumulate as one operation: its 0.15 and 12 T/s are MACs per second."""
+
+# FLOP/s that one core sustains (a GPU: all of it) in each form, and bytes/s from memory: medians over the layers of
+# `python -m benchmarks.forms`, float32, on one core of an AMD EPYC (Zen 3). Only their order decides anything.
+SUSTAINED = {
+    ("numpy", "pointwise"): 50e9,
+    ("numpy", "depthwise"): 1.5e9,
+    ("numpy", "direct"): 20e9,
+    ("numpy", "im2col"): 25e9,
+    ("numba", "pointwise"): 12e9,
+    ("numba", "depthwise"): 10e9,
+    ("numba", "direct"): 9e9,
+    ("numba", "im2col"): 8e9,
+    ("cupy", "pointwise"): 40e12,
+    ("cupy", "depthwise"): 1e12,
+    ("cupy", "direct"): 15e12,
+    ("cupy", "im2col"): 20e12,
+}
+BANDWIDTH = {"numpy": 10e9, "numba": 10e9, "cupy": 2.5e12}
+LAUNCH = {"numpy": 20e-6, "numba": 10e-6, "cupy": 20e-6}
+
+
+def predicted_seconds(backend: str, algorithm: str, flops: int, nbytes: int, threads: int) -> float:
+    """Time that arithmetic or memory traffic takes, whichever is longer, and the launch."""
+    cores = threads if backend == "numba" else 1
+    arithmetic = flops / (SUSTAINED[backend, algorithm] * cores)
+    return max(arithmetic, nbytes / BANDWIDTH[backend]) + LAUNCH[backend]
+
+
+def measured_rate(seconds: float = 1.0) -> Machine:
+    """This machine's rate on the lecture's layer (100 to 100 channels, 5x5, 64x64 outputs), measured now.
+
+    Parameters
+    ----------
+    seconds : float
+        How long to measure, after one untimed run; at least one run is timed.
+
+    Returns
+    -------
+    Machine
+        With the median rate over the runs, in float32, on the current backend and number of threads.
+    """
+    from npconv.config import get_num_threads
+    from npconv.conv import conv
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 100, 64, 64), np.float32)
+    w = rng.standard_normal((100, 100, 5, 5), np.float32)
+    conv(x, w, padding="same")
+    times = []
+    deadline = time.perf_counter() + seconds
+    while not times or time.perf_counter() < deadline:
+        start = time.perf_counter()
+        conv(x, w, padding="same")
+        times.append(time.perf_counter() - start)
+    threads = get_num_threads()
+    name = f"this machine, {threads} thread{'s' if threads > 1 else ''}"
+    return Machine(name, 100 * 100 * 25 * 64 * 64 / float(np.median(times)))

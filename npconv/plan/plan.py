@@ -1,0 +1,218 @@
+"""A plan is a value: print it to see what will run and why, call it to run it, pack weights into it to run them often."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from npconv.algorithms import ALGORITHMS
+from npconv.algorithms.base import Cost
+from npconv.arrays import Array, Backend, Operands, check_shape, compute_dtype, from_channels_first
+from npconv.config import limit_threads
+from npconv.geometry import ConvSpec
+from npconv.padding import pad, pad_adjoint
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """How one operation of one convolution will run.
+
+    Attributes
+    ----------
+    spec : ConvSpec
+    op : {"forward", "input_grad", "weight_grad"}
+    backend : Backend
+    dtype : numpy.dtype
+        Of the result; float16 and integers are computed in a wider one.
+    activation : str or None
+    threads : int
+    algorithm, kernel : str
+    cost : Cost
+    predicted_seconds : float
+        From typical rates of the backend, not measured on this machine.
+    rejections : tuple of (str, str)
+        Every other algorithm with the reason why it lost.
+    """
+
+    spec: ConvSpec
+    op: str
+    backend: Backend
+    dtype: np.dtype[Any]
+    activation: str | None
+    threads: int
+    algorithm: str
+    kernel: str
+    cost: Cost
+    predicted_seconds: float
+    rejections: tuple[tuple[str, str], ...]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulate operations of the convolution."""
+        return self.spec.macs
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations that the algorithm performs: two per multiply-accumulate."""
+        return self.cost.flops
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of input, weights and output, each counted once."""
+        return self.spec.bytes(self.dtype.itemsize)
+
+    @property
+    def workspace(self) -> int:
+        """Bytes needed beyond operands and result."""
+        return self.cost.workspace
+
+    @property
+    def rejected(self) -> dict[str, str]:
+        """Every other algorithm with the reason why it lost."""
+        return dict(self.rejections)
+
+    def __call__(self, x: Array, w: Array, bias: Array | None = None, *, out: Array | None = None) -> Array:
+        """Run the forward convolution on arrays of the planned shapes and dtype.
+
+        Parameters
+        ----------
+        x, w, bias : array
+            As for `npconv.conv`.
+        out : array, optional
+
+        Returns
+        -------
+        array
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an array is not what was planned for.
+        """
+        return self.pack(w, bias)(x, out=out)
+
+    def pack(self, w: Array, bias: Array | None = None) -> PackedConv:
+        """Take the weights in once; the result is called with images alone.
+
+        Parameters
+        ----------
+        w, bias : array
+            As for `npconv.conv`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an array is not what was planned for.
+        """
+        if self.op != "forward":
+            raise ValueError(f"only a forward plan can be called, this one is for {self.op}")
+        operands = Operands(self.backend.name, w=w, bias=bias)
+        check_shape("w", operands.shape("w"), self.spec.w_shape, "as planned")
+        self._check_dtype(operands)
+        if bias is not None:
+            check_bias(operands, self.spec.out_channels)
+        dtype = compute_dtype(self.dtype)
+        loaded = operands.load("w", dtype)
+        return PackedConv(self, loaded, None if bias is None else operands.load("bias", dtype))
+
+    def run(self, a: Array, b: Array, bias: Array | None = None) -> Array:
+        """Run on arrays as algorithms take them: ``(x, w)``, ``(dy, w)`` or ``(x, dy)``, depending on `op`."""
+        with limit_threads(self.threads):
+            return self._run(a, b, bias)
+
+    def _run(self, a: Array, b: Array, bias: Array | None) -> Array:
+        algorithm, spec, mode = ALGORITHMS[self.algorithm], self.spec, self.spec.padding_mode
+        padding = spec.window.padding
+        if mode != "zeros":
+            spec = spec.without_padding()
+        if self.op == "input_grad":
+            dx = algorithm.input_grad(spec, self.backend, a, b)
+            return dx if mode == "zeros" else pad_adjoint(self.backend, dx, padding, self.spec.window.size, mode)
+        if mode != "zeros":
+            a = pad(self.backend, a, padding, mode)
+        if self.op == "weight_grad":
+            return algorithm.weight_grad(spec, self.backend, a, b)
+        return algorithm.forward(spec, self.backend, a, b, bias, self.activation)
+
+    def _check_dtype(self, operands: Operands) -> None:
+        if np.result_type(operands.dtype, self.dtype) != self.dtype:
+            raise TypeError(f"the plan is for {self.dtype}, got arrays of {operands.dtype}")
+
+    def __str__(self) -> str:
+        width = max(len(label) for label, _ in self._lines())
+        head = f"{self.op} {_times(self.spec.x_shape)} * {_times(self.spec.w_shape)} -> {_times(self.spec.y_shape)}"
+        return "\n".join([f"{head}, {self.dtype}", *(f"  {k:<{width}}  {v}" for k, v in self._lines())])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        head, *_ = str(self).splitlines()
+        cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in self._lines())
+        return f"<table><caption>{html.escape(head)}</caption>{cells}</table>"
+
+    def _lines(self) -> list[tuple[str, str]]:
+        window, spec = self.spec.window, self.spec
+        padding = " ".join(f"{low}:{high}" for low, high in window.padding)
+        lines = [
+            ("window", f"stride {_times(window.stride)}, dilation {_times(window.dilation)}, padding {padding} {spec.padding_mode}"),
+            ("groups", f"{spec.groups}, {spec.layout}"),
+            ("backend", f"{self.backend.name}, {self.threads} thread{'s' if self.threads > 1 else ''}"),
+            ("algorithm", f"{self.algorithm} ({self.kernel})"),
+            ("work", f"{amount(self.macs, 'MAC')} = {amount(self.flops, 'FLOP')}"),
+            ("memory", f"{amount(self.bytes, 'B')} of operands, {amount(self.workspace, 'B')} of workspace"),
+            ("predicted", amount(self.predicted_seconds, "s")),
+        ]  # fmt: skip
+        return lines + [(f"not {name}", reason) for name, reason in self.rejections]
+
+
+@dataclass(frozen=True, eq=False)
+class PackedConv:
+    """A plan with its weights taken in: call it with images."""
+
+    plan: Plan
+    w: Array
+    bias: Array | None
+
+    def __call__(self, x: Array, *, out: Array | None = None) -> Array:
+        """Convolve `x`, an array of the planned shape and dtype.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `x` or `out` is not what was planned for.
+        """
+        plan, spec = self.plan, self.plan.spec
+        operands = Operands(plan.backend.name, x=x)
+        check_shape("x", operands.shape("x"), spec.x_shape, "as planned")
+        plan._check_dtype(operands)
+        operands.check_out(out, spec.y_shape, plan.dtype)
+        image = operands.load_image("x", spec.layout, spec.batched, compute_dtype(plan.dtype))
+        y = plan.run(image, self.w, self.bias)
+        y = from_channels_first(plan.backend.xp, y, spec.layout, spec.batched)
+        return operands.deliver(y, out, plan.dtype)
+
+
+def check_bias(operands: Operands, channels: int) -> None:
+    """Raise unless the bias has one element per output channel; nothing is broadcast."""
+    check_shape("bias", operands.shape("bias"), (channels,), "one element per output channel")
+
+
+def amount(value: float, unit: str) -> str:
+    """A quantity with an SI prefix: ``amount(1.02e9, "MAC")`` is ``"1.02 GMAC"``."""
+    prefixes = ("", "k", "M", "G", "T", "P", "E") if unit != "s" else ("", "m", "µ", "n")
+    step = 0
+    if unit == "s":
+        while value and value < 1 and step < len(prefixes) - 1:
+            value, step = value * 1000, step + 1
+    else:
+        while value >= 1000 and step < len(prefixes) - 1:
+            value, step = value / 1000, step + 1
+    return f"{value:.3g} {prefixes[step]}{unit}"
+
+
+def _times(sizes: tuple[int, ...]) -> str:
+    return "x".join(map(str, sizes))

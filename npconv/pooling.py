@@ -1,0 +1,383 @@
+"""Max and average pooling over any number of dimensions, with their gradients.
+
+An average is a depthwise convolution with a kernel of ones, divided by how many elements each window counted: no loop of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from npconv.algorithms import ALGORITHMS
+from npconv.arrays import Array, Backend, Operands, check_shape, compute_dtype, from_channels_first
+from npconv.geometry import ConvSpec, Pairs, Size, Window, check_extent, join_shape, resolve_padding
+from npconv.patches import spatial_form
+
+Pullback = Callable[[Array], Array]
+
+
+def max_pool(
+    x: Array,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None = None,
+    padding: Any = 0,
+    dilation: int | tuple[int, ...] = 1,
+    ceil_mode: bool = False,
+    *,
+    layout: str = "channels_first",
+    backend: str | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Largest element under every window position.
+
+    Parameters
+    ----------
+    x : array
+        ``(N, C, *spatial)`` or ``(C, *spatial)``, any supported dtype. Complex numbers are ordered as NumPy does, by their
+        real, then their imaginary part. A NaN wins its window.
+    kernel_size : int or tuple of int
+        A tuple decides the number of dimensions; an integer stands for all axes after batch and channels.
+    stride : int or tuple of int, optional
+        Defaults to `kernel_size`.
+    padding : int, tuple or str
+        As for `npconv.conv`, less than the window on every side. Padded elements never win.
+    dilation : int or tuple of int
+        Distance between the elements of a window.
+    ceil_mode : bool
+        Keep a last window that only starts inside the input.
+    layout : {"channels_first", "channels_last"}
+    backend : str, optional
+    out : array, optional
+        Receives the result; must have its shape and dtype and share no memory with `x`.
+
+    Returns
+    -------
+    array
+        ``(N, C, *out)`` in the dtype of `x`. A dilated window that touches no element at all gives the dtype's lowest value.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not what is described here; the message names it.
+
+    References
+    ----------
+    PyTorch's ``max_pool2d``, whose definition this follows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> nc.max_pool(np.array([[[1, 5, 2, 4]]]), 2)
+    array([[[5, 4]]])
+    """
+    pool = _Pool.of(x, kernel_size, stride, padding, dilation, ceil_mode, layout, backend)
+    pool.operands.check_out(out, pool.y_shape)
+    y, _ = _max_forward(pool)
+    return pool.operands.deliver(pool.as_result(y), out)
+
+
+def max_pool_vjp(
+    x: Array,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None = None,
+    padding: Any = 0,
+    dilation: int | tuple[int, ...] = 1,
+    ceil_mode: bool = False,
+    *,
+    layout: str = "channels_first",
+    backend: str | None = None,
+) -> tuple[Array, Pullback]:
+    """`max_pool` and its vector-Jacobian product.
+
+    Parameters
+    ----------
+    x, kernel_size, stride, padding, dilation, ceil_mode, layout, backend
+        As for `max_pool`.
+
+    Returns
+    -------
+    y : array
+        ``max_pool(x, ...)``.
+    pullback : callable
+        ``dx = pullback(dy)``: every gradient goes to the first of the largest elements of its window.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not what is described here; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> y, pullback = nc.max_pool_vjp(np.array([[[1.0, 5.0, 2.0, 4.0]]]), 2)
+    >>> pullback(np.array([[[10.0, 20.0]]]))
+    array([[[ 0., 10.,  0., 20.]]])
+    """
+    pool = _Pool.of(x, kernel_size, stride, padding, dilation, ceil_mode, layout, backend)
+    y, winner = _max_forward(pool)
+
+    def pullback(dy: Array) -> Array:
+        operands = pool.gradient(dy)
+        grad = operands.load_image("dy", layout, pool.batched)
+        dx = _max_backward(operands.backend, pool.window, grad, winner, pool.image)
+        return operands.deliver(from_channels_first(operands.backend.xp, dx, layout, pool.batched))
+
+    return pool.operands.deliver(pool.as_result(y)), pullback
+
+
+def avg_pool(
+    x: Array,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None = None,
+    padding: Any = 0,
+    dilation: int | tuple[int, ...] = 1,
+    ceil_mode: bool = False,
+    *,
+    count_include_pad: bool = True,
+    layout: str = "channels_first",
+    backend: str | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Mean of the elements under every window position.
+
+    Parameters
+    ----------
+    x : array
+        ``(N, C, *spatial)`` or ``(C, *spatial)``, any supported dtype.
+    kernel_size, stride, padding, dilation, ceil_mode, layout, backend
+        As for `max_pool`. Padded elements are zero.
+    count_include_pad : bool
+        Whether padded elements count in the mean. What `ceil_mode` adds beyond the padding never does.
+    out : array, optional
+        Receives the result; must have its shape and dtype and share no memory with `x`.
+
+    Returns
+    -------
+    array
+        ``(N, C, *out)`` in the dtype of `x`; like `numpy.mean`, float64 for integers, whose sums are exact in 64 bits.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not what is described here; the message names it.
+
+    References
+    ----------
+    PyTorch's ``avg_pool2d``, whose definition this follows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> nc.avg_pool(np.array([[[1.0, 5.0, 2.0, 4.0]]]), 2)
+    array([[[3., 3.]]])
+    """
+    pool = _Pool.of(x, kernel_size, stride, padding, dilation, ceil_mode, layout, backend)
+    pool.operands.check_out(out, pool.y_shape, _mean_dtype(pool.operands))
+    return pool.operands.deliver(_average(pool, count_include_pad), out, _mean_dtype(pool.operands))
+
+
+def avg_pool_vjp(
+    x: Array,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None = None,
+    padding: Any = 0,
+    dilation: int | tuple[int, ...] = 1,
+    ceil_mode: bool = False,
+    *,
+    count_include_pad: bool = True,
+    layout: str = "channels_first",
+    backend: str | None = None,
+) -> tuple[Array, Pullback]:
+    """`avg_pool` and its vector-Jacobian product.
+
+    Parameters
+    ----------
+    x, kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, layout, backend
+        As for `avg_pool`.
+
+    Returns
+    -------
+    y : array
+        ``avg_pool(x, ...)``.
+    pullback : callable
+        ``dx = pullback(dy)``: every gradient is spread evenly over its window.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not what is described here; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> y, pullback = nc.avg_pool_vjp(np.array([[[1.0, 5.0, 2.0, 4.0]]]), 2)
+    >>> pullback(np.array([[[10.0, 20.0]]]))
+    array([[[ 5.,  5., 10., 10.]]])
+    """
+    pool = _Pool.of(x, kernel_size, stride, padding, dilation, ceil_mode, layout, backend)
+    y = _average(pool, count_include_pad)
+
+    def pullback(dy: Array) -> Array:
+        operands = pool.gradient(dy)
+        dtype = _mean_dtype(operands)
+        grad = operands.load_image("dy", layout, pool.batched).astype(compute_dtype(dtype), copy=False)
+        grad = grad / _counts(pool, count_include_pad, grad.dtype, operands.backend)
+        planes = grad.reshape(pool.spec.batch, 1, *pool.window.out)
+        dx = ALGORITHMS["depthwise"].input_grad(pool.spec, operands.backend, planes, pool.ones(grad.dtype))
+        dx = dx.reshape(pool.image)
+        return operands.deliver(from_channels_first(operands.backend.xp, dx, layout, pool.batched), dtype=dtype)
+
+    return pool.operands.deliver(y, dtype=_mean_dtype(pool.operands)), pullback
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What both share
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """One pooling call: its operand and geometry. `given` is the padding before `ceil_mode` added to it."""
+
+    operands: Operands
+    window: Window
+    given: Pairs
+    batch: int
+    channels: int
+    layout: str
+    batched: bool
+
+    @classmethod
+    def of(
+        cls,
+        x: Array,
+        kernel_size: Any,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        ceil_mode: Any,
+        layout: str,
+        backend: str | None,
+    ) -> _Pool:
+        operands = Operands(backend, x=x)
+        batch, channels, size, batched, kernel = spatial_form("x", operands.shape("x"), kernel_size, layout)
+        if not isinstance(ceil_mode, bool | np.bool_):
+            raise TypeError(f"ceil_mode must be True or False, got {ceil_mode!r}")
+        window = Window.over(size, kernel, kernel if stride is None else stride, padding, dilation, bool(ceil_mode))
+        given = resolve_padding(padding, size, kernel, window.stride, window.dilation)
+        for (low, high), reach in zip(given, window.reach, strict=True):
+            if max(low, high) > reach:
+                raise ValueError(
+                    f"padding must be smaller than the window, got {given} for a window spanning "
+                    f"{tuple(r + 1 for r in window.reach)}"
+                )
+        check_extent("the output", (batch, channels, *window.out))
+        return cls(operands, window, given, batch, channels, layout, batched)
+
+    @property
+    def y_shape(self) -> Size:
+        return join_shape(self.batch, self.channels, self.window.out, self.layout, self.batched)
+
+    @property
+    def image(self) -> Size:
+        return (self.batch, self.channels, *self.window.size)
+
+    @property
+    def spec(self) -> ConvSpec:
+        """Every plane as an image of its own, through one kernel."""
+        return ConvSpec(self.batch * self.channels, 1, 1, 1, self.window)
+
+    def ones(self, dtype: np.dtype[Any]) -> Array:
+        """The kernel that sums a window."""
+        return self.operands.backend.xp.ones(self.spec.w_shape, dtype)
+
+    def as_result(self, y: Array) -> Array:
+        return from_channels_first(self.operands.backend.xp, y, self.layout, self.batched)
+
+    def gradient(self, dy: Array) -> Operands:
+        """The gradient of the result, checked, on the backend that computed it."""
+        operands = Operands(self.operands.backend.name, dy=dy)
+        check_shape("dy", operands.shape("dy"), self.y_shape, "that of the result")
+        return operands
+
+
+def _max_forward(pool: _Pool) -> tuple[Array, Array]:
+    backend, window = pool.operands.backend, pool.window
+    x = pool.operands.load_image("x", pool.layout, pool.batched)
+    shape = (pool.batch, pool.channels, *window.out)
+    y = backend.xp.full(shape, _lowest(x.dtype), x.dtype)
+    winner = backend.xp.full(shape, -1, np.int64)
+    if backend.kernels is not None:
+        backend.kernels.max_pool(window, x, y, winner)
+        return y, winner
+    for tap, inp, out in window.tap_slices():
+        seen, best, chosen = x[..., *inp], y[..., *out], winner[..., *out]
+        better = (chosen < 0) | (_exceeds(seen, best) & (best == best))
+        y[..., *out] = backend.xp.where(better, seen, best)
+        winner[..., *out] = backend.xp.where(better, tap, chosen)
+    return y, winner
+
+
+def _max_backward(backend: Backend, window: Window, dy: Array, winner: Array, shape: Size) -> Array:
+    if backend.kernels is not None:
+        dx = backend.xp.empty(shape, dy.dtype)
+        backend.kernels.max_pool_grad(window, dy, winner, dx)
+        return dx
+    dx = backend.xp.zeros(shape, dy.dtype)
+    for tap, inp, out in window.tap_slices():
+        dx[..., *inp] += dy[..., *out] * (winner[..., *out] == tap)
+    return dx
+
+
+def _exceeds(value: Array, best: Array) -> Array:
+    """Elementwise: greater (complex: by real, then imaginary part) or NaN."""
+    if value.dtype.kind == "c":
+        greater = (value.real > best.real) | ((value.real == best.real) & (value.imag > best.imag))
+    else:
+        greater = value > best
+    return greater | (value != value)
+
+
+def _lowest(dtype: np.dtype[Any]) -> Any:
+    if dtype.kind == "i":
+        return np.iinfo(dtype).min
+    return complex(-math.inf, -math.inf) if dtype.kind == "c" else -math.inf
+
+
+def _average(pool: _Pool, count_include_pad: bool) -> Array:
+    operands, backend = pool.operands, pool.operands.backend
+    x = operands.load_image("x", pool.layout, pool.batched)
+    planes = x.reshape(pool.spec.batch, 1, *pool.window.size)
+    total = ALGORITHMS["depthwise"].forward(pool.spec, backend, planes, pool.ones(x.dtype), None, None)
+    total = total.reshape(pool.batch, pool.channels, *pool.window.out)
+    mean = compute_dtype(_mean_dtype(operands))
+    return pool.as_result(total.astype(mean, copy=False) / _counts(pool, count_include_pad, mean, backend))
+
+
+def _counts(pool: _Pool, count_include_pad: bool, dtype: np.dtype[Any], backend: Backend) -> Array:
+    """How many elements each window counts, over the output's spatial axes: a product of one count per axis."""
+    axes = [
+        _axis_counts(pool.window, axis, pads if count_include_pad else (0, 0)) for axis, pads in enumerate(pool.given)
+    ]
+    counts = functools.reduce(operator.mul, np.ix_(*axes))
+    return backend.xp.asarray(counts.astype(dtype))
+
+
+def _axis_counts(window: Window, axis: int, margin: tuple[int, int]) -> Array:
+    starts = np.arange(window.out[axis]) * window.stride[axis] - window.padding[axis][0]
+    taps = starts[:, None] + np.arange(window.kernel[axis]) * window.dilation[axis]
+    return ((taps >= -margin[0]) & (taps < window.size[axis] + margin[1])).sum(axis=1)
+
+
+def _mean_dtype(operands: Operands) -> np.dtype[Any]:
+    return np.dtype(np.float64) if operands.dtype.kind in "iu" else operands.dtype
