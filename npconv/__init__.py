@@ -1,15 +1,14 @@
 """npconv: N-d, multi-channel convolution on plain NumPy and CuPy arrays, forward and backward, without a framework.
 
-``import npconv as nc``, then ``nc.conv2d(x, w, bias)``. Importing loads NumPy and nothing else; Numba and the rooms below are
-loaded when first touched.
+``import npconv as nc``, then ``nc.conv2d(x, w, bias)``. Importing loads NumPy and nothing else; Numba and the rooms
+below are loaded when first touched.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from npconv.arrays import available_backends
 from npconv.config import get_backend, get_num_threads, set_backend, set_num_threads, use_backend
 from npconv.conv import (
     conv,
@@ -25,9 +24,12 @@ from npconv.conv import (
     conv_weight_grad,
     plan,
 )
-from npconv.patches import col2im, fold, im2col, unfold
-from npconv.pooling import avg_pool, avg_pool_vjp, max_pool, max_pool_vjp
-from npconv.report import show_config, warmup
+
+if TYPE_CHECKING:
+    from npconv.arrays import available_backends
+    from npconv.patches import col2im, fold, im2col, unfold
+    from npconv.pooling import avg_pool, avg_pool_vjp, max_pool, max_pool_vjp
+    from npconv.report import show_config, warmup
 
 __version__ = "0.1.0"
 
@@ -54,6 +56,7 @@ __all__ = [
     "get_backend",
     "get_num_threads",
     "im2col",
+    "machine",
     "max_pool",
     "max_pool_vjp",
     "nn",
@@ -67,12 +70,23 @@ __all__ = [
     "warmup",
 ]
 
-_ROOMS = ("cost", "d2l", "nn", "reference")
+# What is loaded when it is first touched: whole rooms, and the functions of some.
+_ROOMS = ("cost", "d2l", "machine", "nn", "reference")
+_FUNCTIONS = {
+    "available_backends": "arrays",
+    **dict.fromkeys(("col2im", "fold", "im2col", "unfold"), "patches"),
+    **dict.fromkeys(("avg_pool", "avg_pool_vjp", "max_pool", "max_pool_vjp"), "pooling"),
+    **dict.fromkeys(("show_config", "warmup"), "report"),
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f"npconv.{name}")
+    if name in _FUNCTIONS:
+        function = getattr(importlib.import_module(f"npconv.{_FUNCTIONS[name]}"), name)
+        globals()[name] = function
+        return function
     raise AttributeError(f"module 'npconv' has no attribute {name!r}")
 
 

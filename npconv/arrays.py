@@ -30,6 +30,9 @@ DTYPES = "float16, float32, float64, complex64, complex128 and all integer types
 
 _DLPACK_CPU = 1
 
+# Whether two strided arrays share memory is a hard problem; beyond this effort they count as sharing.
+_MAX_OVERLAP_WORK: Any = 10_000
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -40,7 +43,7 @@ class Backend:
     kernels: ModuleType | None
 
     def matmul(self, a: Array, b: Array) -> Array:
-        """``a @ b`` for ``(N or 1, G, M, K)`` and ``(N, G, K, P)``, by the compiled loops where the backend has them."""
+        """``a @ b`` for ``(N or 1, G, M, K)`` and ``(N, G, K, P)``, by compiled loops where there are any."""
         if self.kernels is None:
             return self.xp.matmul(a, b)
         product = self.xp.empty((*b.shape[:2], a.shape[2], b.shape[3]), b.dtype)
@@ -157,7 +160,12 @@ class Operands:
         self.compute_dtype = compute_dtype(self.dtype)
 
     def shape(self, name: str) -> Size:
+        """Shape of an operand as the caller gave it."""
         return tuple(self._given[name].shape)
+
+    def has(self, name: str) -> bool:
+        """Whether an optional operand was given."""
+        return name in self._given
 
     def load(self, name: str, dtype: np.dtype[Any] | None = None) -> Array:
         """The operand on the backend, contiguous and aligned, in the dtype that is computed in."""
@@ -236,7 +244,7 @@ def check_shape(name: str, given: Size, expected: Size, why: str) -> None:
 
 
 def flatten(value: Array, leading: int) -> Array:
-    """A view with all axes after the first `leading` flattened into one; `-1` would not know what to do with zero sizes."""
+    """A view with all axes after the first `leading` as one, which ``-1`` cannot ask for where a size is zero."""
     return value.reshape(*value.shape[:leading], math.prod(value.shape[leading:]))
 
 
@@ -272,7 +280,8 @@ def supported_dtype(name: str, value: Any) -> np.dtype[Any]:
         raise TypeError(f"{name} must be a dtype, got {value!r}") from None
     if value is None or dtype.kind == "b" or not _is_supported(dtype):
         raise TypeError(f"{name} must be one of {DTYPES}, got {value!r}")
-    return dtype.newbyteorder("=")
+    native: np.dtype[Any] = dtype.newbyteorder("=")
+    return native
 
 
 def _is_supported(dtype: Any) -> bool:
@@ -318,7 +327,8 @@ def _choose_backend(asked: str | None, home: str, name: str) -> Backend:
 
 
 def _result_dtype(given: dict[str, Array]) -> np.dtype[Any]:
-    dtype = np.result_type(*(np.dtype(value.dtype) for value in given.values())).newbyteorder("=")
+    dtype: np.dtype[Any] = np.result_type(*(np.dtype(value.dtype) for value in given.values()))
+    dtype = dtype.newbyteorder("=")
     if dtype.kind == "b":
         names = " and ".join(given)
         raise TypeError(
@@ -331,7 +341,7 @@ def _overlap(xp: ModuleType, a: Array, b: Array) -> bool:
     if xp is not np:
         return bool(xp.may_share_memory(a, b))
     try:
-        return np.shares_memory(a, b, max_work=10_000)
+        return np.shares_memory(a, b, max_work=_MAX_OVERLAP_WORK)
     except np.exceptions.TooHardError:
         return True
 
@@ -341,7 +351,7 @@ def _overlaps_itself(value: Array) -> bool:
     extent = value.itemsize
     for stride, n in sorted((abs(s), n) for s, n in zip(value.strides, value.shape, strict=True) if n > 1):
         if stride < extent:
-            return value.size > 0
+            return bool(value.size > 0)
         extent = stride * (n - 1) + extent
     return False
 

@@ -6,15 +6,18 @@ holds for the code that runs inside it, in this thread or asynchronous task alon
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from npconv.geometry import choice, integer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BACKENDS = ("auto", "numpy", "numba", "cupy")
 VARIABLES = {
@@ -176,10 +179,17 @@ def set_num_threads(n: int | None) -> None:
     >>> nc.set_num_threads(None)
     """
     global _process_threads
-    if n is not None and integer("n", n, 1) > _MAX_THREADS:
-        raise ValueError(f"n must be at most {_MAX_THREADS}, got {n}")
+    n = None if n is None else thread_count("n", n)
     with _lock:
-        _process_threads = None if n is None else int(n)
+        _process_threads = n
+
+
+def thread_count(name: str, n: Any) -> int:
+    """Return `n` as a number of threads, or raise an error that names `name`."""
+    count = integer(name, n, 1)
+    if count > _MAX_THREADS:
+        raise ValueError(f"{name} must be at most {_MAX_THREADS}, got {count}")
+    return count
 
 
 @contextmanager
@@ -201,11 +211,12 @@ def available_cpus() -> int:
 
 def cache_dir() -> Path | None:
     """Folder for compiled code, or None where ``NPCONV_CACHE_DIR`` is ``off``. The folder need not exist yet."""
+    from pathlib import Path
+
     text = os.environ.get("NPCONV_CACHE_DIR", "").strip()
     if text.lower() == "off":
         return None
     if text:
         return Path(text).expanduser()
-    from numba.misc.appdirs import user_cache_dir
-
-    return Path(user_cache_dir("npconv", appauthor=False))
+    appdirs: Any = importlib.import_module("numba.misc.appdirs")
+    return Path(appdirs.user_cache_dir("npconv", appauthor=False))

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from npconv import config
-from npconv.algorithms.epilogue import ACTIVATIONS, activate, derivative, finish
+from npconv import config, epilogue
 from npconv.arrays import Array, Operands, check_shape, from_channels_first, require, supported_dtype
 from npconv.geometry import (
     ConvSpec,
@@ -18,8 +17,9 @@ from npconv.geometry import (
     integer,
     join_shape,
 )
-from npconv.plan import Plan, plan_for
-from npconv.plan.plan import check_bias
+
+if TYPE_CHECKING:
+    from npconv.planning import Plan
 
 Ints = int | tuple[int, ...]
 Pullback = Callable[[Array], tuple[Array, Array, Array | None]]
@@ -49,8 +49,8 @@ def conv(
     Parameters
     ----------
     x : array
-        ``(N, C, *spatial)``, or ``(C, *spatial)`` for one without a batch. NumPy, CuPy, or anything that speaks DLPack: float16,
-        float32, float64, complex64, complex128 or any integer.
+        ``(N, C, *spatial)``, or ``(C, *spatial)`` for one without a batch. NumPy, CuPy, or anything that speaks
+        DLPack: float16, float32, float64, complex64, complex128 or any integer.
     w : array
         ``(C_out, C / groups, *kernel)``; its rank decides the number of dimensions.
     bias : array, optional
@@ -58,9 +58,9 @@ def conv(
     stride, dilation : int or tuple of int
         Step between outputs and between kernel taps, one for all dimensions or one each.
     padding : int, tuple or str
-        Elements added around `x`: one integer; one integer or one ``(low, high)`` pair per dimension; or ``"valid"`` (none), ``"same"``
-        = ``"same_upper"`` (output size ``ceil(size / stride)``, an odd leftover on the high side), ``"same_lower"``, ``"full"`` or
-        ``"causal"``.
+        Elements added around `x`: one integer; one integer or one ``(low, high)`` pair per dimension; or ``"valid"``
+        (none), ``"same"`` = ``"same_upper"`` (output size ``ceil(size / stride)``, an odd leftover on the high side),
+        ``"same_lower"``, ``"full"`` or ``"causal"``.
     groups : int
         Input and output channels are split into this many groups that do not see each other.
     padding_mode : {"zeros", "reflect", "replicate", "circular"}
@@ -79,15 +79,16 @@ def conv(
     Returns
     -------
     array
-        ``(N, C_out, *out)``, in the dtype of ``numpy.result_type`` of the operands. Integers wrap as NumPy's do; float16 is
-        computed in float32 and rounded once.
+        ``(N, C_out, *out)``, in the dtype of ``numpy.result_type`` of the operands. Integers wrap as NumPy's do;
+        float16 is computed in float32 and rounded once.
 
     Raises
     ------
     ValueError
         If a value or a shape is not what is described here.
     TypeError
-        If a dtype or a kind of argument is not. Both name the argument, and come before anything is compiled or allocated.
+        If a dtype or a kind of argument is not. Both name the argument, and come before anything is compiled or
+        allocated.
 
     See Also
     --------
@@ -134,9 +135,9 @@ def _forward(
     spec = ConvSpec.of(
         operands.shape("x"), operands.shape("w"), stride, padding, dilation, groups, padding_mode, layout, ndim=ndim
     )
-    _check_epilogue(operands, bias, spec.out_channels, activation)
+    epilogue.check(operands, spec.out_channels, activation)
     operands.check_out(out, spec.y_shape)
-    plan = plan_for(spec, "forward", operands.backend, operands.dtype, algorithm, activation)
+    plan = _plan_for(spec, "forward", operands.backend, operands.dtype, algorithm, activation)
     y = plan.run(
         operands.load_image("x", layout, spec.batched),
         operands.load("w"),
@@ -145,19 +146,10 @@ def _forward(
     return operands.deliver(from_channels_first(operands.backend.xp, y, layout, spec.batched), out)
 
 
-def _check_epilogue(operands: Operands, bias: Array | None, channels: int, activation: str | None) -> None:
-    choice("activation", activation, ACTIVATIONS)
-    kind = operands.dtype.kind
-    if activation is not None and (kind == "c" or (activation == "hardswish" and kind != "f")):
-        raise TypeError(f"activation {activation!r} is not defined for {operands.dtype}")
-    if bias is not None:
-        check_bias(operands, channels)
-
-
 def conv1d(
-    x: Array, w: Array, bias: Array | None = None, stride: Ints = 1, padding: Any = 0, dilation: Ints = 1, groups: int = 1,
-    *, padding_mode: str = "zeros", layout: str = "channels_first", activation: str | None = None, algorithm: str = "auto",
-    backend: str | None = None, out: Array | None = None,
+    x: Array, w: Array, bias: Array | None = None, stride: Ints = 1, padding: Any = 0, dilation: Ints = 1,
+    groups: int = 1, *, padding_mode: str = "zeros", layout: str = "channels_first", activation: str | None = None,
+    algorithm: str = "auto", backend: str | None = None, out: Array | None = None,
 ) -> Array:  # fmt: skip
     """Convolve multi-channel signals: `conv` for `x` of ``(N, C, length)`` or ``(C, length)``.
 
@@ -189,9 +181,9 @@ def conv1d(
 
 
 def conv2d(
-    x: Array, w: Array, bias: Array | None = None, stride: Ints = 1, padding: Any = 0, dilation: Ints = 1, groups: int = 1,
-    *, padding_mode: str = "zeros", layout: str = "channels_first", activation: str | None = None, algorithm: str = "auto",
-    backend: str | None = None, out: Array | None = None,
+    x: Array, w: Array, bias: Array | None = None, stride: Ints = 1, padding: Any = 0, dilation: Ints = 1,
+    groups: int = 1, *, padding_mode: str = "zeros", layout: str = "channels_first", activation: str | None = None,
+    algorithm: str = "auto", backend: str | None = None, out: Array | None = None,
 ) -> Array:  # fmt: skip
     """Convolve multi-channel images: `conv` for `x` of ``(N, C, H, W)`` or ``(C, H, W)``.
 
@@ -223,9 +215,9 @@ def conv2d(
 
 
 def conv3d(
-    x: Array, w: Array, bias: Array | None = None, stride: Ints = 1, padding: Any = 0, dilation: Ints = 1, groups: int = 1,
-    *, padding_mode: str = "zeros", layout: str = "channels_first", activation: str | None = None, algorithm: str = "auto",
-    backend: str | None = None, out: Array | None = None,
+    x: Array, w: Array, bias: Array | None = None, stride: Ints = 1, padding: Any = 0, dilation: Ints = 1,
+    groups: int = 1, *, padding_mode: str = "zeros", layout: str = "channels_first", activation: str | None = None,
+    algorithm: str = "auto", backend: str | None = None, out: Array | None = None,
 ) -> Array:  # fmt: skip
     """Convolve multi-channel volumes: `conv` for `x` of ``(N, C, D, H, W)`` or ``(C, D, H, W)``.
 
@@ -290,15 +282,16 @@ def conv_transpose(
     stride, dilation, groups, layout, activation, algorithm, backend, out
         As for `conv`.
     padding : int, tuple or str
-        What the convolution that this one transposes adds, so that much is cut off here; any form that `conv` takes. ``"same"`` gives
-        the output size ``size * stride``.
+        What the convolution that this one transposes adds, so that much is cut off here; any form that `conv` takes.
+        ``"same"`` gives the output size ``size * stride``.
     output_padding : int or tuple of int
         Added to the output size at the high side; smaller than the stride or the dilation.
 
     Returns
     -------
     array
-        ``(N, C_out, *out)`` with ``out = (size - 1) * stride - low - high + dilation * (kernel - 1) + output_padding + 1``.
+        ``(N, C_out, *out)`` with
+        ``out = (size - 1) * stride - low - high + dilation * (kernel - 1) + output_padding + 1``.
 
     Raises
     ------
@@ -347,13 +340,13 @@ def _transpose(
     )
     size = tuple(n + extra for n, extra in zip(spec.window.size, beyond, strict=True))
     y_shape = join_shape(spec.batch, spec.in_channels, size, layout, spec.batched)
-    _check_epilogue(operands, bias, spec.in_channels, activation)
+    epilogue.check(operands, spec.in_channels, activation)
     operands.check_out(out, y_shape)
-    plan = plan_for(spec, "input_grad", operands.backend, operands.dtype, algorithm)
+    plan = _plan_for(spec, "input_grad", operands.backend, operands.dtype, algorithm)
     y = plan.run(operands.load_image("x", layout, spec.batched), operands.load("w"))
     if any(beyond):
         y = operands.backend.xp.pad(y, ((0, 0), (0, 0), *((0, extra) for extra in beyond)))
-    y = finish(operands.backend, y, None if bias is None else operands.load("bias"), activation)
+    y = epilogue.finish(operands.backend, y, None if bias is None else operands.load("bias"), activation)
     return operands.deliver(from_channels_first(operands.backend.xp, y, layout, spec.batched), out)
 
 
@@ -486,7 +479,8 @@ def conv_input_grad(
     dy : array
         Gradient of the result, of the shape that ``conv(x, w, ...)`` has.
     w : array
-        ``(C_out, C / groups, *kernel)``. Complex weights are conjugated, so that ``vdot(conv(x, w), dy) == vdot(x, dx)``.
+        ``(C_out, C / groups, *kernel)``. Complex weights are conjugated, so that
+        ``vdot(conv(x, w), dy) == vdot(x, dx)``.
     input_shape : tuple of int
         Shape of `x`.
     stride, padding, dilation, groups, padding_mode, layout, algorithm, backend, out
@@ -515,7 +509,7 @@ def conv_input_grad(
     )
     check_shape("dy", operands.shape("dy"), spec.y_shape, f"what input_shape {spec.x_shape} and w give")
     operands.check_out(out, spec.x_shape)
-    plan = plan_for(spec, "input_grad", operands.backend, operands.dtype, algorithm)
+    plan = _plan_for(spec, "input_grad", operands.backend, operands.dtype, algorithm)
     dx = plan.run(operands.load_image("dy", layout, spec.batched), _conj(operands.load("w")))
     return operands.deliver(from_channels_first(operands.backend.xp, dx, layout, spec.batched), out)
 
@@ -579,7 +573,7 @@ def conv_weight_grad(
     )
     check_shape("dy", operands.shape("dy"), spec.y_shape, f"what x and weight_shape {spec.w_shape} give")
     operands.check_out(out, spec.w_shape)
-    plan = plan_for(spec, "weight_grad", operands.backend, operands.dtype, algorithm)
+    plan = _plan_for(spec, "weight_grad", operands.backend, operands.dtype, algorithm)
     x_, dy_ = (operands.load_image(name, layout, spec.batched) for name in ("x", "dy"))
     return operands.deliver(plan.run(_conj(x_), dy_), out)
 
@@ -631,11 +625,11 @@ def conv_vjp(
     spec = ConvSpec.of(
         operands.shape("x"), operands.shape("w"), stride, padding, dilation, groups, padding_mode, layout
     )
-    _check_epilogue(operands, bias, spec.out_channels, activation)
-    plan = functools.partial(plan_for, spec, backend=operands.backend, dtype=operands.dtype, algorithm=algorithm)
+    epilogue.check(operands, spec.out_channels, activation)
+    plan = functools.partial(_plan_for, spec, backend=operands.backend, dtype=operands.dtype, algorithm=algorithm)
     x_, w_ = operands.load_image("x", layout, spec.batched), operands.load("w")
     before = plan("forward").run(x_, w_, None if bias is None else operands.load("bias"))
-    after = activate(operands.backend, before.copy() if activation else before, activation)
+    after = epilogue.activate(operands.backend, before.copy() if activation else before, activation)
     y = operands.deliver(from_channels_first(operands.backend.xp, after, layout, spec.batched))
 
     def pullback(dy: Array) -> tuple[Array, Array, Array | None]:
@@ -643,7 +637,7 @@ def conv_vjp(
         check_shape("dy", grads.shape("dy"), spec.y_shape, "that of the result")
         dz = grads.load_image("dy", layout, spec.batched)
         if activation:
-            dz = dz * derivative(grads.backend, before, activation)
+            dz = dz * epilogue.slope(grads.backend, before, activation)
         dx = plan("input_grad").run(dz, _conj(w_.astype(dz.dtype, copy=False)))
         dw = plan("weight_grad").run(_conj(x_.astype(dz.dtype, copy=False)), dz)
         db = None if bias is None else grads.deliver(dz.sum(axis=(0, *range(2, dz.ndim))))
@@ -698,8 +692,8 @@ def plan(
     Returns
     -------
     Plan
-        Print it to see the choice and its reasons; call it with arrays of these shapes; ``pack(w, bias)`` takes the weights in
-        once.
+        Print it to see the choice and its reasons; call it with arrays of these shapes; ``pack(w, bias)`` takes the
+        weights in once.
 
     Raises
     ------
@@ -716,10 +710,17 @@ def plan(
     spec = ConvSpec.of(
         x_shape, w_shape, stride, padding, dilation, groups, padding_mode, layout, x_name="x_shape", w_name="w_shape"
     )
-    choice("activation", activation, ACTIVATIONS)
+    choice("activation", activation, epilogue.ACTIVATIONS)
     chosen = config.get_backend() if backend is None else choice("backend", backend, config.BACKENDS)
-    threads = None if threads is None else integer("threads", threads, 1)
+    threads = None if threads is None else config.thread_count("threads", threads)
     max_workspace = None if max_workspace is None else integer("max_workspace", max_workspace)
-    return plan_for(
+    return _plan_for(
         spec, "forward", require(chosen), supported_dtype("dtype", dtype), algorithm, activation, threads, max_workspace
     )
+
+
+def _plan_for(*arguments: Any, **options: Any) -> Plan:
+    """`npconv.planning.plan_for`; the planner and the algorithms are loaded at the first convolution."""
+    from npconv.planning import plan_for
+
+    return plan_for(*arguments, **options)

@@ -250,6 +250,7 @@ class Window:
 
     @property
     def ndim(self) -> int:
+        """Number of spatial dimensions."""
         return len(self.kernel)
 
     @property
@@ -274,6 +275,7 @@ class Window:
 
     @property
     def has_padding(self) -> bool:
+        """Whether any side of any axis is padded."""
         return any(lo or hi for lo, hi in self.padding)
 
     def without_padding(self) -> Window:
@@ -389,8 +391,8 @@ class ConvSpec:
         groups = integer("groups", groups, 1)
         if channels != w_shape[1] * groups:
             raise ValueError(
-                f"{x_name} has {_count(channels, 'channel')} (shape {x_shape}, {layout}), but {w_name} of shape {w_shape} "
-                f"with groups={groups} expects {w_shape[1]} x {groups} = {w_shape[1] * groups}"
+                f"{x_name} has {_count(channels, 'channel')} (shape {x_shape}, {layout}), but {w_name} of shape "
+                f"{w_shape} with groups={groups} expects {w_shape[1]} x {groups} = {w_shape[1] * groups}"
             )
         if w_shape[0] % groups:
             raise ValueError(
@@ -448,7 +450,8 @@ class ConvSpec:
         groups = integer("groups", groups, 1)
         if channels != w_shape[0]:
             raise ValueError(
-                f"x has {_count(channels, 'channel')} (shape {x_shape}, {layout}), but w of shape {w_shape} expects {w_shape[0]}"
+                f"x has {_count(channels, 'channel')} (shape {x_shape}, {layout}), but w of shape {w_shape} "
+                f"expects {w_shape[0]}"
             )
         if channels % groups:
             raise ValueError(f"groups must divide the number of input channels: x has {channels}, got groups={groups}")
@@ -576,7 +579,7 @@ def _transposed_window(
     reached = tuple(o - b for o, b in zip(out, beyond, strict=True))
     if any(r < 0 or n == 0 for r, n in zip(reached, size, strict=True)):
         raise ValueError(
-            f"the output of a transposed convolution would have size {out}: x has spatial size {size}, kernel {kernel}, "
+            f"the output of a transposed convolution would have size {out}: x has size {size}, kernel {kernel}, "
             f"stride {strides}, padding {pads}, dilation {dilations}, output_padding {extra}"
         )
     uncovered = tuple((lo, max(hi - op, 0)) for op, (lo, hi) in zip(extra, pads, strict=True))

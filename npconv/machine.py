@@ -50,7 +50,7 @@ def predicted_seconds(backend: str, algorithm: str, flops: int, nbytes: int, thr
 
 
 def measured_rate(seconds: float = 1.0) -> Machine:
-    """This machine's rate on the lecture's layer (100 to 100 channels, 5x5, 64x64 outputs), measured now.
+    """Measure the rate of this machine on the lecture's layer (100 to 100 channels, 5x5, 64x64 outputs).
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def measured_rate(seconds: float = 1.0) -> Machine:
     x = rng.standard_normal((1, 100, 64, 64), np.float32)
     w = rng.standard_normal((100, 100, 5, 5), np.float32)
     conv(x, w, padding="same")
-    times = []
+    times: list[float] = []
     deadline = time.perf_counter() + seconds
     while not times or time.perf_counter() < deadline:
         start = time.perf_counter()

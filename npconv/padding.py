@@ -1,7 +1,7 @@
 """Padding modes: what stands beyond the edge of an image, as an index into it, and the adjoint of copying it there.
 
-The modes have PyTorch's names; "reflect", "replicate" and "circular" are `numpy.pad`'s "reflect", "edge" and "wrap". Any width works,
-also beyond the image's own size, where the pattern repeats.
+The modes have PyTorch's names; "reflect", "replicate" and "circular" are `numpy.pad`'s "reflect", "edge" and "wrap".
+Any width works, also beyond the image's own size, where the pattern repeats.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def pad(backend: Backend, x: Array, padding: Pairs, mode: str) -> Array:
     return x
 
 
-def pad_adjoint(backend: Backend, dy: Array, padding: Pairs, size: Size, mode: str) -> Array:
+def pad_adjoint(dy: Array, padding: Pairs, size: Size, mode: str) -> Array:
     """Return every padded element's gradient to the element that was copied there: the adjoint of `pad`."""
     for axis, ((low, high), n) in reversed(list(enumerate(zip(padding, size, strict=True), start=2))):
         if low or high:

@@ -1,4 +1,4 @@
-"""Patches: `unfold` (im2col) copies what lies under every window position into columns, `fold` (col2im) is its adjoint."""
+"""Patches: `unfold` (im2col) copies what lies under each window into a column, `fold` (col2im) is its adjoint."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def unfold(
     Returns
     -------
     array
-        ``(N, C * taps, positions)``, or without ``N``: channels outermost, then kernel taps and window positions, both in
-        row-major order.
+        ``(N, C * taps, positions)``, or without ``N``: channels outermost, then kernel taps and window positions,
+        both in row-major order.
 
     Raises
     ------

@@ -1,6 +1,7 @@
 """Max and average pooling over any number of dimensions, with their gradients.
 
-An average is a depthwise convolution with a kernel of ones, divided by how many elements each window counted: no loop of its own.
+An average is a depthwise convolution with a kernel of ones, divided by how many elements each window counted: no loop
+of its own.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def max_pool(
     Parameters
     ----------
     x : array
-        ``(N, C, *spatial)`` or ``(C, *spatial)``, any supported dtype. Complex numbers are ordered as NumPy does, by their
-        real, then their imaginary part. A NaN wins its window.
+        ``(N, C, *spatial)`` or ``(C, *spatial)``, any supported dtype. Complex numbers are ordered as NumPy does, by
+        their real, then their imaginary part. A NaN wins its window.
     kernel_size : int or tuple of int
         A tuple decides the number of dimensions; an integer stands for all axes after batch and channels.
     stride : int or tuple of int, optional
@@ -59,7 +60,8 @@ def max_pool(
     Returns
     -------
     array
-        ``(N, C, *out)`` in the dtype of `x`. A dilated window that touches no element at all gives the dtype's lowest value.
+        ``(N, C, *out)`` in the dtype of `x`. A dilated window that touches no element at all gives the dtype's lowest
+        value.
 
     Raises
     ------

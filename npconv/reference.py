@@ -1,4 +1,5 @@
-"""The definition: convolution and its two gradients as the textbook's loops. Slow, obvious, and the oracle of every test.
+"""The definition: convolution and its two gradients as the textbook's loops. Slow, obvious, and the oracle of every
+test.
 
 Nothing here shares a line with the rest of the package. Sums are taken in float64, complex128 or wrapping int64, and
 rounded once at the end.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import time
 from typing import Any
 
@@ -15,6 +13,8 @@ from npconv.arrays import available_backends, require
 
 def configuration() -> dict[str, Any]:
     """Everything that decides how npconv runs here, as plain values."""
+    import platform
+
     versions = {name: _version(name) for name in ("npconv", "numpy", "numba", "cupy-cuda12x", "cupy-cuda13x")}
     available = available_backends()
     folder = config.cache_dir() if "numba" in available else None
@@ -101,6 +101,8 @@ def warmup(dtypes: tuple[Any, ...] = ("float32", "float64")) -> float:
 
 
 def _version(name: str) -> str | None:
+    import importlib.metadata  # takes longer to load than all of npconv
+
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -7,8 +7,8 @@ has its own loops, which read the image in place, a row at a time.
 from __future__ import annotations
 
 from npconv.algorithms.base import Cost, grouped, grouped_weights, image_shape, result_shape
-from npconv.algorithms.epilogue import finish
 from npconv.arrays import Array, Backend, flatten
+from npconv.epilogue import finish
 from npconv.geometry import ConvSpec
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from npconv.algorithms.base import Cost, grouped_weights, image_shape, result_shape
-from npconv.algorithms.epilogue import finish
 from npconv.arrays import Array, Backend, flatten
+from npconv.epilogue import finish
 from npconv.geometry import ConvSpec
 from npconv.patches import columns_of, image_of
 

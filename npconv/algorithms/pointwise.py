@@ -19,7 +19,8 @@ class Pointwise(Im2col):
     def supports(self, spec: ConvSpec, op: str, backend: Backend) -> str | None:
         if spec.is_pointwise:
             return None
-        return f"a pointwise convolution has a 1x1 kernel and no padding, here {spec.window.kernel} and {spec.window.padding}"
+        kernel, padding = spec.window.kernel, spec.window.padding
+        return f"a pointwise convolution has a 1x1 kernel and no padding, here {kernel} and {padding}"
 
     def cost(self, spec: ConvSpec, op: str, itemsize: int) -> Cost:
         return Cost(spec.flops, spec.bytes(itemsize), 0)

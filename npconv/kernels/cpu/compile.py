@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import pickle
 import platform
 import warnings
@@ -24,26 +23,38 @@ from numba.core import caching, compiler, serialize
 
 from npconv import config
 
+# Numba carries no types for these.
+_rebuild: Any = compiler.CompileResult._rebuild
+_dumps: Any = serialize.dumps
+_numba_config: Any = numba.config
 
-def compiled(function: Callable[..., None] | None = None, *, reassociate: bool = False) -> Any:
-    """Compile a loop when it is first called with given types.
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a loop when it is first called with given types; a multiplication and an addition may share a rounding.
 
     Parameters
     ----------
     function : callable
         Works on arrays by index and allocates nothing.
-    reassociate : bool
-        Lets the compiler sum in vector lanes, as reductions need. The order is fixed in the code, so that results do
-        not depend on how the work was divided. Multiply and add always may be fused into one rounding.
     """
-    if function is None:
-        return functools.partial(compiled, reassociate=reassociate)
-    flags = {"contract", "reassoc", "nsz"} if reassociate else {"contract"}
-    dispatcher = numba.njit(nogil=True, error_model="numpy", fastmath=flags)(function)
+    return _compile(function, {"contract"})
+
+
+def compiled_reduction(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a loop whose sums may be taken in vector lanes.
+
+    The order is fixed when the code is made, so results do not depend on how the work was divided.
+    """
+    return _compile(function, {"contract", "reassoc", "nsz"})
+
+
+def _compile(function: Callable[..., Any], fastmath: set[str]) -> Callable[..., Any]:
+    dispatcher: Any = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)(function)
     folder = cache_folder()
     if folder is not None:
         dispatcher._cache = _DiskCache(function, folder)
-    return dispatcher
+    loop: Callable[..., Any] = dispatcher
+    return loop
 
 
 @functools.lru_cache(maxsize=1)
@@ -56,8 +67,8 @@ def cache_folder() -> Path | None:
     sources = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         sources.update(path.read_bytes())
-    stamp = f"{platform.python_version()}-numba{numba.__version__}-llvmlite{llvmlite.__version__}-{sources.hexdigest()[:12]}"
-    folder = root / "kernels" / stamp
+    versions = f"{platform.python_version()}-numba{numba.__version__}-llvmlite{llvmlite.__version__}"
+    folder = root / "kernels" / f"{versions}-{sources.hexdigest()[:12]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f"{uuid4().hex}.probe"
@@ -74,7 +85,7 @@ def cache_folder() -> Path | None:
     return folder
 
 
-class _DiskCache(caching._Cache):  # type: ignore[misc]  # Numba carries no types
+class _DiskCache(caching._Cache):
     """One file per function, signature and processor."""
 
     def __init__(self, function: Callable[..., None], folder: Path) -> None:
@@ -102,7 +113,7 @@ class _DiskCache(caching._Cache):  # type: ignore[misc]  # Numba carries no type
             return None
         try:
             data = pickle.loads(self._path(sig, target_context.codegen()).read_bytes())
-            return compiler.CompileResult._rebuild(target_context, *data)
+            return _rebuild(target_context, *data)
         except FileNotFoundError:
             return None
         except Exception as error:
@@ -116,13 +127,13 @@ class _DiskCache(caching._Cache):  # type: ignore[misc]  # Numba carries no type
         path = self._path(sig, data.codegen)
         draft = path.with_suffix(f".{uuid4().hex}")
         try:
-            draft.write_bytes(serialize.dumps(data._reduce()))
-            os.replace(draft, path)
+            draft.write_bytes(_dumps(data._reduce()))
+            draft.replace(path)
         except OSError as error:
             draft.unlink(missing_ok=True)
             warnings.warn(f"compiled code cannot be kept in {self._folder}: {error}", RuntimeWarning, stacklevel=2)
 
     def _path(self, sig: Any, codegen: Any) -> Path:
-        options = (numba.config.BOUNDSCHECK, numba.config.OPT)
+        options = (_numba_config.BOUNDSCHECK, _numba_config.OPT)
         key = repr((self._function.__module__, sig, codegen.magic_tuple(), options))
         return self._folder / f"{self._function.__qualname__}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.nbc"

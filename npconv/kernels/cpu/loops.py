@@ -2,10 +2,11 @@
 
 Contract, common to all kernels here:
 
-- Arrays are in C order with their spatial axes flattened: images ``(N, C, S)`` over S spatial elements, weights ``(O, C/groups, T)``
-  over T taps, columns ``(N, C, T, P)`` over P window positions. One dtype throughout.
-- ``geometry`` is int64 ``(6, D)``: size, kernel, stride, dilation, low padding and output size per axis. ``spans`` is int64
-  ``(kernel[-1], 2)``: the outputs of a row for which a tap of the last axis falls inside the input, first and one past.
+- Arrays are in C order with their spatial axes flattened: images ``(N, C, S)`` over S spatial elements, weights
+  ``(O, C/groups, T)`` over T taps, columns ``(N, C, T, P)`` over P window positions. One dtype throughout.
+- ``geometry`` is int64 ``(6, D)``: size, kernel, stride, dilation, low padding and output size per axis. ``spans`` is
+  int64 ``(kernel[-1], 2)``: the outputs of a row for which a tap of the last axis falls inside the input, first and
+  one past.
 - A kernel runs tasks ``start`` to ``stop``; a task owns the bytes it writes, writes all of them, and never reads what
   an output held before, unless said otherwise. All indices are 64-bit and every access stays inside its array.
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from npconv.kernels.cpu.compile import compiled
+from npconv.kernels.cpu.compile import compiled, compiled_reduction
 
 RELU, RELU6, HARDSWISH = 1, 2, 3
 
@@ -136,9 +137,9 @@ def conv_input_grad(start: int, stop: int, dy: Any, w: Any, dx: Any, groups: int
                                 aim[j * stride] += weight * part[j]
 
 
-@compiled(reassociate=True)
+@compiled_reduction
 def conv_weight_grad(start: int, stop: int, x: Any, dy: Any, dw: Any, groups: int, geometry: Any, spans: Any) -> None:
-    """``dw``, the adjoint of the forward loop in w. A task is one kernel row: (output channel, channel, leading tap)."""
+    """``dw``, the adjoint of the forward loop in w. A task is one kernel row: (o, channel, leading tap)."""
     last = geometry.shape[1] - 1
     size, kernel, stride, dilation, low, out = geometry[:, last]
     leads = dw.shape[2] // kernel
@@ -229,7 +230,7 @@ def fold(start: int, stop: int, columns: Any, x: Any, geometry: Any, spans: Any)
 
 @compiled
 def exceeds(value: Any, best: Any) -> Any:
-    """Whether `value` displaces `best` as a maximum: greater (complex: by real, then imaginary part), or the first NaN."""
+    """Whether `value` displaces `best` as a maximum: greater (complex: by real, then imaginary part) or NaN."""
     if best != best:
         return False
     return value != value or value.real > best.real or (value.real == best.real and value.imag > best.imag)
@@ -239,8 +240,8 @@ def exceeds(value: Any, best: Any) -> Any:
 def max_pool(start: int, stop: int, x: Any, y: Any, winner: Any, geometry: Any, spans: Any) -> None:
     """Largest element of each window and the number of its tap.
 
-    ``y`` holds the lowest value of its dtype and ``winner`` -1 on entry, which is what a window of padding alone keeps. A
-    task is one output row: (n, channel, row).
+    ``y`` holds the lowest value of its dtype and ``winner`` -1 on entry, which is what a window of padding alone
+    keeps. A task is one output row: (n, channel, row).
     """
     last = geometry.shape[1] - 1
     size, kernel, stride, dilation, low, out = geometry[:, last]

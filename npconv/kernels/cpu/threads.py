@@ -3,12 +3,13 @@
 A kernel takes ``(start, stop, *arguments)``, runs the tasks in between without the interpreter's lock, and no two tasks
 write the same byte. So any division of the tasks gives the same bits. Plain threads rather than a parallel loop inside
 compiled code: nothing here aborts when two Python threads call at once, or when a process forks, as some of Numba's
-threading layers do; every kernel compiles once and serially. The price is some 30 microseconds a launch, so small work stays
-in the calling thread.
+threading layers do; every kernel compiles once and serially. The price is some 30 microseconds a launch, so small
+work stays in the calling thread.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -42,7 +43,7 @@ def run(kernel: Callable[..., None], tasks: int, work: int, *arguments: Any) -> 
     futures = []
     if parts > 1:
         pool = _workers(parts - 1)
-        futures = [pool.submit(kernel, a, b, *arguments) for a, b in zip(bounds[1:-1], bounds[2:], strict=True)]
+        futures = [pool.submit(kernel, a, b, *arguments) for a, b in itertools.pairwise(bounds[1:])]
     try:
         kernel(bounds[0], bounds[1], *arguments)
     finally:

@@ -13,7 +13,7 @@ from npconv.arrays import Backend, compute_dtype
 from npconv.config import get_num_threads
 from npconv.geometry import ConvSpec, choice
 from npconv.machine import predicted_seconds
-from npconv.plan.plan import Plan, amount
+from npconv.planning.plan import Plan, amount
 
 
 def plan_for(

@@ -1,4 +1,4 @@
-"""A plan is a value: print it to see what will run and why, call it to run it, pack weights into it to run them often."""
+"""A plan is a value: print it to see what will run and why, call it, or pack weights into it to run it often."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from npconv import epilogue
 from npconv.algorithms import ALGORITHMS
 from npconv.algorithms.base import Cost
 from npconv.arrays import Array, Backend, Operands, check_shape, compute_dtype, from_channels_first
@@ -112,8 +113,7 @@ class Plan:
         operands = Operands(self.backend.name, w=w, bias=bias)
         check_shape("w", operands.shape("w"), self.spec.w_shape, "as planned")
         self._check_dtype(operands)
-        if bias is not None:
-            check_bias(operands, self.spec.out_channels)
+        epilogue.check(operands, self.spec.out_channels, self.activation)
         dtype = compute_dtype(self.dtype)
         loaded = operands.load("w", dtype)
         return PackedConv(self, loaded, None if bias is None else operands.load("bias", dtype))
@@ -130,7 +130,7 @@ class Plan:
             spec = spec.without_padding()
         if self.op == "input_grad":
             dx = algorithm.input_grad(spec, self.backend, a, b)
-            return dx if mode == "zeros" else pad_adjoint(self.backend, dx, padding, self.spec.window.size, mode)
+            return dx if mode == "zeros" else pad_adjoint(dx, padding, self.spec.window.size, mode)
         if mode != "zeros":
             a = pad(self.backend, a, padding, mode)
         if self.op == "weight_grad":
@@ -158,8 +158,8 @@ class Plan:
         window, spec = self.spec.window, self.spec
         padding = " ".join(f"{low}:{high}" for low, high in window.padding)
         lines = [
-            ("window", f"stride {_times(window.stride)}, dilation {_times(window.dilation)}, padding {padding} {spec.padding_mode}"),
-            ("groups", f"{spec.groups}, {spec.layout}"),
+            ("window", f"stride {_times(window.stride)}, dilation {_times(window.dilation)}, groups {spec.groups}"),
+            ("padding", f"{padding} {spec.padding_mode}, {spec.layout}"),
             ("backend", f"{self.backend.name}, {self.threads} thread{'s' if self.threads > 1 else ''}"),
             ("algorithm", f"{self.algorithm} ({self.kernel})"),
             ("work", f"{amount(self.macs, 'MAC')} = {amount(self.flops, 'FLOP')}"),
@@ -194,11 +194,6 @@ class PackedConv:
         y = plan.run(image, self.w, self.bias)
         y = from_channels_first(plan.backend.xp, y, spec.layout, spec.batched)
         return operands.deliver(y, out, plan.dtype)
-
-
-def check_bias(operands: Operands, channels: int) -> None:
-    """Raise unless the bias has one element per output channel; nothing is broadcast."""
-    check_shape("bias", operands.shape("bias"), (channels,), "one element per output channel")
 
 
 def amount(value: float, unit: str) -> str:

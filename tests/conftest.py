@@ -1,0 +1,43 @@
+"""Hypothesis profiles, and the fixtures that sweep backends and algorithms."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+
+import npconv as nc
+from npconv.algorithms import ALGORITHMS
+
+# "quick" is for every run and always draws the same examples; "long" is for a night: --hypothesis-profile=long.
+settings.register_profile("quick", max_examples=20, deadline=None, derandomize=True)
+settings.register_profile("long", max_examples=2000, deadline=None, print_blob=True)
+settings.load_profile("quick")
+
+
+@pytest.fixture(params=nc.available_backends(), scope="session")
+def backend(request: pytest.FixtureRequest) -> str:
+    """Every backend that can run here. Session scope, so that `@given` may be used with it."""
+    return request.param
+
+
+@pytest.fixture(params=("auto", *ALGORITHMS), scope="session")
+def algorithm(request: pytest.FixtureRequest) -> str:
+    """Every row of the table of algorithms, and the planner's choice."""
+    return request.param
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Restore the number of threads afterwards; the list records how many helpers each parallel call asked for."""
+    from npconv.kernels.cpu import threads as pool
+
+    asked: list[int] = []
+    workers = pool._workers
+
+    def recording(count: int) -> object:
+        asked.append(count)
+        return workers(count)
+
+    monkeypatch.setattr(pool, "_workers", recording)
+    yield asked
+    nc.set_num_threads(None)

@@ -1,0 +1,419 @@
+"""Hypothesis strategies: convolution and pooling problems, arrays of every dtype, and the reference's answers.
+
+Everything that a problem says about geometry is worked out here anew, so that nothing of `npconv.geometry` is taken on
+trust. Arrays hold small integers where the dtype is inexact, so that every order of summation gives the same bits, and
+the dtype's whole range where it is an integer, so that sums wrap.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+import npconv as nc
+from npconv import reference
+from npconv.algorithms import ALGORITHMS
+
+FLOATS = ("float16", "float32", "float64")
+COMPLEX = ("complex64", "complex128")
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+DTYPES = FLOATS + COMPLEX + INTEGERS
+
+PAD_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+"""npconv's names of the padding modes, and `numpy.pad`'s."""
+
+Size = tuple[int, ...]
+
+
+def values(shape: Size, dtype: str, seed: int = 0) -> np.ndarray:
+    """An array whose sums of products are exact in any order: small integers, or any where arithmetic wraps."""
+    rng = np.random.default_rng(seed)
+    kind = np.dtype(dtype)
+    if kind.kind in "iu":
+        info = np.iinfo(kind)
+        return rng.integers(info.min, info.max, shape, kind, endpoint=True)
+    numbers = rng.integers(-4, 5, shape).astype(kind)
+    return numbers + kind.type(1j) * rng.integers(-4, 5, shape).astype(kind) if kind.kind == "c" else numbers
+
+
+def identical(actual: Any, expected: Any) -> None:
+    """Assert the same shape, dtype and elements."""
+    np.testing.assert_array_equal(actual, expected, strict=True)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Convolution problems
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One convolution. `padding` is what a call is given, `pairs` what it means; `batch` None means unbatched."""
+
+    batch: int | None
+    channels: int
+    out_channels: int
+    groups: int
+    size: Size
+    kernel: Size
+    stride: Size
+    dilation: Size
+    padding: Any
+    pairs: tuple[tuple[int, int], ...]
+    mode: str = "zeros"
+    layout: str = "channels_first"
+    seed: int = 0
+
+    @property
+    def reach(self) -> Size:
+        return tuple((k - 1) * d for k, d in zip(self.kernel, self.dilation, strict=True))
+
+    @property
+    def padded(self) -> Size:
+        return tuple(n + lo + hi for n, (lo, hi) in zip(self.size, self.pairs, strict=True))
+
+    @property
+    def out(self) -> Size:
+        return tuple((n - r - 1) // s + 1 for n, r, s in zip(self.padded, self.reach, self.stride, strict=True))
+
+    @property
+    def x_shape(self) -> Size:
+        return self.shape(self.channels, self.size)
+
+    @property
+    def y_shape(self) -> Size:
+        return self.shape(self.out_channels, self.out)
+
+    @property
+    def w_shape(self) -> Size:
+        return (self.out_channels, self.channels // self.groups, *self.kernel)
+
+    @property
+    def terms(self) -> int:
+        """Number of products in one element of the result."""
+        return math.prod(self.w_shape[1:])
+
+    def shape(self, channels: int, size: Size) -> Size:
+        """An image's shape in this problem's layout."""
+        rest = (channels, *size) if self.layout == "channels_first" else (*size, channels)
+        return rest if self.batch is None else (self.batch, *rest)
+
+    def but(self, **changes: Any) -> Problem:
+        return replace(self, **changes)
+
+    # Arrays
+
+    def x(self, dtype: str = "float64", seed: int = 0) -> np.ndarray:
+        return values(self.x_shape, dtype, self.seed + seed)
+
+    def w(self, dtype: str = "float64", seed: int = 1) -> np.ndarray:
+        return values(self.w_shape, dtype, self.seed + seed)
+
+    def bias(self, dtype: str = "float64", seed: int = 2) -> np.ndarray:
+        return values((self.out_channels,), dtype, self.seed + seed)
+
+    def dy(self, dtype: str = "float64", seed: int = 3) -> np.ndarray:
+        return values(self.y_shape, dtype, self.seed + seed)
+
+    # Calls
+
+    @property
+    def window(self) -> dict[str, Any]:
+        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        return {**self.window, "groups": self.groups, "padding_mode": self.mode, "layout": self.layout}
+
+    def conv(self, x: Any, w: Any, bias: Any = None, **how: Any) -> Any:
+        return nc.conv(x, w, bias, **self.keywords, **how)
+
+    def input_grad(self, dy: Any, w: Any, **how: Any) -> Any:
+        return nc.conv_input_grad(dy, w, self.x_shape, **self.keywords, **how)
+
+    def weight_grad(self, x: Any, dy: Any, **how: Any) -> Any:
+        return nc.conv_weight_grad(x, dy, self.w_shape, **self.keywords, **how)
+
+    def vjp(self, x: Any, w: Any, bias: Any = None, **how: Any) -> Any:
+        return nc.conv_vjp(x, w, bias, **self.keywords, **how)
+
+    def supported_by(self, algorithm: str) -> bool:
+        """Whether an algorithm can run every operation of this problem."""
+        from npconv.arrays import require
+        from npconv.geometry import ConvSpec
+
+        spec = ConvSpec.of(self.x_shape, self.w_shape, **self.keywords)
+        spec = spec if self.mode == "zeros" else spec.without_padding()
+        row = ALGORITHMS[algorithm]
+        return all(
+            row.supports(spec, op, require(name)) is None
+            for op in ("forward", "input_grad", "weight_grad")
+            for name in nc.available_backends()
+        )
+
+    # The reference's answers. Its loops warn where 64-bit integers wrap.
+
+    def channels_first(self, value: np.ndarray) -> np.ndarray:
+        """The caller's image as ``(N, C, *spatial)``."""
+        value = value[None] if self.batch is None else value
+        return value if self.layout == "channels_first" else np.moveaxis(value, -1, 1)
+
+    def as_given(self, value: np.ndarray) -> np.ndarray:
+        """The inverse of `channels_first`."""
+        value = value if self.layout == "channels_first" else np.moveaxis(value, 1, -1)
+        return value[0] if self.batch is None else value
+
+    @property
+    def _reference(self) -> dict[str, Any]:
+        """The reference's parameters, for images that have been padded already."""
+        nothing = ((0, 0),) * len(self.size)
+        return {"stride": self.stride, "padding": nothing, "dilation": self.dilation, "groups": self.groups}
+
+    def pad(self, x: np.ndarray) -> np.ndarray:
+        """``(N, C, *spatial)`` padded by `numpy.pad`, whose "reflect" and "edge" do not take empty arrays."""
+        if 0 in x.shape[:2]:
+            return np.zeros((*x.shape[:2], *self.padded), x.dtype)
+        return np.pad(x, ((0, 0), (0, 0), *self.pairs), PAD_MODES[self.mode])
+
+    def pad_adjoint(self, dx: np.ndarray) -> np.ndarray:
+        """The gradient of what was padded: every padded element's goes to the element that was copied there."""
+        inside = tuple(slice(lo, lo + n) for n, (lo, _) in zip(self.size, self.pairs, strict=True))
+        if self.mode == "zeros":
+            return dx[:, :, *inside]
+        sources = np.pad(np.arange(math.prod(self.size)).reshape(self.size), self.pairs, PAD_MODES[self.mode])
+        flat = np.zeros((*dx.shape[:2], math.prod(self.size)), dx.dtype)
+        np.add.at(flat, (slice(None), slice(None), sources.ravel()), dx.reshape(*dx.shape[:2], -1))
+        return flat.reshape(*dx.shape[:2], *self.size)
+
+    def expected(self, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            y = reference.conv(self.pad(self.channels_first(x)), w, bias, **self._reference)
+        return self.as_given(y)
+
+    def expected_input_grad(self, dy: np.ndarray, w: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            dx = reference.conv_input_grad(self.channels_first(dy), w, self.padded, **self._reference)
+        return self.as_given(self.pad_adjoint(dx))
+
+    def expected_weight_grad(self, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return reference.conv_weight_grad(
+                self.pad(self.channels_first(x)), self.channels_first(dy), self.kernel, **self._reference
+            )
+
+
+PADDING_STRINGS = ("valid", "same", "same_upper", "same_lower", "full", "causal")
+
+
+def meaning_of(padding: str, size: Size, reach: Size, stride: Size) -> tuple[tuple[int, int], ...]:
+    """The pairs that a padding string stands for."""
+
+    def one(n: int, r: int, s: int) -> tuple[int, int]:
+        if padding.startswith("same"):
+            missing = max((math.ceil(n / s) - 1) * s + r + 1 - n, 0)
+            half = missing // 2
+            return (missing - half, half) if padding == "same_lower" else (half, missing - half)
+        return {"valid": (0, 0), "full": (r, r), "causal": (r, 0)}[padding]
+
+    return tuple(one(*axis) for axis in zip(size, reach, stride, strict=True))
+
+
+# Largest kernel and largest number of outputs beyond the first, per axis: keeps the textbook's loops short.
+_EXTENT = {1: (5, 5), 2: (3, 3), 3: (2, 2), 4: (2, 1)}
+
+_DIMENSIONS = st.sampled_from((1, 2, 1, 2, 3, 2, 4))
+
+
+@st.composite
+def problems(
+    draw: st.DrawFn,
+    algorithm: str = "auto",
+    *,
+    dims: st.SearchStrategy[int] = _DIMENSIONS,
+    modes: tuple[str, ...] = ("zeros",),
+    layouts: tuple[str, ...] = ("channels_first", "channels_last"),
+    empty: bool = True,
+    pointwise: bool = False,
+    depthwise: bool = False,
+    unit_stride: bool = False,
+    batched: bool = False,
+) -> Problem:
+    """Convolution problems that `algorithm` supports.
+
+    With `empty` there may be no images, channels or elements at all; the other flags restrict what is drawn.
+    """
+    pointwise |= algorithm == "pointwise"
+    depthwise |= algorithm == "depthwise"
+    ndim = draw(dims)
+    largest, extra = _EXTENT[ndim]
+    few = st.integers(0 if empty else 1, 2)
+
+    def per_axis(strategy: st.SearchStrategy[int]) -> Size:
+        return tuple(draw(st.lists(strategy, min_size=ndim, max_size=ndim)))
+
+    kernel = (1,) * ndim if pointwise else per_axis(st.integers(1, largest))
+    stride = (1,) * ndim if unit_stride else per_axis(st.integers(1, 3))
+    dilation = per_axis(st.sampled_from((1, 1, 2, 3)))
+    reach = tuple((k - 1) * d for k, d in zip(kernel, dilation, strict=True))
+    mode = draw(st.sampled_from(modes))
+
+    padding: Any = draw(st.sampled_from(("valid", "same") if pointwise else (None, None, *PADDING_STRINGS)))
+    if padding is None:
+        pairs = tuple(draw(st.lists(st.tuples(*[st.integers(0, 3)] * 2), min_size=ndim, max_size=ndim)))
+        padding = _spelling(pairs)
+        least = [r + 1 - lo - hi for r, (lo, hi) in zip(reach, pairs, strict=True)]
+    else:
+        least = [r + 1 if padding == "valid" else 1 for r in reach]
+    smallest = 0 if empty and mode == "zeros" else 1
+    size = tuple(
+        max(n, smallest) + more for n, more in zip(least, per_axis(st.integers(0, extra)), strict=True)
+    )
+    if isinstance(padding, str):
+        pairs = meaning_of(padding, size, reach, stride)
+
+    groups = draw(st.integers(1, 3))
+    per_group = 1 if depthwise else draw(few)
+    problem = Problem(
+        batch=draw(few if batched else st.one_of(st.none(), few)),
+        channels=groups * per_group,
+        out_channels=groups * draw(few),
+        groups=groups,
+        size=size,
+        kernel=kernel,
+        stride=stride,
+        dilation=dilation,
+        padding=padding,
+        pairs=pairs,
+        mode=mode,
+        layout=draw(st.sampled_from(layouts)),
+        seed=draw(st.integers(0, 2**32)),
+    )
+    return problem
+
+
+def problems_for(algorithm: str, **restrictions: Any) -> st.SearchStrategy[Problem]:
+    """Problems that `algorithm` supports; if it hardly supports any, Hypothesis says so."""
+    drawn = problems(algorithm, **restrictions)
+    return drawn if algorithm == "auto" else drawn.filter(lambda problem: problem.supported_by(algorithm))
+
+
+def _spelling(pairs: tuple[tuple[int, int], ...]) -> Any:
+    """The shortest form of `padding` that means these pairs."""
+    if any(lo != hi for lo, hi in pairs):
+        return pairs
+    ints = tuple(lo for lo, _ in pairs)
+    return ints[0] if len(set(ints)) == 1 else ints
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Pooling problems
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PoolProblem:
+    """One pooling or unfolding call. `pairs` is the padding that was asked for, before `ceil_mode`."""
+
+    x_shape: Size
+    kernel: Size
+    stride: Size
+    dilation: Size
+    pairs: tuple[tuple[int, int], ...]
+    ceil_mode: bool
+    seed: int
+
+    @property
+    def size(self) -> Size:
+        return self.x_shape[-len(self.kernel) :]
+
+    @property
+    def out(self) -> Size:
+        """PyTorch's rule: with `ceil_mode` the division rounds up, but no window starts beyond the input and low padding."""
+
+        def one(n: int, k: int, s: int, d: int, lo: int, hi: int) -> int:
+            slack = n + lo + hi - (k - 1) * d - 1
+            count = (-(-slack // s) if self.ceil_mode else slack // s) + 1
+            return count - 1 if self.ceil_mode and (count - 1) * s >= n + lo else count
+
+        axes = zip(self.size, self.kernel, self.stride, self.dilation, self.pairs, strict=True)
+        return tuple(one(n, k, s, d, lo, hi) for n, k, s, d, (lo, hi) in axes)
+
+    @property
+    def y_shape(self) -> Size:
+        return (*self.x_shape[: -len(self.kernel)], *self.out)
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        return {
+            "kernel_size": self.kernel,
+            "stride": self.stride,
+            "padding": self.pairs,
+            "dilation": self.dilation,
+            "ceil_mode": self.ceil_mode,
+        }
+
+    def x(self, dtype: str = "float64") -> np.ndarray:
+        return values(self.x_shape, dtype, self.seed)
+
+    def dy(self, dtype: str = "float64") -> np.ndarray:
+        return values(self.y_shape, dtype, self.seed + 1)
+
+    def windows(self) -> list[tuple[Size, list[Size]]]:
+        """Every output position, with the positions under its taps in row-major order; some lie outside the input."""
+        return [
+            (
+                position,
+                [
+                    tuple(
+                        p * s + t * d - lo
+                        for p, t, s, d, (lo, _) in zip(position, tap, self.stride, self.dilation, self.pairs, strict=True)
+                    )
+                    for tap in np.ndindex(*self.kernel)
+                ],
+            )
+            for position in np.ndindex(*self.out)
+        ]
+
+    def inside(self, place: Size, margins: bool = False) -> bool:
+        """Whether a position lies in the input, or, with `margins`, in the input or its padding."""
+        return all(
+            -lo * margins <= p < n + hi * margins for p, n, (lo, hi) in zip(place, self.size, self.pairs, strict=True)
+        )
+
+
+@st.composite
+def pool_problems(draw: st.DrawFn, *, dims: st.SearchStrategy[int] = _DIMENSIONS, torch: bool = False) -> PoolProblem:
+    """Pooling problems in which every window touches the input; with `torch`, only what PyTorch can express."""
+    ndim = draw(dims)
+    largest, extra = _EXTENT[ndim]
+
+    def per_axis(strategy: st.SearchStrategy[Any]) -> tuple[Any, ...]:
+        return tuple(draw(st.lists(strategy, min_size=ndim, max_size=ndim)))
+
+    kernel = per_axis(st.integers(1, largest))
+    dilation = per_axis(st.sampled_from((1, 1, 2)))
+    if torch:
+        pairs = tuple((p, p) for p in (draw(st.integers(0, k // 2)) for k in kernel))
+    else:
+        # Padding of more than a dilation may leave a window without any element.
+        pairs = tuple(
+            tuple(draw(st.integers(0, min(d, (k - 1) * d))) for _ in "lh") for k, d in zip(kernel, dilation, strict=True)
+        )
+    size = tuple(
+        max((k - 1) * d + 1 - lo - hi, d) + more
+        for k, d, (lo, hi), more in zip(kernel, dilation, pairs, per_axis(st.integers(0, extra)), strict=True)
+    )
+    lead = (draw(st.integers(0 if not torch else 1, 2)), draw(st.integers(1, 2)))
+    return PoolProblem(
+        x_shape=(*lead[draw(st.integers(0, 1)) :], *size),
+        kernel=kernel,
+        stride=per_axis(st.integers(1, 3)),
+        dilation=dilation,
+        pairs=pairs,
+        ceil_mode=draw(st.booleans()),
+        seed=draw(st.integers(0, 2**32)),
+    )

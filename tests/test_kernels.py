@@ -1,0 +1,204 @@
+"""The compiled loops by themselves: edges against guard bytes, bounds checks, forks, threads, and the cache on disk."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import npconv as nc
+from npconv.geometry import ConvSpec
+from npconv.kernels import cpu
+from npconv.kernels.cpu import threads
+
+GUARD = 64
+SPECS = [
+    ConvSpec.of((2, 3, 9), (4, 3, 3), padding=((2, 1),)),
+    ConvSpec.of((1, 4, 7), (4, 2, 2), stride=3, dilation=2, groups=2),
+    ConvSpec.of((2, 2, 5, 6), (3, 2, 3, 2), stride=(2, 1), padding=((1, 2), (0, 3)), dilation=(1, 2)),
+    ConvSpec.of((1, 3, 4, 5), (6, 1, 3, 3), padding="same", groups=3),
+    ConvSpec.of((1, 2, 1, 1), (2, 2, 5, 5), padding=4, stride=2),
+    ConvSpec.of((1, 2, 3, 4, 5), (2, 2, 2, 3, 2), stride=(1, 2, 3), padding=((0, 1), (2, 0), (1, 1))),
+    ConvSpec.of((1, 1, 2, 3, 2, 3), (1, 1, 2, 2, 1, 2), padding=1),
+    ConvSpec.of((2, 3, 4, 4), (5, 3, 1, 1), stride=2),
+    ConvSpec.of((1, 2, 0, 3), (1, 2, 2, 2), padding=2),
+]
+
+
+class Guarded:
+    """Arrays inside larger buffers: what lies before and after must be as it was, and an input must never show it."""
+
+    def __init__(self) -> None:
+        self._buffers: list[np.ndarray] = []
+
+    def array(self, shape, rng=None, dtype=np.float32):
+        count = int(np.prod(shape))
+        # A read outside turns the result into NaN, or an integer into a huge number.
+        poison = np.nan if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max // 3
+        buffer = np.full(count + 2 * GUARD, poison, dtype)
+        self._buffers.append(buffer)
+        inside = buffer[GUARD : GUARD + count]
+        if rng is not None:
+            inside[:] = rng.integers(-3, 4, count)
+        return inside.reshape(shape)
+
+    def check(self) -> None:
+        for buffer in self._buffers:
+            outside = np.concatenate([buffer[:GUARD], buffer[-GUARD:]])
+            assert np.isnan(outside).all() if buffer.dtype.kind == "f" else (outside == outside[0]).all()
+
+
+def image(spec):
+    return (spec.batch, spec.in_channels, *spec.window.size)
+
+
+def result(spec):
+    return (spec.batch, spec.out_channels, *spec.window.out)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_kernels_stay_inside_their_arrays(spec, n_threads, monkeypatch):
+    monkeypatch.setattr(threads, "WORTH_A_THREAD", 1)
+    nc.set_num_threads(n_threads)
+    try:
+        rng, guard = np.random.default_rng(0), Guarded()
+        x, w, bias = (
+            guard.array(image(spec), rng),
+            guard.array(spec.w_shape, rng),
+            guard.array((spec.out_channels,), rng),
+        )
+        dy, y = guard.array(result(spec), rng), guard.array(result(spec))
+        dx, dw = guard.array(image(spec)), guard.array(spec.w_shape)
+        taps, positions = spec.window.taps, spec.window.positions
+        columns, folded = guard.array((*image(spec)[:2], taps, positions)), guard.array(image(spec))
+        pooled, pooled_grad = guard.array((*image(spec)[:2], *spec.window.out)), guard.array(image(spec))
+        winner = guard.array(pooled.shape, dtype=np.int64)
+        a, b = guard.array((1, 2, 3, 5), rng), guard.array((2, 2, 5, 7), rng)
+        product = guard.array((2, 2, 3, 7))
+
+        cpu.conv_forward(spec, x, w, bias, "relu", y)
+        cpu.conv_input_grad(spec, dy, w, dx)
+        cpu.conv_weight_grad(spec, x, dy, dw)
+        cpu.unfold(spec.window, x, columns)
+        cpu.fold(spec.window, columns, folded)
+        pooled[...], winner[...] = -np.inf, -1
+        cpu.max_pool(spec.window, x, pooled, winner)
+        cpu.max_pool_grad(spec.window, pooled, winner, pooled_grad)
+        cpu.matmul(a, b, product)
+
+        guard.check()
+        for finite in (y, dx, dw, columns, folded, product):
+            assert np.isfinite(finite).all(), "a kernel left an output unwritten, or read outside an input"
+        np.testing.assert_array_equal(product, a @ b)
+    finally:
+        nc.set_num_threads(None)
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_numba_s_own_bounds_checks_find_nothing():
+    code = """
+import numpy as np, npconv as nc
+rng = np.random.default_rng(0)
+for shape, kernel, options in [
+    ((2, 4, 7, 6), (4, 2, 3, 2), dict(stride=(2, 1), padding=((1, 2), (0, 3)), dilation=(1, 2), groups=2)),
+    ((1, 2, 9), (2, 2, 4), dict(padding='full')),
+    ((1, 2, 3, 4, 5), (2, 2, 2, 3, 2), dict(stride=3, padding=2)),
+]:
+    x, w = rng.standard_normal(shape), rng.standard_normal(kernel)
+    for algorithm in ('direct', 'im2col'):
+        y, pullback = nc.conv_vjp(x, w, algorithm=algorithm, backend='numba', **options)
+        pullback(y)
+    y, pullback = nc.max_pool_vjp(x, kernel[2:], padding=1, ceil_mode=True, backend='numba')
+    pullback(y)
+print('inside')
+"""
+    done = run_python(code, NUMBA_BOUNDSCHECK="1")
+    assert done.stdout.strip() == "inside", done.stderr
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Processes and the cache
+# --------------------------------------------------------------------------------------------------------------------
+
+WORK = """
+import numpy as np, npconv as nc
+x, w = np.ones((4, 8, 32, 32), np.float32), np.ones((8, 8, 3, 3), np.float32)
+assert (nc.conv(x, w, backend='numba') == 72).all()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+def test_a_forked_child_computes_after_its_parent_did():
+    code = (
+        WORK
+        + """
+import os
+child = os.fork()
+if child == 0:
+    ok = (nc.conv(x, w, backend='numba') == 72).all()
+    os._exit(0 if ok else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+print('both')
+"""
+    )
+    done = run_python(code, NPCONV_NUM_THREADS="2", PYTHONWARNINGS="ignore")
+    assert done.stdout.strip() == "both", done.stderr
+
+
+def _child(value):
+    x, w = np.full((2, 4, 16, 16), value, np.float32), np.ones((4, 4, 3, 3), np.float32)
+    return float(nc.conv(x, w, backend="numba").max())
+
+
+def test_spawned_workers_compute():
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert pool.map(_child, [1.0, 2.0]) == [36.0, 72.0]
+
+
+def test_compiled_code_is_found_again_by_the_next_process(tmp_path):
+    code = (
+        WORK + "from npconv.kernels.cpu.loops import conv_forward as f; print(f.stats.cache_hits, f.stats.cache_misses)"
+    )
+    counts = "from npconv.kernels.cpu import loops, compile as c; import os; print(len(os.listdir(c.cache_folder())))"
+    first = run_python(WORK + counts, NPCONV_CACHE_DIR=str(tmp_path))
+    assert int(first.stdout) > 0, first.stderr
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")}
+    second = run_python(code + "\n" + counts, NPCONV_CACHE_DIR=str(tmp_path))
+    assert second.returncode == 0, second.stderr
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")} == files, "nothing was compiled again"
+
+
+def test_a_damaged_file_of_compiled_code_is_replaced(tmp_path):
+    assert run_python(WORK, NPCONV_CACHE_DIR=str(tmp_path)).returncode == 0
+    for path in tmp_path.rglob("*.nbc"):
+        path.write_bytes(path.read_bytes()[:100])
+    done = run_python(WORK + "print('right')", NPCONV_CACHE_DIR=str(tmp_path))
+    assert done.stdout.strip() == "right", done.stderr
+    assert "damaged" in done.stderr
+    again = run_python(WORK, NPCONV_CACHE_DIR=str(tmp_path))
+    assert "damaged" not in again.stderr
+
+
+def test_the_cache_can_be_off(tmp_path):
+    done = run_python(WORK + "print('right')", NPCONV_CACHE_DIR="off", HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
+    assert done.stdout.strip() == "right", done.stderr
+    assert not list(tmp_path.rglob("*.nbc"))
+
+
+def test_a_cache_folder_that_cannot_be_made_is_one_warning(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    done = run_python(WORK + "print('right')", NPCONV_CACHE_DIR=str(blocked))
+    assert done.stdout.strip() == "right", done.stderr
+    assert done.stderr.count("RuntimeWarning") == 1
+    assert "NPCONV_CACHE_DIR" in done.stderr
