@@ -259,10 +259,11 @@ def _enter(name: str, value: Any) -> Array:
         raise TypeError(
             f"{name} is a masked array, whose mask would be lost; fill it first, for example with {name}.filled(0)"
         )
-    if isinstance(value, np.ndarray):
-        array: Array = np.asarray(value)
-    elif _home(value) == "cupy":
+    array: Array
+    if _home(value) == "cupy":
         array = value
+    elif isinstance(value, np.ndarray):
+        array = np.asarray(value)
     elif hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__") and not isinstance(value, np.generic):
         array = _from_dlpack(name, value)
     else:

@@ -420,6 +420,11 @@ def lecture(*machines: Machine) -> tuple[Row, ...]:
     -------
     tuple of Row
 
+    Raises
+    ------
+    TypeError
+        If something in `machines` is not a `Machine`.
+
     References
     ----------
     A. Zhang, Z. Lipton, M. Li, A. Smola, *Dive into Deep Learning*, "Multiple Input and Multiple Output Channels",
@@ -431,11 +436,11 @@ def lecture(*machines: Machine) -> tuple[Row, ...]:
 
     >>> from npconv import cost
     >>> print(cost.table(cost.lecture()))
-                                                                            lecture's CPU  lecture's GPU
-                                       MACs       FLOPs  parameters    bytes  0.15 TMAC/s    12 TMAC/s
-    conv 100 -> 100, 5x5          1.02 GMAC  2.05 GFLOP     250,000  4.28 MB     6.827 ms     85.33 µs
-    10 layers                     10.2 GMAC  20.5 GFLOP   2,500,000  42.8 MB     68.27 ms     853.3 µs
-    10 layers, 1,000,000 samples  10.2 PMAC  20.5 PFLOP   2,500,000  32.8 TB  18.96 hours  14.22 minutes
+                                                                              lecture's CPU  lecture's GPU
+                                       MACs       FLOPs  parameters    bytes    0.15 TMAC/s      12 TMAC/s
+    conv 100 -> 100, 5x5          1.02 GMAC  2.05 GFLOP     250,000  4.28 MB       6.827 ms       85.33 µs
+    10 layers                     10.2 GMAC  20.5 GFLOP   2,500,000  42.8 MB       68.27 ms       853.3 µs
+    10 layers, 1,000,000 samples  10.2 PMAC  20.5 PFLOP   2,500,000  32.8 TB    18.96 hours  14.22 minutes
     """
     for i, machine in enumerate(machines):
         if not isinstance(machine, Machine):
@@ -467,11 +472,11 @@ def table(rows: Iterable[Row | Cost]) -> str:
     >>> from npconv import cost
     >>> layer = cost.separable(100, 100, 5, (64, 64))
     >>> print(cost.table([layer.dense, layer.depthwise, layer.pointwise, layer.pair]))
-                                   MACs       FLOPs  parameters    bytes
-    conv 100 -> 100, 5x5      1.02 GMAC  2.05 GFLOP     250,000  4.28 MB
-    depthwise 100, 5x5        10.2 MMAC  20.5 MFLOP       2,500  3.29 MB
-    pointwise 100 -> 100      41 MMAC    81.9 MFLOP      10,000  3.32 MB
-    separable 100 -> 100, 5x5 51.2 MMAC   102 MFLOP      12,500  6.6 MB
+                                    MACs       FLOPs  parameters    bytes
+    conv 100 -> 100, 5x5       1.02 GMAC  2.05 GFLOP     250,000  4.28 MB
+    depthwise 100, 5x5         10.2 MMAC  20.5 MFLOP       2,500  3.29 MB
+    pointwise 100 -> 100         41 MMAC  81.9 MFLOP      10,000  3.32 MB
+    separable 100 -> 100, 5x5  51.2 MMAC   102 MFLOP      12,500   6.6 MB
     """
     items: list[Row] = []
     for i, row in enumerate(rows):

@@ -10,7 +10,7 @@ for Images" (`corr2d`, learning a kernel), "Padding and Stride" (`comp_conv2d`) 
 Channels" (the others). https://d2l.ai/chapter_convolutional-neural-networks/channels.html
 """
 
-# ruff: noqa: N803 - the textbook writes X and K
+# ruff: noqa: N803, N806 - the textbook writes X, K and Y
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def comp_conv2d(conv2d: Any, X: Array) -> Array:
     if not callable(layer):
         raise TypeError(f"conv2d must be callable or have a method forward, got {_type_name(conv2d)}")
     _check_array("X", X, "(h, w)", 2)
-    Y = layer(X[None, None])  # noqa: N806
+    Y = layer(X[None, None])
     shape = tuple(getattr(Y, "shape", ()))
     if len(shape) != 4 or shape[:2] != (1, 1):
         raise ValueError(f"conv2d must return an array of shape (1, 1, h, w), got {shape or _type_name(Y)}")
@@ -204,7 +204,7 @@ def learn_kernel(
     Y: Array,
     kernel_size: int | tuple[int, int],
     lr: float | None = None,
-    steps: int = 100,
+    steps: int = 500,
     rng: int | np.random.Generator | None = None,
 ) -> tuple[Array, list[float]]:
     """Find the kernel that turns `X` into `Y`, by gradient descent on the squared error ``sum((corr2d(X, K) - Y)**2)``.
@@ -235,8 +235,8 @@ def learn_kernel(
     ------
     ValueError
         If a shape is not what is described here; if `X` or `Y` holds infinities, NaNs, or numbers whose squares are
-        infinite; if `X` is zero everywhere, so that nothing can be learned from it; if `lr` is not positive, or so large
-        that the steps would diverge.
+        infinite; if `X` is zero everywhere, so that nothing can be learned from it; if `lr` is not positive, or so
+        large that the steps would diverge.
     TypeError
         If an argument is of another kind than described here.
 
@@ -278,7 +278,7 @@ def learn_kernel(
     # What overflows is found by looking at the results: one error instead of many warnings.
     with np.errstate(over="ignore", invalid="ignore"):
         rate = _learning_rate(lr, _curvature(images, kernel_h, kernel_w))
-        kernel = np.random.default_rng(rng).standard_normal((1, 1, kernel_h, kernel_w))
+        kernel = _generator(rng).standard_normal((1, 1, kernel_h, kernel_w))
         return _descend(images, targets, kernel, rate, steps)
 
 
@@ -316,9 +316,16 @@ def _learning_rate(lr: Any, curvature: float) -> float:
     if not 0 < lr < 2 / curvature:
         raise ValueError(
             f"lr must be positive and, for this X, smaller than {2 / curvature:.6g}, or the steps diverge; got {lr!r}. "
-            "Left out, it is half of that"
+            "Leave it out to have half of that"
         )
     return float(lr)
+
+
+def _generator(rng: Any) -> np.random.Generator:
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"rng must be None, a seed or a numpy.random.Generator, got {rng!r}") from None
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -329,6 +336,8 @@ def _learning_rate(lr: Any, curvature: float) -> float:
 def _check(X: Array, x_ndim: int, K: Array, k_ndim: int) -> None:
     _check_array("X", X, _IMAGE_FORMS[x_ndim], x_ndim)
     _check_array("K", K, _KERNEL_FORMS[k_ndim], k_ndim)
+    if _kind(X) == _kind(K) == "b":
+        raise TypeError("X and K must hold numbers, at least one of them; got two boolean arrays")
     x_shape, k_shape = tuple(X.shape), tuple(K.shape)
     if x_ndim == 3 and x_shape[0] != k_shape[-3]:
         outputs = "out_channels, " if k_ndim == 4 else ""
@@ -344,18 +353,24 @@ def _check_array(name: str, value: Any, form: str, *ndims: int) -> None:
     shape = getattr(value, "shape", None)
     if shape is None:
         raise TypeError(f"{name} must be an array of shape {form}, got {_type_name(value)}")
-    kind = getattr(getattr(value, "dtype", None), "kind", "f")
-    if kind not in "biufc":
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be lost; fill it first")
+    if _kind(value) not in "biufc":
         raise TypeError(f"{name} must hold numbers, got an array of {value.dtype}")
     if len(shape) not in ndims:
         raise ValueError(f"{name} must have shape {form}, got {tuple(shape)}")
+
+
+def _kind(value: Any) -> str:
+    """NumPy's letter for the kind of number that an array holds; arrays whose dtype has none are taken as they are."""
+    return str(getattr(getattr(value, "dtype", None), "kind", "f"))
 
 
 def _examples(name: str, value: Any) -> Array:
     """One image or several, in float64."""
     _check_array(name, value, "(h, w) or (n, h, w)", 2, 3)
     array = np.asarray(value)
-    if array.dtype.kind == "c":
+    if _kind(array) == "c":
         raise TypeError(f"{name} must hold real numbers, got an array of {array.dtype}")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite, got infinities or NaNs")

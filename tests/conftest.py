@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import settings
+from strategies import BACKENDS
 
 import npconv as nc
 from npconv.algorithms import ALGORITHMS
 
 # "quick" is for every run and always draws the same examples; "long" is for a night: --hypothesis-profile=long.
-settings.register_profile("quick", max_examples=20, deadline=None, derandomize=True)
-settings.register_profile("long", max_examples=2000, deadline=None, print_blob=True)
+settings.register_profile("quick", max_examples=15, deadline=None, derandomize=True)
+settings.register_profile("long", max_examples=1500, deadline=None, print_blob=True)
 settings.load_profile("quick")
 
 
-@pytest.fixture(params=nc.available_backends(), scope="session")
+@pytest.fixture(params=BACKENDS, scope="session")
 def backend(request: pytest.FixtureRequest) -> str:
     """Every backend that can run here. Session scope, so that `@given` may be used with it."""
     return request.param
@@ -27,7 +30,7 @@ def algorithm(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Restore the number of threads afterwards; the list records how many helpers each parallel call asked for."""
     from npconv.kernels.cpu import threads as pool
 

@@ -7,7 +7,9 @@ the dtype's whole range where it is an integer, so that sums wrap.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +24,8 @@ FLOATS = ("float16", "float32", "float64")
 COMPLEX = ("complex64", "complex128")
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 DTYPES = FLOATS + COMPLEX + INTEGERS
+
+BACKENDS = nc.available_backends()
 
 PAD_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 """npconv's names of the padding modes, and `numpy.pad`'s."""
@@ -152,7 +156,7 @@ class Problem:
         return all(
             row.supports(spec, op, require(name)) is None
             for op in ("forward", "input_grad", "weight_grad")
-            for name in nc.available_backends()
+            for name in BACKENDS
         )
 
     # The reference's answers. Its loops warn where 64-bit integers wrap.
@@ -174,9 +178,7 @@ class Problem:
         return {"stride": self.stride, "padding": nothing, "dilation": self.dilation, "groups": self.groups}
 
     def pad(self, x: np.ndarray) -> np.ndarray:
-        """``(N, C, *spatial)`` padded by `numpy.pad`, whose "reflect" and "edge" do not take empty arrays."""
-        if 0 in x.shape[:2]:
-            return np.zeros((*x.shape[:2], *self.padded), x.dtype)
+        """``(N, C, *spatial)`` padded by `numpy.pad`."""
         return np.pad(x, ((0, 0), (0, 0), *self.pairs), PAD_MODES[self.mode])
 
     def pad_adjoint(self, dx: np.ndarray) -> np.ndarray:
@@ -226,6 +228,18 @@ def meaning_of(padding: str, size: Size, reach: Size, stride: Size) -> tuple[tup
 _EXTENT = {1: (5, 5), 2: (3, 3), 3: (2, 2), 4: (2, 1)}
 
 _DIMENSIONS = st.sampled_from((1, 2, 1, 2, 3, 2, 4))
+_FEW = st.integers(1, 2)
+_FEW_OR_NONE = st.integers(0, 2)
+_FLAG = st.booleans()
+_SEED = st.integers(0, 2**32)
+_PAIR = st.tuples(st.integers(0, 3), st.integers(0, 3))
+_DILATION = st.sampled_from((1, 1, 2, 3))
+
+
+@functools.cache
+def _integers(ndim: int, low: int, high: int) -> st.SearchStrategy[Size]:
+    """One integer per axis."""
+    return st.tuples(*[st.integers(low, high)] * ndim)
 
 
 @st.composite
@@ -250,35 +264,30 @@ def problems(
     depthwise |= algorithm == "depthwise"
     ndim = draw(dims)
     largest, extra = _EXTENT[ndim]
-    few = st.integers(0 if empty else 1, 2)
+    few = _FEW_OR_NONE if empty else _FEW
 
-    def per_axis(strategy: st.SearchStrategy[int]) -> Size:
-        return tuple(draw(st.lists(strategy, min_size=ndim, max_size=ndim)))
-
-    kernel = (1,) * ndim if pointwise else per_axis(st.integers(1, largest))
-    stride = (1,) * ndim if unit_stride else per_axis(st.integers(1, 3))
-    dilation = per_axis(st.sampled_from((1, 1, 2, 3)))
+    kernel = (1,) * ndim if pointwise else draw(_integers(ndim, 1, largest))
+    stride = (1,) * ndim if unit_stride else draw(_integers(ndim, 1, 3))
+    dilation = (1,) * ndim if pointwise else draw(st.tuples(*[_DILATION] * ndim))
     reach = tuple((k - 1) * d for k, d in zip(kernel, dilation, strict=True))
-    mode = draw(st.sampled_from(modes))
+    mode = modes[0] if len(modes) == 1 else draw(st.sampled_from(modes))
 
     padding: Any = draw(st.sampled_from(("valid", "same") if pointwise else (None, None, *PADDING_STRINGS)))
     if padding is None:
-        pairs = tuple(draw(st.lists(st.tuples(*[st.integers(0, 3)] * 2), min_size=ndim, max_size=ndim)))
+        pairs = draw(st.tuples(*[_PAIR] * ndim))
         padding = _spelling(pairs)
         least = [r + 1 - lo - hi for r, (lo, hi) in zip(reach, pairs, strict=True)]
     else:
         least = [r + 1 if padding == "valid" else 1 for r in reach]
     smallest = 0 if empty and mode == "zeros" else 1
-    size = tuple(
-        max(n, smallest) + more for n, more in zip(least, per_axis(st.integers(0, extra)), strict=True)
-    )
+    size = tuple(max(n, smallest) + more for n, more in zip(least, draw(_integers(ndim, 0, extra)), strict=True))
     if isinstance(padding, str):
         pairs = meaning_of(padding, size, reach, stride)
 
     groups = draw(st.integers(1, 3))
     per_group = 1 if depthwise else draw(few)
-    problem = Problem(
-        batch=draw(few if batched else st.one_of(st.none(), few)),
+    return Problem(
+        batch=draw(few) if batched or draw(_FLAG) else None,
         channels=groups * per_group,
         out_channels=groups * draw(few),
         groups=groups,
@@ -289,10 +298,9 @@ def problems(
         padding=padding,
         pairs=pairs,
         mode=mode,
-        layout=draw(st.sampled_from(layouts)),
-        seed=draw(st.integers(0, 2**32)),
+        layout=layouts[draw(_FLAG)] if len(layouts) > 1 else layouts[0],
+        seed=draw(_SEED),
     )
-    return problem
 
 
 def problems_for(algorithm: str, **restrictions: Any) -> st.SearchStrategy[Problem]:
@@ -332,7 +340,7 @@ class PoolProblem:
 
     @property
     def out(self) -> Size:
-        """PyTorch's rule: with `ceil_mode` the division rounds up, but no window starts beyond the input and low padding."""
+        """PyTorch's rule: `ceil_mode` rounds up, but no window starts beyond the input and its low padding."""
 
         def one(n: int, k: int, s: int, d: int, lo: int, hi: int) -> int:
             slack = n + lo + hi - (k - 1) * d - 1
@@ -362,21 +370,18 @@ class PoolProblem:
     def dy(self, dtype: str = "float64") -> np.ndarray:
         return values(self.y_shape, dtype, self.seed + 1)
 
-    def windows(self) -> list[tuple[Size, list[Size]]]:
+    def windows(self) -> Iterator[tuple[Size, list[Size]]]:
         """Every output position, with the positions under its taps in row-major order; some lie outside the input."""
-        return [
-            (
+        axes = tuple(zip(self.stride, self.dilation, self.pairs, strict=True))
+        for position in np.ndindex(*self.out):
+            taps = np.ndindex(*self.kernel)
+            yield (
                 position,
                 [
-                    tuple(
-                        p * s + t * d - lo
-                        for p, t, s, d, (lo, _) in zip(position, tap, self.stride, self.dilation, self.pairs, strict=True)
-                    )
-                    for tap in np.ndindex(*self.kernel)
+                    tuple(p * s + t * d - lo for p, t, (s, d, (lo, _)) in zip(position, tap, axes, strict=True))
+                    for tap in taps
                 ],
             )
-            for position in np.ndindex(*self.out)
-        ]
 
     def inside(self, place: Size, margins: bool = False) -> bool:
         """Whether a position lies in the input, or, with `margins`, in the input or its padding."""
@@ -390,30 +395,27 @@ def pool_problems(draw: st.DrawFn, *, dims: st.SearchStrategy[int] = _DIMENSIONS
     """Pooling problems in which every window touches the input; with `torch`, only what PyTorch can express."""
     ndim = draw(dims)
     largest, extra = _EXTENT[ndim]
-
-    def per_axis(strategy: st.SearchStrategy[Any]) -> tuple[Any, ...]:
-        return tuple(draw(st.lists(strategy, min_size=ndim, max_size=ndim)))
-
-    kernel = per_axis(st.integers(1, largest))
-    dilation = per_axis(st.sampled_from((1, 1, 2)))
+    kernel = draw(_integers(ndim, 1, largest))
+    dilation = draw(_integers(ndim, 1, 2))
     if torch:
         pairs = tuple((p, p) for p in (draw(st.integers(0, k // 2)) for k in kernel))
     else:
         # Padding of more than a dilation may leave a window without any element.
         pairs = tuple(
-            tuple(draw(st.integers(0, min(d, (k - 1) * d))) for _ in "lh") for k, d in zip(kernel, dilation, strict=True)
+            tuple(draw(st.integers(0, min(d, (k - 1) * d))) for _ in "lh")
+            for k, d in zip(kernel, dilation, strict=True)
         )
     size = tuple(
         max((k - 1) * d + 1 - lo - hi, d) + more
-        for k, d, (lo, hi), more in zip(kernel, dilation, pairs, per_axis(st.integers(0, extra)), strict=True)
+        for k, d, (lo, hi), more in zip(kernel, dilation, pairs, draw(_integers(ndim, 0, extra)), strict=True)
     )
     lead = (draw(st.integers(0 if not torch else 1, 2)), draw(st.integers(1, 2)))
     return PoolProblem(
         x_shape=(*lead[draw(st.integers(0, 1)) :], *size),
         kernel=kernel,
-        stride=per_axis(st.integers(1, 3)),
+        stride=draw(_integers(ndim, 1, 3)),
         dilation=dilation,
         pairs=pairs,
-        ceil_mode=draw(st.booleans()),
-        seed=draw(st.integers(0, 2**32)),
+        ceil_mode=draw(_FLAG),
+        seed=draw(_SEED),
     )

@@ -15,6 +15,7 @@ from npconv.arrays import Array, Backend, Operands, check_shape, compute_dtype, 
 from npconv.config import limit_threads
 from npconv.geometry import ConvSpec
 from npconv.padding import pad, pad_adjoint
+from npconv.units import amount, duration
 
 
 @dataclass(frozen=True, repr=False)
@@ -164,7 +165,7 @@ class Plan:
             ("algorithm", f"{self.algorithm} ({self.kernel})"),
             ("work", f"{amount(self.macs, 'MAC')} = {amount(self.flops, 'FLOP')}"),
             ("memory", f"{amount(self.bytes, 'B')} of operands, {amount(self.workspace, 'B')} of workspace"),
-            ("predicted", amount(self.predicted_seconds, "s")),
+            ("predicted", duration(self.predicted_seconds)),
         ]  # fmt: skip
         return lines + [(f"not {name}", reason) for name, reason in self.rejections]
 
@@ -194,19 +195,6 @@ class PackedConv:
         y = plan.run(image, self.w, self.bias)
         y = from_channels_first(plan.backend.xp, y, spec.layout, spec.batched)
         return operands.deliver(y, out, plan.dtype)
-
-
-def amount(value: float, unit: str) -> str:
-    """A quantity with an SI prefix: ``amount(1.02e9, "MAC")`` is ``"1.02 GMAC"``."""
-    prefixes = ("", "k", "M", "G", "T", "P", "E") if unit != "s" else ("", "m", "µ", "n")
-    step = 0
-    if unit == "s":
-        while value and value < 1 and step < len(prefixes) - 1:
-            value, step = value * 1000, step + 1
-    else:
-        while value >= 1000 and step < len(prefixes) - 1:
-            value, step = value / 1000, step + 1
-    return f"{value:.3g} {prefixes[step]}{unit}"
 
 
 def _times(sizes: tuple[int, ...]) -> str:

@@ -13,7 +13,8 @@ from npconv.arrays import Backend, compute_dtype
 from npconv.config import get_num_threads
 from npconv.geometry import ConvSpec, choice
 from npconv.machine import predicted_seconds
-from npconv.planning.plan import Plan, amount
+from npconv.planning.plan import Plan
+from npconv.units import amount, duration
 
 
 def plan_for(
@@ -67,7 +68,7 @@ def _choose(
     chosen = min(possible, key=lambda name: possible[name][0]) if algorithm == "auto" else algorithm
     for name, (seconds, _) in possible.items():
         if name != chosen:
-            rejected[name] = f"predicted {amount(seconds, 's')}" if algorithm == "auto" else f"{chosen} was asked for"
+            rejected[name] = f"predicted {duration(seconds)}" if algorithm == "auto" else f"{chosen} was asked for"
     seconds, cost = possible[chosen]
     kernel = ALGORITHMS[chosen].kernel(op, backend)
     return Plan(

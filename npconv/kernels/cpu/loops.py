@@ -17,7 +17,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from npconv.kernels.cpu.compile import compiled, compiled_reduction
+
+# An index that is known not to be negative: without Numba's wrap-around of negative ones a loop vectorises, which
+# doubles the speed of all that follow here.
+at = np.uintp
 
 RELU, RELU6, HARDSWISH = 1, 2, 3
 
@@ -92,16 +98,13 @@ def conv_forward(
                 source = x[n, first_channel + c, source_row * size : (source_row + 1) * size]
                 for k in range(kernel):
                     first, end = spans[k]
-                    if first < end:
-                        weight = w[o, c, lead * kernel + k]
-                        shifted = source[first * stride + k * dilation - low :]
-                        aim = target[first:end]
-                        if stride == 1:
-                            for j in range(aim.shape[0]):
-                                aim[j] += weight * shifted[j]
-                        else:
-                            for j in range(aim.shape[0]):
-                                aim[j] += weight * shifted[j * stride]
+                    weight, offset = w[o, c, lead * kernel + k], k * dilation - low
+                    if stride == 1:
+                        for j in range(first, end):
+                            target[at(j)] += weight * source[at(j + offset)]
+                    else:
+                        for j in range(first, end):
+                            target[at(j)] += weight * source[at(j * stride + offset)]
         activate(target, activation)
 
 
@@ -125,16 +128,13 @@ def conv_input_grad(start: int, stop: int, dy: Any, w: Any, dx: Any, groups: int
                 source = dy[n, o, source_row * out : (source_row + 1) * out]
                 for k in range(kernel):
                     first, end = spans[k]
-                    if first < end:
-                        weight = w[o, c, lead * kernel + k]
-                        aim = target[first * stride + k * dilation - low :]
-                        part = source[first:end]
-                        if stride == 1:
-                            for j in range(part.shape[0]):
-                                aim[j] += weight * part[j]
-                        else:
-                            for j in range(part.shape[0]):
-                                aim[j * stride] += weight * part[j]
+                    weight, offset = w[o, c, lead * kernel + k], k * dilation - low
+                    if stride == 1:
+                        for j in range(first, end):
+                            target[at(j + offset)] += weight * source[at(j)]
+                    else:
+                        for j in range(first, end):
+                            target[at(j * stride + offset)] += weight * source[at(j)]
 
 
 @compiled_reduction
@@ -157,16 +157,15 @@ def conv_weight_grad(start: int, stop: int, x: Any, dy: Any, dw: Any, groups: in
                 grad = dy[n, o, row * out : (row + 1) * out]
                 for k in range(kernel):
                     first, end = spans[k]
+                    offset = k * dilation - low
                     if first < end:
-                        shifted = source[first * stride + k * dilation - low :]
-                        part = grad[first:end]
-                        total = part[0] * shifted[0]
+                        total = grad[at(first)] * source[at(first * stride + offset)]
                         if stride == 1:
-                            for j in range(1, part.shape[0]):
-                                total += part[j] * shifted[j]
+                            for j in range(first + 1, end):
+                                total += grad[at(j)] * source[at(j + offset)]
                         else:
-                            for j in range(1, part.shape[0]):
-                                total += part[j] * shifted[j * stride]
+                            for j in range(first + 1, end):
+                                total += grad[at(j)] * source[at(j * stride + offset)]
                         target[k] += total
 
 
@@ -195,16 +194,15 @@ def unfold(start: int, stop: int, x: Any, columns: Any, geometry: Any, spans: An
         taps = columns.shape[2]
         n, c, tap = task // (taps * x.shape[1]), task // taps % x.shape[1], task % taps
         first, end = spans[tap % kernel]
+        offset = tap % kernel * dilation - low
         columns[n, c, tap, :] = 0
-        if first < end:
-            for row in range(columns.shape[3] // out):
-                source_row = input_row(row, tap // kernel, geometry)
-                if source_row >= 0:
-                    source = x[n, c, source_row * size : (source_row + 1) * size]
-                    shifted = source[first * stride + tap % kernel * dilation - low :]
-                    target = columns[n, c, tap, row * out + first : row * out + end]
-                    for j in range(target.shape[0]):
-                        target[j] = shifted[j * stride]
+        for row in range(columns.shape[3] // out):
+            source_row = input_row(row, tap // kernel, geometry)
+            if source_row >= 0:
+                source = x[n, c, source_row * size : (source_row + 1) * size]
+                target = columns[n, c, tap, row * out : (row + 1) * out]
+                for j in range(first, end):
+                    target[at(j)] = source[at(j * stride + offset)]
 
 
 @compiled
@@ -217,15 +215,14 @@ def fold(start: int, stop: int, columns: Any, x: Any, geometry: Any, spans: Any)
         x[n, c, :] = 0
         for tap in range(columns.shape[2]):
             first, end = spans[tap % kernel]
-            if first < end:
-                for row in range(columns.shape[3] // out):
-                    target_row = input_row(row, tap // kernel, geometry)
-                    if target_row >= 0:
-                        target = x[n, c, target_row * size : (target_row + 1) * size]
-                        shifted = target[first * stride + tap % kernel * dilation - low :]
-                        source = columns[n, c, tap, row * out + first : row * out + end]
-                        for j in range(source.shape[0]):
-                            shifted[j * stride] += source[j]
+            offset = tap % kernel * dilation - low
+            for row in range(columns.shape[3] // out):
+                target_row = input_row(row, tap // kernel, geometry)
+                if target_row >= 0:
+                    target = x[n, c, target_row * size : (target_row + 1) * size]
+                    source = columns[n, c, tap, row * out : (row + 1) * out]
+                    for j in range(first, end):
+                        target[at(j * stride + offset)] += source[at(j)]
 
 
 @compiled
@@ -261,10 +258,10 @@ def max_pool(start: int, stop: int, x: Any, y: Any, winner: Any, geometry: Any, 
             for k in range(kernel):
                 first, end = spans[k]
                 for j in range(first, end):
-                    value = source[j * stride + k * dilation - low]
-                    if chosen[j] < 0 or exceeds(value, best[j]):
-                        best[j] = value
-                        chosen[j] = lead * kernel + k
+                    value = source[at(j * stride + k * dilation - low)]
+                    if chosen[at(j)] < 0 or exceeds(value, best[at(j)]):
+                        best[at(j)] = value
+                        chosen[at(j)] = lead * kernel + k
 
 
 @compiled

@@ -1,0 +1,54 @@
+"""Layers with hand-written backward passes, losses and optimisers: enough to train a convolutional network.
+
+No graph is recorded. A layer's `forward` keeps what its `backward` needs, and a network calls its layers' in reverse.
+"""
+
+from __future__ import annotations
+
+from npconv.nn import init
+from npconv.nn.activation import ReLU
+from npconv.nn.container import Container, Sequential
+from npconv.nn.conv import Conv, Conv1d, Conv2d, Conv3d
+from npconv.nn.linear import Linear
+from npconv.nn.losses import CrossEntropyLoss, Loss
+from npconv.nn.module import Buffer, Module, Parameter
+from npconv.nn.optim import SGD, Optimizer
+from npconv.nn.pooling import (
+    AvgPool,
+    AvgPool1d,
+    AvgPool2d,
+    AvgPool3d,
+    MaxPool,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+)
+from npconv.nn.shape import Flatten
+
+__all__ = [
+    "SGD",
+    "AvgPool",
+    "AvgPool1d",
+    "AvgPool2d",
+    "AvgPool3d",
+    "Buffer",
+    "Container",
+    "Conv",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "CrossEntropyLoss",
+    "Flatten",
+    "Linear",
+    "Loss",
+    "MaxPool",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
+    "Module",
+    "Optimizer",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "init",
+]

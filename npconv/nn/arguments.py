@@ -1,0 +1,78 @@
+"""What layers, losses and optimisers ask of their arguments: whose array it is, its shape, integers and rates.
+
+Only what a layer needs before it calls npconv: how a window lies on an image, npconv checks itself.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+import sys
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = Any
+"""A NumPy or CuPy array; its kind is the caller's affair, so the type checker does not ask."""
+
+Ints = int | tuple[int, ...]
+
+
+def namespace(name: str, value: Any) -> ModuleType:
+    """Return the module whose functions take this array; anything but an array is a `TypeError` that names it."""
+    if isinstance(value, np.ndarray):
+        return np
+    if type(value).__module__.partition(".")[0] == "cupy":
+        return sys.modules["cupy"]
+    raise TypeError(f"{name} must be a NumPy or CuPy array, got {value!r:.60} ({type(value).__name__})")
+
+
+def check_shape(name: str, value: Array, expected: tuple[int, ...], why: str) -> None:
+    """Raise unless `value` is an array of this shape: one that merely broadcasts would give a wrong gradient."""
+    namespace(name, value)
+    if tuple(value.shape) != expected:
+        raise ValueError(f"{name} must have shape {expected}, {why}; got {tuple(value.shape)}")
+
+
+def positive(name: str, value: Any) -> int:
+    """Return `value` as an integer of at least 1."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r:.60} ({type(value).__name__})") from None
+    if number < 1:
+        raise ValueError(f"{name} must be positive, got {number}")
+    return number
+
+
+def per_axis(name: str, value: Any, ndim: int) -> tuple[int, ...]:
+    """Return `value`, one positive integer or one per dimension, as a tuple."""
+    if not isinstance(value, tuple | list):
+        return (positive(name, value),) * ndim
+    if len(value) != ndim:
+        raise ValueError(f"{name} must be an integer or a tuple of {ndim}, one per dimension; got {value!r}")
+    return tuple(positive(f"{name}[{axis}]", item) for axis, item in enumerate(value))
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return `value` if it is True or False: anything else is nearly always an argument in the wrong place."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r:.60}")
+    return bool(value)
+
+
+def rate(name: str, value: Any) -> float:
+    """Return a hyperparameter, a finite number of zero or more.
+
+    As a Python number it leaves the dtype of the arrays alone that it multiplies; a NumPy scalar would widen them.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r:.60} ({type(value).__name__})")
+    number = float(value)
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError(f"{name} must be finite and zero or more, got {value}")
+    return number

@@ -1,0 +1,214 @@
+"""Convolution layers."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import npconv as nc
+from npconv.nn import init
+from npconv.nn.arguments import Array, Ints, flag, per_axis, positive
+from npconv.nn.module import Module, Parameter
+
+
+class Conv(Module):
+    """Convolution over any number of dimensions, `npconv.conv` with weights that are learned.
+
+    `Conv1d`, `Conv2d` and `Conv3d` are the same with the number of dimensions fixed.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size : tuple of int
+        One size per dimension.
+    stride, dilation : int or tuple of int
+    padding : int, tuple or str
+        Any form that `npconv.conv` takes: an integer, one integer or ``(low, high)`` pair per dimension, ``"same"`` and
+        others.
+    groups : int
+        Divides both numbers of channels. ``groups=in_channels`` makes the layer depthwise.
+    bias : bool
+        Whether a learned number is added to each output channel.
+    padding_mode : {"zeros", "reflect", "replicate", "circular"}
+    rng : int, numpy.random.Generator or None
+        Where the initial weights come from: a seed, or a generator to share among layers.
+    dtype : {"float32", "float64", "float16"}
+
+    Attributes
+    ----------
+    weight : Parameter
+        ``(out_channels, in_channels / groups, *kernel_size)``.
+    bias : Parameter or None
+        ``(out_channels,)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not what is described here; the message names it.
+
+    Notes
+    -----
+    Maps ``(N, in_channels, *spatial)`` to ``(N, out_channels, *out)``, and the same without ``N``. Weights and bias
+    start uniform in ``[-b, b]``, ``b = 1 / sqrt(in_channels / groups * kernel elements)``, as PyTorch's do.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> layer = nc.nn.Conv(3, 8, (3, 3, 3, 3), padding="same", rng=0)
+    >>> layer(np.zeros((2, 3, 4, 4, 4, 4), "float32")).shape
+    (2, 8, 4, 4, 4, 4)
+    """
+
+    ndim: ClassVar[int | None] = None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Ints,
+        stride: Ints = 1,
+        padding: Any = 0,
+        dilation: Ints = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        rng: init.Rng = None,
+        dtype: Any = "float32",
+    ) -> None:
+        self.in_channels = positive("in_channels", in_channels)
+        self.out_channels = positive("out_channels", out_channels)
+        self.groups = positive("groups", groups)
+        for name, channels in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
+            if channels % self.groups:
+                raise ValueError(f"groups must divide {name}, got groups={self.groups} and {name}={channels}")
+        ndim = self._ndim_of(kernel_size)
+        self.kernel_size = per_axis("kernel_size", kernel_size, ndim)
+        self.stride = per_axis("stride", stride, ndim)
+        self.dilation = per_axis("dilation", dilation, ndim)
+        self.padding = padding
+        self.padding_mode = padding_mode
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        self._check_padding(shape)
+        rng = init.generator(rng)
+        bound = init.default_bound(shape)
+        self.weight = Parameter(init.uniform(shape, bound, rng=rng, dtype=dtype))
+        self.bias: Parameter | None = None
+        if flag("bias", bias):
+            self.bias = Parameter(init.uniform(shape[:1], bound, rng=rng, dtype=dtype))
+
+    def _ndim_of(self, kernel_size: Any) -> int:
+        if self.ndim is not None:
+            return self.ndim
+        if not isinstance(kernel_size, tuple | list) or not kernel_size:
+            raise ValueError(f"kernel_size must be a tuple, one integer per dimension, for Conv; got {kernel_size!r}")
+        return len(kernel_size)
+
+    def _check_padding(self, weight_shape: tuple[int, ...]) -> None:
+        """Let npconv judge the padding now, on the smallest image, and not at the first forward pass."""
+        span = tuple((k - 1) * d + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True))
+        nc.plan(
+            (1, self.in_channels, *span), weight_shape, self.stride, self.padding, self.dilation, self.groups,
+            padding_mode=self.padding_mode, backend="numpy",
+        )  # fmt: skip
+
+    def forward(self, x: Array) -> Array:
+        """Convolve.
+
+        Parameters
+        ----------
+        x : array
+            ``(N, in_channels, *spatial)`` or ``(in_channels, *spatial)``.
+
+        Returns
+        -------
+        array
+            ``(N, out_channels, *out)``, or without ``N``.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `x` does not fit.
+        """
+        bias = None if self.bias is None else self.bias.value
+        arguments = (x, self.weight.value, bias, self.stride, self.padding, self.dilation, self.groups)
+        if not self.training:
+            return nc.conv(*arguments, padding_mode=self.padding_mode)
+        y, pullback = nc.conv_vjp(*arguments, padding_mode=self.padding_mode)
+        self.keep(pullback)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """Add to the gradients of weight and bias, and return the input's; see `Module.backward`."""
+        dx, dw, db = self.recall()(dy)
+        self.weight.accumulate(dw)
+        if self.bias is not None:
+            self.bias.accumulate(db)
+        return dx
+
+    def describe(self) -> str:
+        """Return the arguments, those that are not at their defaults by name."""
+        ones = (1,) * len(self.kernel_size)
+        required = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
+        unusual = self._unusual(stride=ones, padding=0, dilation=ones, groups=1, padding_mode="zeros")
+        return required + unusual + (", bias=False" if self.bias is None else "")
+
+
+class Conv1d(Conv):
+    """Convolution of signals, ``(N, C, length)`` or ``(C, length)``.
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, rng, dtype
+        As for `Conv`; `kernel_size` may be one integer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> nc.nn.Conv1d(2, 4, 3, stride=2, rng=0)(np.zeros((5, 2, 9), "float32")).shape
+    (5, 4, 4)
+    """
+
+    ndim = 1
+
+
+class Conv2d(Conv):
+    """Convolution of images, ``(N, C, H, W)`` or ``(C, H, W)``.
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, rng, dtype
+        As for `Conv`; `kernel_size` may be one integer for a square.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> layer = nc.nn.Conv2d(3, 8, 5, padding=2, rng=0)
+    >>> y = layer(np.ones((1, 3, 12, 12), "float32"))
+    >>> dx = layer.backward(np.ones_like(y))
+    >>> dx.shape, layer.weight.grad.shape, layer.bias.grad
+    ((1, 3, 12, 12), (8, 3, 5, 5), array([144., 144., 144., 144., 144., 144., 144., 144.], dtype=float32))
+    """
+
+    ndim = 2
+
+
+class Conv3d(Conv):
+    """Convolution of volumes, ``(N, C, D, H, W)`` or ``(C, D, H, W)``.
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, rng, dtype
+        As for `Conv`; `kernel_size` may be one integer for a cube.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> nc.nn.Conv3d(1, 2, 3, rng=0)(np.zeros((1, 8, 8, 8), "float32")).shape
+    (2, 6, 6, 6)
+    """
+
+    ndim = 3

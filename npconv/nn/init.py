@@ -1,0 +1,113 @@
+"""Initial values of parameters, with PyTorch's defaults."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from npconv.nn.arguments import Array
+
+Rng: TypeAlias = int | np.random.Generator | None
+"""A seed, a generator to draw on, or None for another result each time."""
+
+
+def generator(rng: Rng) -> np.random.Generator:
+    """Return the random number generator that `rng` stands for.
+
+    Parameters
+    ----------
+    rng : int, numpy.random.Generator or None
+        A generator is returned itself, so that layers built with the same one draw different numbers; layers built with
+        the same seed draw the same.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none of these.
+
+    Examples
+    --------
+    >>> import npconv as nc
+    >>> rng = nc.nn.init.generator(0)
+    >>> nc.nn.init.generator(rng) is rng
+    True
+    """
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"rng must be None, a seed (an integer of zero or more) or a numpy.random.Generator, got {rng!r:.60}"
+        ) from None
+
+
+def uniform(shape: tuple[int, ...], bound: float, *, rng: Rng = None, dtype: Any = "float32") -> Array:
+    """Draw from the uniform distribution on ``[-bound, bound]``.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    bound : float
+    rng : int, numpy.random.Generator or None
+    dtype : {"float32", "float64", "float16"}
+        Drawn in float64 and rounded, so that one seed gives the same network in every dtype.
+
+    Returns
+    -------
+    array
+        A NumPy array.
+
+    Raises
+    ------
+    TypeError
+        If `dtype` is not one of these.
+
+    Examples
+    --------
+    >>> import npconv as nc
+    >>> w = nc.nn.init.uniform((8, 3, 5, 5), 0.1, rng=0)
+    >>> w.dtype, bool(abs(w).max() <= 0.1)
+    (dtype('float32'), True)
+    """
+    return generator(rng).uniform(-bound, bound, shape).astype(_real(dtype))
+
+
+def default_bound(weight_shape: tuple[int, ...]) -> float:
+    """Bound of the uniform distribution that PyTorch draws weights and biases of its layers from, ``1 / sqrt(fan_in)``.
+
+    It is the Kaiming bound ``sqrt(6 / ((1 + a**2) * fan_in))`` with ``a = sqrt(5)``; `fan_in` is the number of inputs
+    that one output sees.
+
+    Parameters
+    ----------
+    weight_shape : tuple of int
+        ``(C_out, C_in / groups, *kernel)`` or ``(out_features, in_features)``.
+
+    Returns
+    -------
+    float
+
+    References
+    ----------
+    K. He, X. Zhang, S. Ren, J. Sun, *Delving Deep into Rectifiers*, arXiv:1502.01852; ``reset_parameters`` of PyTorch's
+    layers.
+
+    Examples
+    --------
+    >>> import npconv as nc
+    >>> nc.nn.init.default_bound((16, 4, 5, 5))
+    0.1
+    """
+    return 1 / math.sqrt(math.prod(weight_shape[1:]))
+
+
+def _real(dtype: Any) -> np.dtype[Any]:
+    message = f"dtype must be float16, float32 or float64, got {dtype!r:.60}"
+    try:
+        known: np.dtype[Any] = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(message) from None
+    if dtype is None or known not in (np.float16, np.float32, np.float64):
+        raise TypeError(message)
+    return known
