@@ -188,7 +188,7 @@ class Problem:
             return dx[:, :, *inside]
         sources = np.pad(np.arange(math.prod(self.size)).reshape(self.size), self.pairs, PAD_MODES[self.mode])
         flat = np.zeros((*dx.shape[:2], math.prod(self.size)), dx.dtype)
-        np.add.at(flat, (slice(None), slice(None), sources.ravel()), dx.reshape(*dx.shape[:2], -1))
+        np.add.at(flat, (slice(None), slice(None), sources.ravel()), dx.reshape(*dx.shape[:2], sources.size))
         return flat.reshape(*dx.shape[:2], *self.size)
 
     def expected(self, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
@@ -355,14 +355,17 @@ class PoolProblem:
         return (*self.x_shape[: -len(self.kernel)], *self.out)
 
     @property
-    def keywords(self) -> dict[str, Any]:
+    def window(self) -> dict[str, Any]:
         return {
-            "kernel_size": self.kernel,
             "stride": self.stride,
             "padding": self.pairs,
             "dilation": self.dilation,
             "ceil_mode": self.ceil_mode,
         }
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        return {"kernel_size": self.kernel, **self.window}
 
     def x(self, dtype: str = "float64") -> np.ndarray:
         return values(self.x_shape, dtype, self.seed)

@@ -23,6 +23,7 @@ from strategies import (
 )
 
 import npconv as nc
+from npconv.algorithms import ALGORITHMS
 
 PADDED = tuple(PAD_MODES)[1:]
 
@@ -199,10 +200,9 @@ def test_an_activation_of_float16_is_computed_in_float32(backend: str, problem: 
     identical(problem.conv(x, w, activation=activation, backend=backend), wide.astype("float16"))
 
 
-@pytest.mark.parametrize("dtype", INTEGERS)
-@given(data=st.data(), activation=st.sampled_from(("relu", "relu6")))
+@given(data=st.data(), dtype=st.sampled_from(INTEGERS), activation=st.sampled_from(("relu", "relu6")))
 def test_an_activation_of_integers_is_applied_to_the_wrapped_sum(
-    algorithm: str, dtype: str, data: st.DataObject, activation: str
+    algorithm: str, data: st.DataObject, dtype: str, activation: str
 ) -> None:
     problem = data.draw(problems_for(algorithm))
     x, w = problem.x(dtype), problem.w(dtype)
@@ -213,11 +213,33 @@ def test_an_activation_of_integers_is_applied_to_the_wrapped_sum(
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_an_activation_keeps_nan_and_takes_infinities_to_their_limits(backend: str, activation: str) -> None:
-    x = np.array([[[np.nan, np.inf, -np.inf, 1e38, -1e38]]], "float32")
+def test_an_activation_takes_nan_infinity_and_large_numbers(backend: str, activation: str) -> None:
+    x = np.array([[[np.nan, np.inf, 1e38, -1e38]]], "float32")
     y = nc.conv(x, np.ones((1, 1, 1), "float32"), activation=activation, backend=backend)
-    highest = [6, 6] if activation == "relu6" else [np.inf, np.float32(1e38)]
-    identical(y, np.array([[[np.nan, highest[0], 0, highest[1], 0]]], "float32"))
+    expected = [np.nan, 6, 6, 0] if activation == "relu6" else [np.nan, np.inf, 1e38, 0]
+    identical(y, np.array([[expected]], "float32"))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_all_algorithms_and_backends_agree_on_an_activation_of_minus_infinity(activation: str) -> None:
+    x, w = np.array([[[-np.inf, 1]]], "float32"), np.ones((1, 1, 1), "float32")
+    ways = [(name, backend) for name in ALGORITHMS for backend in BACKENDS]
+    results = [nc.conv(x, w, activation=activation, algorithm=name, backend=backend) for name, backend in ways]
+    for result in results[1:]:
+        identical(result, results[0])
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_a_weight_that_is_not_finite_meets_the_zeros_of_the_padding(algorithm: str, number: float) -> None:
+    """As in the definition, 0 * inf is NaN: what a weight meets must not depend on who computes it."""
+    problem = Problem(1, 1, 1, 1, (4,), (3,), (1,), (1,), 1, ((1, 1),))
+    problem = problem if algorithm != "pointwise" else problem.but(kernel=(1,), padding=0, pairs=((0, 0),))
+    x, w = problem.x() + 9, problem.w()
+    w[..., 0] = number
+    for backend in BACKENDS:
+        identical(problem.conv(x, w, algorithm=algorithm, backend=backend), problem.expected(x, w))
 
 
 # Rounding. Summing n products in any order, fused or not, is off by at most n * eps * sum |x||w|, as n * eps / 2

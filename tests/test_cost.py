@@ -213,10 +213,11 @@ def test_the_ratio_is_the_papers_formula(c_in, c_out, axes, stride, padding):
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_pair_is_its_two_layers(bias):
-    layer = cost.separable(32, 64, 3, (12, 10), stride=2, padding=1, bias=bias, dtype="float64")
-    deep = cost.conv((32, 12, 10), (32, 1, 3, 3), 2, 1, 1, 32, bias=bias, dtype="float64")
+    layer = cost.separable(32, 64, 3, (12, 10), 2, 2, 2, bias=bias, dtype="float64")
+    deep = cost.conv((32, 12, 10), (32, 1, 3, 3), 2, 2, 2, 32, bias=bias, dtype="float64")
     point = cost.conv((32, 6, 5), (64, 32, 1, 1), bias=bias, dtype="float64")
-    dense = cost.conv((32, 12, 10), (64, 32, 3, 3), 2, 1, bias=bias, dtype="float64")
+    dense = cost.conv((32, 12, 10), (64, 32, 3, 3), 2, 2, 2, bias=bias, dtype="float64")
+    assert layer.pair.macs == (32 * 9 + 32 * 64) * 6 * 5
     for found, expected in [(layer.depthwise, deep), (layer.pointwise, point), (layer.dense, dense)]:
         assert found.macs == expected.macs
         assert found.parameters == expected.parameters

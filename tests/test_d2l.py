@@ -180,6 +180,12 @@ def test_the_textbooks_own_rate_and_steps():
     assert losses[-1] < 1e-2 * losses[0]
 
 
+def test_the_rate_taken_by_default_is_half_of_where_steps_diverge():
+    # The bar's eigenvalues are 30 and 6, so the largest curvature is 60.
+    found, given = (d2l.learn_kernel(*bar(), (1, 2), lr=lr, steps=5, rng=0)[1] for lr in (None, 1 / 60))
+    assert found == pytest.approx(given, rel=1e-9)
+
+
 def test_each_step_is_one_of_gradient_descent():
     X, Y = bar()
     before, (start,) = d2l.learn_kernel(X, Y, (1, 2), lr=0.01, steps=0, rng=3)

@@ -102,10 +102,10 @@ def check_gradients(layer: nn.Module, x: np.ndarray, h: float) -> None:
     """Compare the gradients of ``sum(r * layer(x))`` in `x` and in every parameter with central differences.
 
     In any one element that sum is a straight line over the step, so the difference quotient has no truncation error,
-    and a step may be as long as the line. What is left is rounding. All numbers are below 1 in size (the moved one below
-    2, but a rounding is eps / 2), so with `m` the elements of input and result, the sum has at most m**2 products below
-    1, in chains of at most m additions; its error is at most m**3 eps, the quotient's m**3 eps / h. A gradient with a
-    wrong sign, place or factor is off by hundredths at least.
+    and a step may be as long as the line. What is left is rounding. All numbers are below 1 in size (the moved one is
+    below 2, but a rounding is eps / 2), so with `m` the elements of input and result, the sum has at most m**2 products
+    below 1, in chains of at most m additions; its error is at most m**3 eps, the quotient's m**3 eps / h. A gradient
+    with a wrong sign, place or factor is off by hundredths at least.
     """
     y = layer(x)
     r = spread(y.shape, 2)

@@ -22,10 +22,10 @@ Ints = int | tuple[int, ...]
 
 def namespace(name: str, value: Any) -> ModuleType:
     """Return the module whose functions take this array; anything but an array is a `TypeError` that names it."""
-    if isinstance(value, np.ndarray):
-        return np
     if type(value).__module__.partition(".")[0] == "cupy":
         return sys.modules["cupy"]
+    if isinstance(value, np.ndarray):
+        return np
     raise TypeError(f"{name} must be a NumPy or CuPy array, got {value!r:.60} ({type(value).__name__})")
 
 
