@@ -1,1 +1,1 @@
-"""Measurements: one table of layers, and programs that time them. Run them as modules: ``python -m benchmarks.forms``."""
+"""Measurements: one table of layers, and programs that time them. Run them as ``python -m benchmarks.forms``."""

@@ -1,6 +1,6 @@
 """How fast each form runs on each backend: GFLOP/s (2 per multiply-accumulate) of one core, float32, forward.
 
-``python -m benchmarks.forms`` prints a row a layer and the median a form; `npconv.machine.SUSTAINED` holds those medians.
+``python -m benchmarks.forms`` prints a row a layer and the median a form; `npconv.machine.SUSTAINED` follows them.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ import statistics
 import sys
 import time
 
-for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
-    os.environ[_name] = "1"  # before NumPy starts its own threads
-
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 import npconv as nc
 from benchmarks.layers import LAYERS, Layer
@@ -40,6 +38,7 @@ def rate(layer: Layer, backend: str, algorithm: str, seconds: float) -> float | 
     return plan.flops / statistics.median(times) / 1e9
 
 
+@threadpool_limits.wrap(limits=1)  # NumPy's matrix product too
 def main(seconds: float = 0.3) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

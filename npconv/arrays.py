@@ -28,6 +28,7 @@ Array: TypeAlias = Any
 
 DTYPES = "float16, float32, float64, complex64, complex128 and all integer types"
 
+_OPTIONAL = ("bias",)
 _DLPACK_CPU = 1
 
 # Whether two strided arrays share memory is a hard problem; beyond this effort they count as sharing.
@@ -43,11 +44,11 @@ class Backend:
     kernels: ModuleType | None
 
     def matmul(self, a: Array, b: Array) -> Array:
-        """``a @ b`` for ``(N or 1, G, M, K)`` and ``(N, G, K, P)``, by compiled loops where there are any."""
+        """``a @ b`` for ``(G, M, K)`` and ``(N, G, K, P)``, by compiled loops where there are any."""
         if self.kernels is None:
             return self.xp.matmul(a, b)
-        product = self.xp.empty((*b.shape[:2], a.shape[2], b.shape[3]), b.dtype)
-        self.kernels.matmul(self.xp.ascontiguousarray(a), self.xp.ascontiguousarray(b), product)
+        product = self.xp.empty((*b.shape[:2], a.shape[1], b.shape[3]), b.dtype)
+        self.kernels.matmul(a, self.xp.ascontiguousarray(b), product)
         return product
 
 
@@ -143,11 +144,13 @@ class Operands:
     backend : str or None
         What the caller asked for; None means `config.get_backend`.
     **operands : array or None
-        The call's arrays under the names that error messages use. None stands for an optional one that was left out.
+        The call's arrays under the names that error messages use; the first decides what kind goes back. None stands
+        for a bias that was left out.
     """
 
     def __init__(self, backend: str | None, **operands: Any) -> None:
-        self._given = {name: _enter(name, value) for name, value in operands.items() if value is not None}
+        given = {name: value for name, value in operands.items() if value is not None or name not in _OPTIONAL}
+        self._given = {name: _enter(name, value) for name, value in given.items()}
         self._homes = {name: _home(operands[name]) for name in self._given}
         homes = set(self._homes.values())
         if "cupy" in homes and len(homes) > 1:
@@ -159,6 +162,16 @@ class Operands:
         self.dtype = _result_dtype(self._given)
         self.compute_dtype = compute_dtype(self.dtype)
 
+    def companion(self, **operands: Any) -> Operands:
+        """Take in arrays that come later to the same call, such as a gradient, on its backend and device."""
+        later = Operands(self.backend.name, **operands)
+        if later.home != self.home:
+            name, value = next(iter(operands.items()))
+            kind = "a CuPy array" if self.home == "cupy" else "in the CPU's memory"
+            raise TypeError(f"{name} is a {_type_name(value)}, but what it belongs to is {kind}")
+        later._exit = self._exit
+        return later
+
     def shape(self, name: str) -> Size:
         """Shape of an operand as the caller gave it."""
         return tuple(self._given[name].shape)
@@ -166,6 +179,12 @@ class Operands:
     def has(self, name: str) -> bool:
         """Whether an optional operand was given."""
         return name in self._given
+
+    def check_dtype(self, name: str, dtype: np.dtype[Any], why: str) -> None:
+        """Raise unless an operand can be computed in `dtype` without loss of kind."""
+        given = self._given[name].dtype
+        if np.result_type(given, dtype) != dtype:
+            raise TypeError(f"{name} must be of dtype {dtype}, {why}; got {given}")
 
     def load(self, name: str, dtype: np.dtype[Any] | None = None) -> Array:
         """The operand on the backend, contiguous and aligned, in the dtype that is computed in."""
@@ -183,20 +202,19 @@ class Operands:
         if out is None:
             return
         dtype = self.dtype if dtype is None else dtype
-        if not isinstance(out, np.ndarray) and _home(out) != self.home:
-            raise TypeError(f"out must be an array of the same kind as the inputs, got {_type_name(out)}")
+        view = _enter("out", out)
         if _home(out) != self.home:
             raise TypeError(f"out must live on the same device as the inputs, got {_type_name(out)}")
-        if tuple(out.shape) != shape:
-            raise ValueError(f"out must have the shape of the result, {shape}, got {tuple(out.shape)}")
-        if out.dtype != dtype:
-            raise TypeError(f"out must have the dtype of the result, {dtype}, got {out.dtype}")
-        if not getattr(out.flags, "writeable", True):
+        if tuple(view.shape) != shape:
+            raise ValueError(f"out must have the shape of the result, {shape}, got {tuple(view.shape)}")
+        if view.dtype != dtype:
+            raise TypeError(f"out must have the dtype of the result, {dtype}, got {view.dtype}")
+        if not getattr(view.flags, "writeable", True):
             raise ValueError("out must be writeable, got a read-only array")
-        if _overlaps_itself(out):
-            raise ValueError("out must not overlap itself in memory, got strides " + repr(out.strides))
+        if _overlaps_itself(view):
+            raise ValueError(f"out must not overlap itself in memory, got strides {view.strides}")
         for name, value in self._given.items():
-            if _overlap(self.backend.xp, out, value):
+            if _overlap(self.backend.xp, view, value):
                 raise ValueError(f"out must not share memory with {name}")
 
     def deliver(self, result: Array, out: Any = None, dtype: np.dtype[Any] | None = None) -> Array:
@@ -205,7 +223,7 @@ class Operands:
         if self.home == "numpy" and self.backend.name == "cupy":
             result = self.backend.xp.asnumpy(result)
         if out is not None:
-            out[...] = result
+            _enter("out", out)[...] = result
             return out
         return result if self._exit is None else self._exit(result)
 
@@ -290,7 +308,10 @@ def _is_supported(dtype: Any) -> bool:
 
 
 def _from_dlpack(name: str, value: Any) -> Array:
-    device = int(value.__dlpack_device__()[0])
+    try:
+        device = int(value.__dlpack_device__()[0])
+    except (BufferError, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+        raise TypeError(f"{name}, a {_type_name(value)}, has no memory that can be read: {error}") from error
     if device != _DLPACK_CPU:
         raise TypeError(
             f"{name} is a {_type_name(value)} on another device (DLPack device type {device}); "
@@ -303,15 +324,14 @@ def _from_dlpack(name: str, value: Any) -> Array:
 
 
 def _foreign_exit(value: Any) -> Callable[[Array], Any] | None:
-    """How a NumPy result becomes the kind of array that `value` is; None where it is NumPy's own."""
+    """How a NumPy result becomes the kind of array that `value` is; None where it stays NumPy's."""
     if isinstance(value, np.ndarray):
         return None
     if hasattr(value, "__array_namespace__"):
         namespace = value.__array_namespace__()
     else:
-        namespace = sys.modules[type(value).__module__.partition(".")[0]]
-    exit_: Callable[[Array], Any] = namespace.from_dlpack
-    return exit_
+        namespace = sys.modules.get(type(value).__module__.partition(".")[0])
+    return getattr(namespace, "from_dlpack", None)
 
 
 def _home(value: Any) -> str:

@@ -5,12 +5,19 @@ All of them are the three operations of `npconv.algorithms.base`; this room only
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from npconv import config, epilogue
-from npconv.arrays import Array, Operands, check_shape, from_channels_first, require, supported_dtype
+from npconv.arrays import (
+    Array,
+    Operands,
+    check_shape,
+    compute_dtype,
+    from_channels_first,
+    require,
+    supported_dtype,
+)
 from npconv.geometry import (
     ConvSpec,
     choice,
@@ -346,7 +353,8 @@ def _transpose(
     y = plan.run(operands.load_image("x", layout, spec.batched), operands.load("w"))
     if any(beyond):
         y = operands.backend.xp.pad(y, ((0, 0), (0, 0), *((0, extra) for extra in beyond)))
-    y = epilogue.finish(operands.backend, y, None if bias is None else operands.load("bias"), activation)
+    y = epilogue.finish(operands.backend, y, None if bias is None else operands.load("bias"), None)
+    y = epilogue.activate(operands.backend, epilogue.wrapped(y, operands.dtype), activation)
     return operands.deliver(from_channels_first(operands.backend.xp, y, layout, spec.batched), out)
 
 
@@ -626,22 +634,33 @@ def conv_vjp(
         operands.shape("x"), operands.shape("w"), stride, padding, dilation, groups, padding_mode, layout
     )
     epilogue.check(operands, spec.out_channels, activation)
-    plan = functools.partial(_plan_for, spec, backend=operands.backend, dtype=operands.dtype, algorithm=algorithm)
+    plans = {
+        op: _plan_for(spec, op, operands.backend, operands.dtype, algorithm)
+        for op in ("forward", "input_grad", "weight_grad")
+    }
+    xp = operands.backend.xp
     x_, w_ = operands.load_image("x", layout, spec.batched), operands.load("w")
-    before = plan("forward").run(x_, w_, None if bias is None else operands.load("bias"))
-    after = epilogue.activate(operands.backend, before.copy() if activation else before, activation)
-    y = operands.deliver(from_channels_first(operands.backend.xp, after, layout, spec.batched))
+    after = plans["forward"].run(x_, w_, None if bias is None else operands.load("bias"))
+    slope = None
+    if activation:
+        slope = epilogue.slope(operands.backend, epilogue.wrapped(after, operands.dtype), activation)
+        after = epilogue.activate(operands.backend, epilogue.wrapped(after, operands.dtype), activation)
+    y = operands.deliver(from_channels_first(xp, after, layout, spec.batched))
 
     def pullback(dy: Array) -> tuple[Array, Array, Array | None]:
-        grads = Operands(operands.backend.name, dy=dy, x=x, w=w)
+        grads = operands.companion(dy=dy)
         check_shape("dy", grads.shape("dy"), spec.y_shape, "that of the result")
-        dz = grads.load_image("dy", layout, spec.batched)
-        if activation:
-            dz = dz * epilogue.slope(grads.backend, before, activation)
-        dx = plan("input_grad").run(dz, _conj(w_.astype(dz.dtype, copy=False)))
-        dw = plan("weight_grad").run(_conj(x_.astype(dz.dtype, copy=False)), dz)
-        db = None if bias is None else grads.deliver(dz.sum(axis=(0, *range(2, dz.ndim))))
-        return grads.deliver(from_channels_first(grads.backend.xp, dx, layout, spec.batched)), grads.deliver(dw), db
+        dtype = xp.result_type(grads.dtype, operands.dtype)
+        wide = compute_dtype(dtype)
+        dz = grads.load_image("dy", layout, spec.batched, wide)
+        if slope is not None:
+            # Where the activation is flat nothing passes, not even infinity.
+            dz = xp.where(slope == 0, 0, dz) * slope.astype(wide, copy=False)
+        dx = plans["input_grad"].run(dz, _conj(w_.astype(wide, copy=False)))
+        dw = plans["weight_grad"].run(_conj(x_.astype(wide, copy=False)), dz)
+        db = None if bias is None else grads.deliver(dz.sum(axis=(0, *range(2, dz.ndim))), dtype=dtype)
+        dx = from_channels_first(xp, dx, layout, spec.batched)
+        return grads.deliver(dx, dtype=dtype), grads.deliver(dw, dtype=dtype), db
 
     return y, pullback
 
@@ -710,13 +729,12 @@ def plan(
     spec = ConvSpec.of(
         x_shape, w_shape, stride, padding, dilation, groups, padding_mode, layout, x_name="x_shape", w_name="w_shape"
     )
-    choice("activation", activation, epilogue.ACTIVATIONS)
+    dtype = supported_dtype("dtype", dtype)
+    epilogue.check_activation(dtype, activation)
     chosen = config.get_backend() if backend is None else choice("backend", backend, config.BACKENDS)
     threads = None if threads is None else config.thread_count("threads", threads)
     max_workspace = None if max_workspace is None else integer("max_workspace", max_workspace)
-    return _plan_for(
-        spec, "forward", require(chosen), supported_dtype("dtype", dtype), algorithm, activation, threads, max_workspace
-    )
+    return _plan_for(spec, "forward", require(chosen), dtype, algorithm, activation, threads, max_workspace)
 
 
 def _plan_for(*arguments: Any, **options: Any) -> Plan:

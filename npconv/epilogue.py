@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from npconv.arrays import Array, Backend, Operands, check_shape
 from npconv.geometry import choice
 
@@ -10,12 +14,16 @@ ACTIVATIONS = (None, "relu", "relu6", "hardswish")
 
 def check(operands: Operands, channels: int, activation: str | None) -> None:
     """Raise unless the bias has one element per output channel and the activation is defined for the dtype."""
-    choice("activation", activation, ACTIVATIONS)
-    kind = operands.dtype.kind
-    if activation is not None and (kind == "c" or (activation == "hardswish" and kind != "f")):
-        raise TypeError(f"activation {activation!r} is not defined for {operands.dtype}")
+    check_activation(operands.dtype, activation)
     if operands.has("bias"):
         check_shape("bias", operands.shape("bias"), (channels,), "one element per output channel")
+
+
+def check_activation(dtype: np.dtype[Any], activation: str | None) -> None:
+    """Raise unless the activation is known, and defined for a result of this dtype."""
+    choice("activation", activation, ACTIVATIONS)
+    if activation is not None and (dtype.kind == "c" or (activation == "hardswish" and dtype.kind != "f")):
+        raise TypeError(f"activation {activation!r} is not defined for {dtype}")
 
 
 def finish(backend: Backend, y: Array, bias: Array | None, activation: str | None) -> Array:
@@ -33,9 +41,15 @@ def activate(backend: Backend, y: Array, activation: str | None) -> Array:
     elif activation == "relu6":
         xp.clip(y, 0, 6, out=y)
     elif activation == "hardswish":
-        y *= xp.clip(y + 3, 0, 6)
-        y /= 6
+        bent = xp.clip(y, -3, 3)
+        bent *= (bent + 3) / 6
+        y[...] = xp.where(y <= -3, 0, xp.where(y < 3, bent, y))
     return y
+
+
+def wrapped(y: Array, dtype: np.dtype[Any]) -> Array:
+    """An integer sum as its dtype wraps it, which is what an activation sees; anything else as it is."""
+    return y.astype(dtype, copy=False) if dtype.kind in "iu" else y
 
 
 def slope(backend: Backend, before: Array, activation: str | None) -> Array:
@@ -46,6 +60,6 @@ def slope(backend: Backend, before: Array, activation: str | None) -> Array:
     if activation == "relu6":
         return ((before > 0) & (before < 6)).astype(before.dtype)
     if activation == "hardswish":
-        between = before / 3 + xp.asarray(0.5, before.dtype)
-        return xp.where(before < -3, 0, xp.where(before <= 3, between, 1)).astype(before.dtype)
+        between = xp.clip(before, -3, 3) / 3 + xp.asarray(0.5, before.dtype)
+        return xp.where(before <= -3, 0, xp.where(before < 3, between, 1)).astype(before.dtype)
     return xp.ones_like(before)

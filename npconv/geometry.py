@@ -60,7 +60,7 @@ def choice(name: str, value: Any, known: tuple[Any, ...]) -> Any:
 
 def shape(name: str, value: Any) -> Size:
     """Return `value` as a tuple of sizes, each zero or more."""
-    items = _sequence(value)
+    items = sequence(value)
     if items is None:
         raise TypeError(f"{name} must be a shape, a tuple of integers, got {_show(value)}")
     sizes = tuple(integer(f"{name}[{i}]", v) for i, v in enumerate(items))
@@ -69,7 +69,7 @@ def shape(name: str, value: Any) -> Size:
 
 def per_axis(name: str, value: Any, ndim: int, minimum: int = 1) -> Size:
     """Return `value`, one integer or one per dimension, as a tuple of `ndim` integers."""
-    items = _sequence(value)
+    items = sequence(value)
     if items is None:
         return (integer(name, value, minimum),) * ndim
     if len(items) != ndim:
@@ -86,11 +86,11 @@ def check_extent(name: str, sizes: Size) -> Size:
     return sizes
 
 
-def _sequence(value: Any) -> tuple[Any, ...] | None:
-    """The items of a tuple, a list or a one-dimensional array; None for anything else."""
+def sequence(value: Any) -> tuple[Any, ...] | None:
+    """The items of a tuple, a list or an array; None for anything else."""
     if isinstance(value, tuple | list):
         return tuple(value)
-    if getattr(value, "ndim", 0) == 1 and hasattr(value, "__iter__"):
+    if getattr(value, "ndim", 0) >= 1 and hasattr(value, "__iter__"):
         return tuple(value)
     return None
 
@@ -128,7 +128,7 @@ def resolve_padding(value: Any, size: Size, kernel: Size, stride: Size, dilation
     if isinstance(value, str):
         choice("padding", value, PADDING_STRINGS)
         return tuple(_padding_by_name(value, *axis) for axis in zip(size, kernel, stride, dilation, strict=True))
-    items = _sequence(value)
+    items = sequence(value)
     if items is None:
         if value is None or not hasattr(value, "__index__"):
             raise TypeError(
@@ -155,7 +155,7 @@ def _is_flat_pair(items: tuple[Any, ...], ndim: int) -> bool:
 
 
 def _padding_pair(name: str, item: Any) -> tuple[int, int]:
-    pair = _sequence(item)
+    pair = sequence(item)
     if pair is None:
         p = integer(name, item)
         return p, p
@@ -576,12 +576,17 @@ def _transposed_window(
         for n, s, (lo, hi), k, d, op in zip(size, strides, pads, kernel, dilations, extra, strict=True)
     )
     beyond = tuple(max(op - hi, 0) for op, (_, hi) in zip(extra, pads, strict=True))
-    reached = tuple(o - b for o, b in zip(out, beyond, strict=True))
-    if any(r < 0 or n == 0 for r, n in zip(reached, size, strict=True)):
+    if any(o < 0 or n == 0 for o, n in zip(out, size, strict=True)):
         raise ValueError(
             f"the output of a transposed convolution would have size {out}: x has size {size}, kernel {kernel}, "
             f"stride {strides}, padding {pads}, dilation {dilations}, output_padding {extra}"
         )
-    uncovered = tuple((lo, max(hi - op, 0)) for op, (lo, hi) in zip(extra, pads, strict=True))
     check_extent("the output", out)
+    # Low padding may cut off so much that only the extension is left.
+    reached = tuple(max(o - b, 0) for o, b in zip(out, beyond, strict=True))
+    beyond = tuple(o - r for o, r in zip(out, reached, strict=True))
+    uncovered = tuple(
+        ((n - 1) * s + (k - 1) * d + 1 - r - max(hi - op, 0), max(hi - op, 0))
+        for n, s, k, d, r, op, (_, hi) in zip(size, strides, kernel, dilations, reached, extra, pads, strict=True)
+    )
     return Window.over(reached, kernel, strides, uncovered, dilations), beyond

@@ -22,31 +22,31 @@ class Machine:
 LECTURE = (Machine("lecture's CPU", 0.15e12), Machine("lecture's GPU", 12e12))
 """The lecture counts a multiply-accumulate as one operation: its 0.15 and 12 T/s are MACs per second."""
 
-# FLOP/s that one core sustains (a GPU: all of it) in each form, and bytes/s from memory: medians over the layers of
-# `python -m benchmarks.forms`, float32, on one core of an AMD EPYC (Zen 3). Only their order decides anything. Those for
-# CuPy have not been measured; they keep the same order at a GPU's scale.
+# FLOP/s that one core sustains (a GPU: all of it) with each kernel, and bytes/s from memory: typical of
+# `python -m benchmarks.forms`, float32, on one core of an AMD EPYC (Zen 3). Only their order decides anything. Those
+# for CuPy have not been measured; they keep the same order at a GPU's scale.
 SUSTAINED = {
-    ("numpy", "pointwise"): 60e9,
-    ("numpy", "depthwise"): 1.8e9,
-    ("numpy", "direct"): 37e9,
-    ("numpy", "im2col"): 39e9,
-    ("numba", "pointwise"): 21e9,
-    ("numba", "depthwise"): 6e9,
-    ("numba", "direct"): 5e9,
-    ("numba", "im2col"): 14e9,
-    ("cupy", "pointwise"): 40e12,
-    ("cupy", "depthwise"): 1e12,
-    ("cupy", "direct"): 15e12,
-    ("cupy", "im2col"): 20e12,
+    ("numpy", "matmul"): 60e9,
+    ("numpy", "unfold_matmul"): 40e9,
+    ("numpy", "matmul_per_tap"): 35e9,
+    ("numpy", "scale_per_tap"): 2e9,
+    ("numba", "tiles"): 40e9,
+    ("numba", "unfold_tiles"): 25e9,
+    ("numba", "unfold_rows"): 8e9,
+    ("numba", "rows"): 5e9,
+    ("cupy", "matmul"): 40e12,
+    ("cupy", "unfold_matmul"): 20e12,
+    ("cupy", "matmul_per_tap"): 15e12,
+    ("cupy", "scale_per_tap"): 1e12,
 }
 BANDWIDTH = {"numpy": 10e9, "numba": 10e9, "cupy": 2.5e12}
 LAUNCH = {"numpy": 20e-6, "numba": 10e-6, "cupy": 20e-6}
 
 
-def predicted_seconds(backend: str, algorithm: str, flops: int, nbytes: int, threads: int) -> float:
+def predicted_seconds(backend: str, kernel: str, flops: int, nbytes: int, threads: int) -> float:
     """Time that arithmetic or memory traffic takes, whichever is longer, and the launch."""
     cores = threads if backend == "numba" else 1
-    arithmetic = flops / (SUSTAINED[backend, algorithm] * cores)
+    arithmetic = flops / (SUSTAINED[backend, kernel] * cores)
     return max(arithmetic, nbytes / BANDWIDTH[backend]) + LAUNCH[backend]
 
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from npconv.arrays import Array, Backend, Operands, check_shape, from_channels_first
-from npconv.geometry import LAYOUTS, Size, Window, check_extent, choice, join_shape, per_axis, shape, split_shape
+from npconv.geometry import (
+    LAYOUTS,
+    Size,
+    Window,
+    check_extent,
+    choice,
+    join_shape,
+    per_axis,
+    sequence,
+    shape,
+    split_shape,
+)
 
 
 def unfold(
@@ -119,9 +130,10 @@ def fold(
     """
     operands = Operands(backend, cols=cols)
     choice("layout", layout, LAYOUTS)
-    ndim = next((len(s) for s in (output_size, kernel_size) if isinstance(s, tuple | list)), 0)
-    if ndim == 0:
+    sizes = sequence(output_size) or sequence(kernel_size)
+    if not sizes:
         raise ValueError("output_size must be a tuple, one integer per dimension, where kernel_size is an integer")
+    ndim = len(sizes)
     size = shape("output_size", per_axis("output_size", output_size, ndim, minimum=0))
     window = Window.over(size, per_axis("kernel_size", kernel_size, ndim), stride, padding, dilation)
     given = operands.shape("cols")
@@ -147,8 +159,8 @@ def spatial_form(
 ) -> tuple[int, int, Size, bool, Size]:
     """Batch, channels, spatial size, whether there was a batch axis, and the kernel as a tuple."""
     choice("layout", layout, LAYOUTS)
-    is_tuple = isinstance(kernel_size, tuple | list) or getattr(kernel_size, "ndim", 0) == 1
-    dims = len(kernel_size) if is_tuple else len(given) - 2  # type: ignore[arg-type]
+    items = sequence(kernel_size)
+    dims = len(given) - 2 if items is None else len(items)
     if dims < 1:
         raise ValueError(
             f"{name} must have a batch axis, a channel axis and at least one spatial axis where kernel_size is not a "

@@ -164,7 +164,7 @@ def avg_pool(
     Returns
     -------
     array
-        ``(N, C, *out)`` in the dtype of `x`; like `numpy.mean`, float64 for integers, whose sums are exact in 64 bits.
+        ``(N, C, *out)`` in the dtype of `x`; float64 for integers, summed in it, as by `numpy.mean`.
 
     Raises
     ------
@@ -273,9 +273,9 @@ class _Pool:
     ) -> _Pool:
         operands = Operands(backend, x=x)
         batch, channels, size, batched, kernel = spatial_form("x", operands.shape("x"), kernel_size, layout)
-        if not isinstance(ceil_mode, bool | np.bool_):
-            raise TypeError(f"ceil_mode must be True or False, got {ceil_mode!r}")
-        window = Window.over(size, kernel, kernel if stride is None else stride, padding, dilation, bool(ceil_mode))
+        window = Window.over(
+            size, kernel, kernel if stride is None else stride, padding, dilation, _flag("ceil_mode", ceil_mode)
+        )
         given = resolve_padding(padding, size, kernel, window.stride, window.dilation)
         for (low, high), reach in zip(given, window.reach, strict=True):
             if max(low, high) > reach:
@@ -308,16 +308,19 @@ class _Pool:
 
     def gradient(self, dy: Array) -> Operands:
         """The gradient of the result, checked, on the backend that computed it."""
-        operands = Operands(self.operands.backend.name, dy=dy)
+        operands = self.operands.companion(dy=dy)
         check_shape("dy", operands.shape("dy"), self.y_shape, "that of the result")
         return operands
 
 
 def _max_forward(pool: _Pool) -> tuple[Array, Array]:
     backend, window = pool.operands.backend, pool.window
-    x = pool.operands.load_image("x", pool.layout, pool.batched)
+    dtype = pool.operands.dtype
+    # Modulo 2^64 an unsigned and a signed integer are the same, but not in order.
+    wide = dtype if dtype == np.uint64 else compute_dtype(dtype)
+    x = pool.operands.load_image("x", pool.layout, pool.batched, wide)
     shape = (pool.batch, pool.channels, *window.out)
-    y = backend.xp.full(shape, _lowest(x.dtype), x.dtype)
+    y = backend.xp.full(shape, _lowest(dtype), wide)
     winner = backend.xp.full(shape, -1, np.int64)
     if backend.kernels is not None:
         backend.kernels.max_pool(window, x, y, winner)
@@ -337,7 +340,7 @@ def _max_backward(backend: Backend, window: Window, dy: Array, winner: Array, sh
         return dx
     dx = backend.xp.zeros(shape, dy.dtype)
     for tap, inp, out in window.tap_slices():
-        dx[..., *inp] += dy[..., *out] * (winner[..., *out] == tap)
+        dx[..., *inp] += backend.xp.where(winner[..., *out] == tap, dy[..., *out], 0)
     return dx
 
 
@@ -350,20 +353,27 @@ def _exceeds(value: Array, best: Array) -> Array:
     return greater | (value != value)
 
 
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def _lowest(dtype: np.dtype[Any]) -> Any:
-    if dtype.kind == "i":
+    if dtype.kind in "iu":
         return np.iinfo(dtype).min
     return complex(-math.inf, -math.inf) if dtype.kind == "c" else -math.inf
 
 
 def _average(pool: _Pool, count_include_pad: bool) -> Array:
     operands, backend = pool.operands, pool.operands.backend
-    x = operands.load_image("x", pool.layout, pool.batched)
+    count_include_pad = _flag("count_include_pad", count_include_pad)
+    mean = compute_dtype(_mean_dtype(operands))
+    x = operands.load_image("x", pool.layout, pool.batched, mean)
     planes = x.reshape(pool.spec.batch, 1, *pool.window.size)
     total = ALGORITHMS["depthwise"].forward(pool.spec, backend, planes, pool.ones(x.dtype), None, None)
     total = total.reshape(pool.batch, pool.channels, *pool.window.out)
-    mean = compute_dtype(_mean_dtype(operands))
-    return pool.as_result(total.astype(mean, copy=False) / _counts(pool, count_include_pad, mean, backend))
+    return pool.as_result(total / _counts(pool, count_include_pad, mean, backend))
 
 
 def _counts(pool: _Pool, count_include_pad: bool, dtype: np.dtype[Any], backend: Backend) -> Array:

@@ -74,6 +74,7 @@ def conv_input_grad(
     """
     dtype = np.result_type(dy, w)
     wide = _wide(dtype)
+    w, dy = np.conj(w).astype(wide), dy.astype(wide)
     padded_size = tuple(n + lo + hi for n, (lo, hi) in zip(size, padding, strict=True))
     dx = np.zeros((dy.shape[0], w.shape[1] * groups, *padded_size), wide)
     for n, o in np.ndindex(dy.shape[:2]):
@@ -81,9 +82,7 @@ def conv_input_grad(
             for c in range(w.shape[1]):
                 for tap in np.ndindex(*w.shape[2:]):
                     source = _source(position, tap, stride, dilation)
-                    dx[n, _channel(o, c, w, groups), *source] += (
-                        np.conj(w[o, c, *tap]).astype(wide) * dy[n, o, *position]
-                    )
+                    dx[n, _channel(o, c, w, groups), *source] += w[o, c, *tap] * dy[n, o, *position]
     inside = tuple(slice(lo, lo + n) for n, (lo, _) in zip(size, padding, strict=True))
     return dx[:, :, *inside].astype(dtype)
 

@@ -401,7 +401,7 @@ def pool_problems(draw: st.DrawFn, *, dims: st.SearchStrategy[int] = _DIMENSIONS
     kernel = draw(_integers(ndim, 1, largest))
     dilation = draw(_integers(ndim, 1, 2))
     if torch:
-        pairs = tuple((p, p) for p in (draw(st.integers(0, k // 2)) for k in kernel))
+        pairs = tuple((p, p) for p in (draw(_integers(1, 0, k // 2))[0] for k in kernel))
     else:
         # Padding of more than a dilation may leave a window without any element.
         pairs = tuple(
@@ -409,7 +409,7 @@ def pool_problems(draw: st.DrawFn, *, dims: st.SearchStrategy[int] = _DIMENSIONS
             for k, d in zip(kernel, dilation, strict=True)
         )
     size = tuple(
-        max((k - 1) * d + 1 - lo - hi, d) + more
+        max((k - 1) * d + 1 - (0 if torch else lo + hi), d) + more
         for k, d, (lo, hi), more in zip(kernel, dilation, pairs, draw(_integers(ndim, 0, extra)), strict=True)
     )
     lead = (draw(st.integers(0 if not torch else 1, 2)), draw(st.integers(1, 2)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from npconv.algorithms.base import OPERATIONS, Algorithm, Cost
+from npconv.algorithms.base import OPERATIONS, Algorithm, Work
 from npconv.algorithms.depthwise import Depthwise
 from npconv.algorithms.direct import Direct
 from npconv.algorithms.im2col import Im2col
@@ -12,4 +12,4 @@ ALGORITHMS: dict[str, Algorithm] = {
     algorithm.name: algorithm for algorithm in (Pointwise(), Depthwise(), Direct(), Im2col())
 }
 
-__all__ = ["ALGORITHMS", "OPERATIONS", "Algorithm", "Cost"]
+__all__ = ["ALGORITHMS", "OPERATIONS", "Algorithm", "Work"]

@@ -12,7 +12,9 @@ Arrays are ``(N, C, *spatial)``, contiguous and of one dtype; the padding is zer
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from npconv.arrays import Array, Backend
 from npconv.geometry import ConvSpec
@@ -21,7 +23,7 @@ OPERATIONS = ("forward", "input_grad", "weight_grad")
 
 
 @dataclass(frozen=True)
-class Cost:
+class Work:
     """What running an algorithm takes: arithmetic, memory traffic and memory beyond operands and result."""
 
     flops: int
@@ -37,11 +39,11 @@ class Algorithm(Protocol):
     def supports(self, spec: ConvSpec, op: str, backend: Backend) -> str | None:
         """None, or the reason why this algorithm cannot run, as a sentence."""
 
-    def cost(self, spec: ConvSpec, op: str, itemsize: int) -> Cost:
+    def cost(self, spec: ConvSpec, op: str, itemsize: int) -> Work:
         """What running it takes."""
 
-    def kernel(self, op: str, backend: Backend) -> str:
-        """Name of what does the work."""
+    def kernel(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> str:
+        """Name of what does the work in `dtype`, under which `npconv.machine` knows its speed."""
 
     def forward(
         self, spec: ConvSpec, backend: Backend, x: Array, w: Array, bias: Array | None, activation: str | None

@@ -11,7 +11,7 @@ class Depthwise(Direct):
     """The direct form with products and sums in place of matrix products. See `npconv.algorithms.base.Algorithm`."""
 
     name = "depthwise"
-    step = "one scaled image"
+    portable_kernel = "scale_per_tap"
 
     def supports(self, spec: ConvSpec, op: str, backend: Backend) -> str | None:
         if spec.is_depthwise:

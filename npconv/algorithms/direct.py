@@ -6,7 +6,11 @@ has its own loops, which read the image in place, a row at a time.
 
 from __future__ import annotations
 
-from npconv.algorithms.base import Cost, grouped, grouped_weights, image_shape, result_shape
+from typing import Any
+
+import numpy as np
+
+from npconv.algorithms.base import Work, grouped, grouped_weights, image_shape, result_shape
 from npconv.arrays import Array, Backend, flatten
 from npconv.epilogue import finish
 from npconv.geometry import ConvSpec
@@ -16,22 +20,25 @@ class Direct:
     """See `npconv.algorithms.base.Algorithm`."""
 
     name = "direct"
-    step = "one matrix product"
+    portable_kernel = "matmul_per_tap"
 
     def supports(self, spec: ConvSpec, op: str, backend: Backend) -> str | None:
         return None
 
-    def cost(self, spec: ConvSpec, op: str, itemsize: int) -> Cost:
+    def cost(self, spec: ConvSpec, op: str, itemsize: int) -> Work:
         # The image is read, and the result updated, once per tap.
-        return Cost(spec.flops, spec.bytes(itemsize) * spec.window.taps, 0)
+        return Work(spec.flops, spec.bytes(itemsize) * spec.window.taps, 0)
 
-    def kernel(self, op: str, backend: Backend) -> str:
-        return f"{self.step} per tap" if backend.kernels is None else f"conv_{op}"
+    def kernel(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> str:
+        if backend.kernels is None:
+            return self.portable_kernel
+        return "tiles" if backend.kernels.uses_tiles(spec, op, dtype) else "rows"
 
     def forward(
         self, spec: ConvSpec, backend: Backend, x: Array, w: Array, bias: Array | None, activation: str | None
     ) -> Array:
         xp = backend.xp
+        spec, x = explicit_zeros(spec, backend, x, w)
         if backend.kernels is not None:
             y = xp.empty(result_shape(spec), x.dtype)
             bias = xp.zeros(spec.out_channels, x.dtype) if bias is None else bias
@@ -57,6 +64,7 @@ class Direct:
 
     def weight_grad(self, spec: ConvSpec, backend: Backend, x: Array, dy: Array) -> Array:
         xp = backend.xp
+        spec, x = explicit_zeros(spec, backend, x, dy)
         if backend.kernels is not None:
             dw = xp.empty(spec.w_shape, x.dtype)
             backend.kernels.conv_weight_grad(spec, x, dy, dw)
@@ -77,3 +85,15 @@ class Direct:
         left = flatten(dy.swapaxes(0, 1).swapaxes(1, 2), 2)
         right = flatten(part.swapaxes(0, 1).swapaxes(1, 2), 2)
         return backend.xp.matmul(left, right.swapaxes(1, 2))
+
+
+def explicit_zeros(spec: ConvSpec, backend: Backend, x: Array, factor: Array) -> tuple[ConvSpec, Array]:
+    """Write the padding down where what it meets is not finite: zero times infinity is NaN, and cannot be left out.
+
+    On a GPU the question alone would wait for the device, so there the padding counts as absent.
+    """
+    if not spec.window.has_padding or factor.dtype.kind not in "fc" or backend.name == "cupy":
+        return spec, x
+    if backend.xp.isfinite(factor).all():
+        return spec, x
+    return spec.without_padding(), backend.xp.pad(x, ((0, 0), (0, 0), *spec.window.padding))

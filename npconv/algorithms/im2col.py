@@ -6,8 +6,11 @@ The matrix is `taps` times as large as the image, so a large batch is worked thr
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from npconv.algorithms.base import Cost, grouped_weights, image_shape, result_shape
+import numpy as np
+
+from npconv.algorithms.base import Work, grouped_weights, image_shape, result_shape
 from npconv.arrays import Array, Backend, flatten
 from npconv.epilogue import finish
 from npconv.geometry import ConvSpec
@@ -21,24 +24,26 @@ class Im2col:
     """See `npconv.algorithms.base.Algorithm`."""
 
     name = "im2col"
-    step = "patches, then a matrix product"
+    before_matmul = "unfold_"
 
     def supports(self, spec: ConvSpec, op: str, backend: Backend) -> str | None:
         return None
 
-    def cost(self, spec: ConvSpec, op: str, itemsize: int) -> Cost:
+    def cost(self, spec: ConvSpec, op: str, itemsize: int) -> Work:
         one = spec.in_channels * spec.window.taps * spec.window.positions * itemsize
         # Columns are written once and read once.
-        return Cost(spec.flops, spec.bytes(itemsize) + 2 * spec.batch * one, one * images_at_once(spec, itemsize))
+        return Work(spec.flops, spec.bytes(itemsize) + 2 * spec.batch * one, one * images_at_once(spec, itemsize))
 
-    def kernel(self, op: str, backend: Backend) -> str:
-        return f"{self.step} by {'BLAS' if backend.kernels is None else 'compiled loops'}"
+    def kernel(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> str:
+        if backend.kernels is None:
+            return f"{self.before_matmul}matmul"
+        return f"{self.before_matmul}{'tiles' if backend.kernels.multiplies_on_tiles(spec, op, dtype) else 'rows'}"
 
     def forward(
         self, spec: ConvSpec, backend: Backend, x: Array, w: Array, bias: Array | None, activation: str | None
     ) -> Array:
         y = backend.xp.empty(result_shape(spec), x.dtype)
-        weights = flatten(grouped_weights(spec, w), 2)[None]
+        weights = flatten(grouped_weights(spec, w), 2)
         for part in batches(spec, x.dtype.itemsize):
             columns = self.columns(spec, backend, x[part])
             y[part] = backend.matmul(weights, columns).reshape(y[part].shape)
@@ -46,7 +51,7 @@ class Im2col:
 
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         dx = backend.xp.empty(image_shape(spec), dy.dtype)
-        weights = flatten(grouped_weights(spec, w), 2)[None].swapaxes(2, 3)
+        weights = flatten(grouped_weights(spec, w), 2).swapaxes(1, 2)
         for part in batches(spec, dy.dtype.itemsize):
             dx[part] = self.image(spec, backend, backend.matmul(weights, self.rows(spec, dy[part])))
         return dx
@@ -59,7 +64,7 @@ class Im2col:
             # Batch and positions become one long axis, which the product sums over.
             left = flatten(rows.transpose(1, 2, 0, 3), 2)
             right = flatten(columns.transpose(1, 2, 0, 3), 2).swapaxes(1, 2)
-            grad += backend.matmul(left[None], right[None])[0]
+            grad += backend.matmul(left, right[None])[0]
         return dw
 
     def columns(self, spec: ConvSpec, backend: Backend, x: Array) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from npconv.algorithms.base import Cost, image_shape
+from npconv.algorithms.base import Work, image_shape
 from npconv.algorithms.im2col import Im2col
 from npconv.arrays import Array, Backend
 from npconv.geometry import ConvSpec
@@ -14,7 +14,7 @@ class Pointwise(Im2col):
     """im2col without the copy. See `npconv.algorithms.base.Algorithm`."""
 
     name = "pointwise"
-    step = "one matrix product"
+    before_matmul = ""
 
     def supports(self, spec: ConvSpec, op: str, backend: Backend) -> str | None:
         if spec.is_pointwise:
@@ -22,8 +22,8 @@ class Pointwise(Im2col):
         kernel, padding = spec.window.kernel, spec.window.padding
         return f"a pointwise convolution has a 1x1 kernel and no padding, here {kernel} and {padding}"
 
-    def cost(self, spec: ConvSpec, op: str, itemsize: int) -> Cost:
-        return Cost(spec.flops, spec.bytes(itemsize), 0)
+    def cost(self, spec: ConvSpec, op: str, itemsize: int) -> Work:
+        return Work(spec.flops, spec.bytes(itemsize), 0)
 
     def columns(self, spec: ConvSpec, backend: Backend, x: Array) -> Array:
         ((_, seen, _),) = spec.window.tap_slices()

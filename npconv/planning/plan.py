@@ -10,7 +10,7 @@ import numpy as np
 
 from npconv import epilogue
 from npconv.algorithms import ALGORITHMS
-from npconv.algorithms.base import Cost
+from npconv.algorithms.base import Work
 from npconv.arrays import Array, Backend, Operands, check_shape, compute_dtype, from_channels_first
 from npconv.config import limit_threads
 from npconv.geometry import ConvSpec
@@ -32,7 +32,7 @@ class Plan:
     activation : str or None
     threads : int
     algorithm, kernel : str
-    cost : Cost
+    work : Work
     predicted_seconds : float
         From typical rates of the backend, not measured on this machine.
     rejections : tuple of (str, str)
@@ -47,7 +47,7 @@ class Plan:
     threads: int
     algorithm: str
     kernel: str
-    cost: Cost
+    work: Work
     predicted_seconds: float
     rejections: tuple[tuple[str, str], ...]
 
@@ -59,7 +59,7 @@ class Plan:
     @property
     def flops(self) -> int:
         """Floating-point operations that the algorithm performs: two per multiply-accumulate."""
-        return self.cost.flops
+        return self.work.flops
 
     @property
     def bytes(self) -> int:
@@ -69,7 +69,7 @@ class Plan:
     @property
     def workspace(self) -> int:
         """Bytes needed beyond operands and result."""
-        return self.cost.workspace
+        return self.work.workspace
 
     @property
     def rejected(self) -> dict[str, str]:
@@ -94,7 +94,11 @@ class Plan:
         ValueError, TypeError
             If an array is not what was planned for.
         """
-        return self.pack(w, bias)(x, out=out)
+        operands = Operands(self.backend.name, x=x, w=w, bias=bias)
+        self._check(operands)
+        operands.check_out(out, self.spec.y_shape, self.dtype)
+        wide = compute_dtype(self.dtype)
+        return self._finish(operands, operands.load("w", wide), self._bias(operands), out)
 
     def pack(self, w: Array, bias: Array | None = None) -> PackedConv:
         """Take the weights in once; the result is called with images alone.
@@ -109,15 +113,30 @@ class Plan:
         ValueError, TypeError
             If an array is not what was planned for.
         """
+        operands = Operands(self.backend.name, w=w, bias=bias)
+        self._check(operands)
+        return PackedConv(self, operands.load("w", compute_dtype(self.dtype)).copy(), self._bias(operands, copy=True))
+
+    def _check(self, operands: Operands) -> None:
+        """Raise unless the operands of a call are those that were planned for."""
         if self.op != "forward":
             raise ValueError(f"only a forward plan can be called, this one is for {self.op}")
-        operands = Operands(self.backend.name, w=w, bias=bias)
-        check_shape("w", operands.shape("w"), self.spec.w_shape, "as planned")
-        self._check_dtype(operands)
-        epilogue.check(operands, self.spec.out_channels, self.activation)
-        dtype = compute_dtype(self.dtype)
-        loaded = operands.load("w", dtype)
-        return PackedConv(self, loaded, None if bias is None else operands.load("bias", dtype))
+        for name, shape in (("x", self.spec.x_shape), ("w", self.spec.w_shape), ("bias", (self.spec.out_channels,))):
+            if operands.has(name):
+                check_shape(name, operands.shape(name), shape, "as planned")
+                operands.check_dtype(name, self.dtype, "as planned")
+
+    def _bias(self, operands: Operands, copy: bool = False) -> Array | None:
+        if not operands.has("bias"):
+            return None
+        bias = operands.load("bias", compute_dtype(self.dtype))
+        return bias.copy() if copy else bias
+
+    def _finish(self, operands: Operands, w: Array, bias: Array | None, out: Array | None) -> Array:
+        """Run on an image that was taken in, and hand the result over."""
+        spec = self.spec
+        y = self.run(operands.load_image("x", spec.layout, spec.batched, compute_dtype(self.dtype)), w, bias)
+        return operands.deliver(from_channels_first(self.backend.xp, y, spec.layout, spec.batched), out, self.dtype)
 
     def run(self, a: Array, b: Array, bias: Array | None = None) -> Array:
         """Run on arrays as algorithms take them: ``(x, w)``, ``(dy, w)`` or ``(x, dy)``, depending on `op`."""
@@ -136,11 +155,10 @@ class Plan:
             a = pad(self.backend, a, padding, mode)
         if self.op == "weight_grad":
             return algorithm.weight_grad(spec, self.backend, a, b)
-        return algorithm.forward(spec, self.backend, a, b, bias, self.activation)
-
-    def _check_dtype(self, operands: Operands) -> None:
-        if np.result_type(operands.dtype, self.dtype) != self.dtype:
-            raise TypeError(f"the plan is for {self.dtype}, got arrays of {operands.dtype}")
+        if self.dtype.kind == "f":
+            return algorithm.forward(spec, self.backend, a, b, bias, self.activation)
+        y = algorithm.forward(spec, self.backend, a, b, bias, None)
+        return epilogue.activate(self.backend, epilogue.wrapped(y, self.dtype), self.activation)
 
     def __str__(self) -> str:
         width = max(len(label) for label, _ in self._lines())
@@ -186,15 +204,11 @@ class PackedConv:
         ValueError, TypeError
             If `x` or `out` is not what was planned for.
         """
-        plan, spec = self.plan, self.plan.spec
+        plan = self.plan
         operands = Operands(plan.backend.name, x=x)
-        check_shape("x", operands.shape("x"), spec.x_shape, "as planned")
-        plan._check_dtype(operands)
-        operands.check_out(out, spec.y_shape, plan.dtype)
-        image = operands.load_image("x", spec.layout, spec.batched, compute_dtype(plan.dtype))
-        y = plan.run(image, self.w, self.bias)
-        y = from_channels_first(plan.backend.xp, y, spec.layout, spec.batched)
-        return operands.deliver(y, out, plan.dtype)
+        plan._check(operands)
+        operands.check_out(out, plan.spec.y_shape, plan.dtype)
+        return plan._finish(operands, self.w, self.bias, out)
 
 
 def _times(sizes: tuple[int, ...]) -> str:

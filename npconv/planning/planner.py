@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from npconv.algorithms import ALGORITHMS
-from npconv.algorithms.base import Cost
+from npconv.algorithms.base import Work
 from npconv.arrays import Backend, compute_dtype
 from npconv.config import get_num_threads
 from npconv.geometry import ConvSpec, choice
@@ -51,26 +51,28 @@ def _choose(
     max_workspace: int | None,
 ) -> Plan:
     core = spec if spec.padding_mode == "zeros" else spec.without_padding()
-    itemsize = compute_dtype(dtype).itemsize
-    possible: dict[str, tuple[float, Cost]] = {}
+    wide = compute_dtype(dtype)
+    possible: dict[str, tuple[float, str, Work]] = {}
     rejected: dict[str, str] = {}
     for name, candidate in ALGORITHMS.items():
-        cost = candidate.cost(core, op, itemsize)
+        work = candidate.cost(core, op, wide.itemsize)
         reason = candidate.supports(core, op, backend)
-        if reason is None and max_workspace is not None and cost.workspace > max_workspace:
-            reason = f"its workspace of {amount(cost.workspace, 'B')} exceeds the {amount(max_workspace, 'B')} allowed"
+        if reason is None and max_workspace is not None and work.workspace > max_workspace:
+            reason = f"its workspace of {amount(work.workspace, 'B')} exceeds the {amount(max_workspace, 'B')} allowed"
         if reason is None:
-            possible[name] = predicted_seconds(backend.name, name, cost.flops, cost.bytes, threads), cost
+            kernel = candidate.kernel(core, op, backend, wide)
+            # For one thread: the choice, and with it the last bits of a result, must not depend on their number.
+            possible[name] = predicted_seconds(backend.name, kernel, work.flops, work.bytes, 1), kernel, work
         else:
             rejected[name] = reason
     if algorithm in rejected:
         raise ValueError(f"algorithm {algorithm!r} cannot run this convolution: {rejected[algorithm]}")
     chosen = min(possible, key=lambda name: possible[name][0]) if algorithm == "auto" else algorithm
-    for name, (seconds, _) in possible.items():
+    for name, (seconds, *_) in possible.items():
         if name != chosen:
             rejected[name] = f"predicted {duration(seconds)}" if algorithm == "auto" else f"{chosen} was asked for"
-    seconds, cost = possible[chosen]
-    kernel = ALGORITHMS[chosen].kernel(op, backend)
+    _, kernel, work = possible[chosen]
+    seconds = predicted_seconds(backend.name, kernel, work.flops, work.bytes, threads)
     return Plan(
-        spec, op, backend, dtype, activation, threads, chosen, kernel, cost, seconds, tuple(sorted(rejected.items()))
+        spec, op, backend, dtype, activation, threads, chosen, kernel, work, seconds, tuple(sorted(rejected.items()))
     )

@@ -1,6 +1,7 @@
 """The compiled loops as the algorithms call them: flatten the spatial axes, tabulate the geometry, spread over cores.
 
-Every function takes arrays in C order and one dtype, and writes the array that it is handed for the result.
+Every function takes arrays in C order and of one dtype, reads its operands, and writes the array that it is handed for
+the result. Where `uses_tiles` says so the register tiles do the work, elsewhere the plain rows.
 """
 
 from __future__ import annotations
@@ -12,10 +13,118 @@ from typing import Any
 import numpy as np
 
 from npconv.arrays import flatten
+from npconv.config import get_num_threads
 from npconv.geometry import ConvSpec, Window
 from npconv.kernels.cpu import loops, threads
+from npconv.kernels.cpu.tiled import conv_tiled
 
 ACTIVATIONS = {None: 0, "relu": loops.RELU, "relu6": loops.RELU6, "hardswish": loops.HARDSWISH}
+
+# Output channels below which a tile would be mostly empty rows.
+FEWEST_TILE_ROWS = 4
+
+
+def uses_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:
+    """Whether an operation runs on register tiles.
+
+    They know float32 and float64 and compute ``forward``. The input gradient at stride 1 is a forward convolution with
+    turned weights, as long as no padding reaches further than the kernel.
+    """
+    if dtype.kind != "f" or op == "weight_grad":
+        return False
+    if op == "forward":
+        return spec.out_channels // spec.groups >= FEWEST_TILE_ROWS
+    window = spec.window
+    turned = all(max(pads) <= reach for pads, reach in zip(window.padding, window.reach, strict=True))
+    return turned and set(window.stride) == {1} and spec.in_channels // spec.groups >= FEWEST_TILE_ROWS
+
+
+def multiplies_on_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:
+    """Whether the matrix product of an operation's columns runs on register tiles."""
+    rows = spec.parameters // max(spec.out_channels, 1) if op == "input_grad" else spec.out_channels // spec.groups
+    return dtype.kind == "f" and rows >= FEWEST_TILE_ROWS
+
+
+def conv_forward(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | None, y: Any) -> None:
+    code = ACTIVATIONS[activation]
+    if uses_tiles(spec, "forward", x.dtype):
+        weights = flatten(w.reshape(spec.groups, spec.out_channels // spec.groups, *w.shape[1:]), 2)
+        _run_tiles(flatten(x, 2), weights, bias, flatten(y, 2), code, spec.window)
+        return
+    rows = spec.window.positions // spec.window.out[-1]
+    threads.run(
+        loops.conv_forward, spec.batch * spec.out_channels * rows, spec.macs,
+        _read(flatten(x, 2)), _read(flatten(w, 2)), _read(bias), flatten(y, 2), spec.groups, code, *tables(spec.window),
+    )  # fmt: skip
+
+
+def conv_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
+    if uses_tiles(spec, "input_grad", dy.dtype):
+        window = spec.window
+        padding = tuple((r - lo, r - hi) for r, (lo, hi) in zip(window.reach, window.padding, strict=True))
+        turned = Window(window.out, window.kernel, window.stride, padding, window.dilation)
+        weights = flatten(w.reshape(spec.groups, spec.out_channels // spec.groups, *w.shape[1:]), 3)[
+            ..., ::-1
+        ].swapaxes(1, 2)
+        bias = np.zeros(spec.in_channels, dy.dtype)
+        _run_tiles(flatten(dy, 2), flatten(weights, 2), bias, flatten(dx, 2), 0, turned)
+        return
+    rows = math.prod(spec.window.size[:-1])
+    if dx.size:
+        threads.run(
+            loops.conv_input_grad, spec.batch * spec.in_channels * rows, spec.macs,
+            _read(flatten(dy, 2)), _read(flatten(w, 2)), flatten(dx, 2), spec.groups, *tables(spec.window),
+        )  # fmt: skip
+
+
+def conv_weight_grad(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:
+    kernel_rows = dw.size // spec.window.kernel[-1]
+    threads.run(
+        loops.conv_weight_grad, kernel_rows, spec.macs,
+        _read(flatten(x, 2)), _read(flatten(dy, 2)), flatten(dw, 2), spec.groups, *tables(spec.window),
+    )  # fmt: skip
+
+
+def matmul(a: Any, b: Any, product: Any) -> None:
+    """``product[n, g] = a[g] @ b[n, g]`` for ``(G, M, K)`` and ``(N, G, K, P)``."""
+    batch, groups, rows, positions = product.shape
+    if b.dtype.kind == "f" and rows >= FEWEST_TILE_ROWS and positions:
+        one_tap = Window((positions,), (1,), (1,), ((0, 0),), (1,))
+        bias, y = np.zeros(groups * rows, b.dtype), product.reshape(batch, groups * rows, positions)
+        _run_tiles(b.reshape(batch, groups * b.shape[2], positions), a, bias, y, 0, one_tap)
+        return
+    threads.run(
+        loops.matmul, batch * groups * rows, product.size * a.shape[-1],
+        _read(np.ascontiguousarray(a)), _read(b), product,
+    )  # fmt: skip
+
+
+def unfold(window: Window, x: Any, columns: Any) -> None:
+    threads.run(
+        loops.unfold, math.prod(columns.shape[:3]), columns.size, _read(flatten(x, 2)), columns, *tables(window)
+    )
+
+
+def fold(window: Window, columns: Any, x: Any) -> None:
+    threads.run(
+        loops.fold, x.shape[0] * x.shape[1], columns.size, _read(columns), flatten(x, 2), *tables(window)
+    )  # fmt: skip
+
+
+def max_pool(window: Window, x: Any, y: Any, winner: Any) -> None:
+    rows = x.shape[0] * x.shape[1] * window.positions // window.out[-1]
+    threads.run(
+        loops.max_pool, rows, y.size * window.taps,
+        _read(flatten(x, 2)), flatten(y, 2), flatten(winner, 2), *tables(window),
+    )  # fmt: skip
+
+
+def max_pool_grad(window: Window, dy: Any, winner: Any, dx: Any) -> None:
+    geometry, _ = tables(window)
+    planes = dx.shape[0] * dx.shape[1]
+    threads.run(
+        loops.max_pool_grad, planes, dy.size, _read(flatten(dy, 2)), _read(flatten(winner, 2)), flatten(dx, 2), geometry
+    )
 
 
 @functools.lru_cache(maxsize=512)
@@ -25,55 +134,32 @@ def tables(window: Window) -> tuple[Any, Any]:
     geometry = np.array([window.size, window.kernel, window.stride, window.dilation, low, window.out], np.int64)
     last = window.ndim - 1
     spans = np.array([window.tap_range(last, k) for k in range(window.kernel[last])], np.int64)
-    return geometry, spans
+    return _read(geometry), _read(spans)
 
 
-def conv_forward(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | None, y: Any) -> None:
-    rows = spec.window.positions // spec.window.out[-1]
-    threads.run(
-        loops.conv_forward, spec.batch * spec.out_channels * rows, spec.macs,
-        flatten(x, 2), flatten(w, 2), bias, flatten(y, 2), spec.groups, ACTIVATIONS[activation], *tables(spec.window),
-    )  # fmt: skip
+def _read(value: Any) -> Any:
+    """An operand as a read-only view.
+
+    Read-only arrays have a type of their own in compiled code: so there is one variant of each loop, whatever the
+    caller's array was, and the compiler refuses a loop that writes into an operand.
+    """
+    view = value.view()
+    view.flags.writeable = False
+    return view
 
 
-def conv_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
-    rows = math.prod(spec.window.size[:-1])
-    if dx.size:
-        threads.run(
-            loops.conv_input_grad, spec.batch * spec.in_channels * rows, spec.macs,
-            flatten(dy, 2), flatten(w, 2), flatten(dx, 2), spec.groups, *tables(spec.window),
-        )  # fmt: skip
-
-
-def conv_weight_grad(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:
-    kernel_rows = dw.size // spec.window.kernel[-1]
-    threads.run(
-        loops.conv_weight_grad, kernel_rows, spec.macs,
-        flatten(x, 2), flatten(dy, 2), flatten(dw, 2), spec.groups, *tables(spec.window),
-    )  # fmt: skip
-
-
-def matmul(a: Any, b: Any, product: Any) -> None:
-    """``a @ b`` for ``(N or 1, G, M, K)`` and ``(N, G, K, P)``."""
-    threads.run(loops.matmul, math.prod(product.shape[:3]), product.size * a.shape[-1], a, b, product)
-
-
-def unfold(window: Window, x: Any, columns: Any) -> None:
-    threads.run(loops.unfold, math.prod(columns.shape[:3]), columns.size, flatten(x, 2), columns, *tables(window))
-
-
-def fold(window: Window, columns: Any, x: Any) -> None:
-    threads.run(loops.fold, x.shape[0] * x.shape[1], columns.size, columns, flatten(x, 2), *tables(window))
-
-
-def max_pool(window: Window, x: Any, y: Any, winner: Any) -> None:
-    rows = x.shape[0] * x.shape[1] * window.positions // window.out[-1]
-    threads.run(
-        loops.max_pool, rows, y.size * window.taps, flatten(x, 2), flatten(y, 2), flatten(winner, 2), *tables(window)
-    )
-
-
-def max_pool_grad(window: Window, dy: Any, winner: Any, dx: Any) -> None:
+def _run_tiles(x: Any, w: Any, bias: Any, y: Any, activation: int, window: Window) -> None:
+    """Run `tiled.conv_tiled` on ``(N, C, S)``, ``(groups, outputs, depth)``, ``(outputs,)`` and ``(N, outputs, P)``."""
+    loop, rows, columns = conv_tiled(x.dtype)
+    groups, outputs, depth = w.shape
+    blocks = -(-outputs // rows)
+    packed = np.zeros((groups, blocks * rows, depth), w.dtype)
+    packed[:, :outputs] = w
+    packed = np.ascontiguousarray(packed.reshape(groups, blocks, rows, depth).swapaxes(2, 3))
+    tasks = y.shape[0] * groups * -(-y.shape[2] // columns)
+    # With fewer tasks than threads would like, several share an image and divide its output channels.
+    shares = max(1, min(blocks, -(-2 * get_num_threads() // max(tasks, 1))))
     geometry, _ = tables(window)
-    planes = dx.shape[0] * dx.shape[1]
-    threads.run(loops.max_pool_grad, planes, dy.size, flatten(dy, 2), flatten(winner, 2), flatten(dx, 2), geometry)
+    threads.run(
+        loop, tasks * shares, y.size * depth, _read(x), _read(packed), _read(bias), y, shares, activation, geometry
+    )  # fmt: skip

@@ -74,7 +74,7 @@ def activate(row: Any, activation: int) -> None:
             if row[j].real <= -3:
                 row[j] = 0
             elif row[j].real < 3:
-                row[j] = row[j] * (row[j] + 3) / 6
+                row[j] = row[j] * ((row[j] + 3) / 6)
 
 
 @compiled
@@ -171,11 +171,11 @@ def conv_weight_grad(start: int, stop: int, x: Any, dy: Any, dw: Any, groups: in
 
 @compiled
 def matmul(start: int, stop: int, a: Any, b: Any, product: Any) -> None:
-    """``product[n, g] = a[n, g] @ b[n, g]``; a stack of one in `a` serves every n. A task is one row of one product."""
+    """``product[n, g] = a[g] @ b[n, g]``. A task is one row of one product."""
     groups, rows = product.shape[1], product.shape[2]
     for task in range(start, stop):
         n, g, i = task // (groups * rows), task // rows % groups, task % rows
-        factors = a[n if a.shape[0] > 1 else 0, g, i]
+        factors = a[g, i]
         target = product[n, g, i]
         target[:] = 0
         for k in range(factors.shape[0]):

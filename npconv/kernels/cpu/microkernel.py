@@ -1,7 +1,7 @@
-"""The register tile: a small block of a matrix product, generated as LLVM instructions for the vectors of this processor.
+"""The register tile: a small block of a matrix product, generated as LLVM instructions for this processor's vectors.
 
-``C[i, j] := sum over k of A[k, i] * B[k, j]``, or ``C[i, j] +=`` the same. Written out, not left to a vectoriser, because the whole
-speed is in keeping `rows` x `vectors` sums in registers while two streams pass by.
+``C[i, j] := sum over k of A[k, i] * B[k, j]``, or ``C[i, j] +=`` the same. Written out, not left to a vectoriser,
+because the whole speed is in keeping `rows` x `vectors` sums in registers while two streams pass by.
 
 Contract: A is packed ``(depth, rows)`` and B ``(depth, columns)``, both contiguous; C has rows `ldc` elements apart.
 Only the first `used_rows` rows and `used_columns` columns of C are touched: columns by masked loads and stores, rows by
@@ -26,11 +26,12 @@ INT32, INT64, BIT = ir.IntType(32), ir.IntType(64), ir.IntType(1)
 def tile_product(itemsize: int, tile: Tile) -> Any:
     """Make the tile for float32 (`itemsize` 4) or float64 (8) as a function for compiled code.
 
-    It is called as ``product(depth, a, a_start, b, b_start, c, c_start, ldc, used_rows, used_columns, accumulate)`` with C-ordered
+    It is called as
+    ``product(depth, a, a_start, b, b_start, c, c_start, ldc, used_rows, used_columns, accumulate)`` with C-ordered
     arrays `a`, `b`, `c` and flat positions in them.
     """
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def product(
         typing_context: Any, depth: Any, a: Any, a_start: Any, b: Any, b_start: Any, c: Any, c_start: Any, ldc: Any,
         used_rows: Any, used_columns: Any, accumulate: Any,
@@ -42,9 +43,12 @@ def tile_product(itemsize: int, tile: Tile) -> Any:
             depth, a, a_start, b, b_start, c, c_start, ldc, used_rows, used_columns, accumulate = arguments
             starts = [
                 builder.gep(context.make_array(kind)(context, builder, array).data, [start])
-                for kind, array, start in zip(signature.args[1:6:2], (a, b, c), (a_start, b_start, c_start), strict=True)
+                for kind, array, start in zip(
+                    signature.args[1:6:2], (a, b, c), (a_start, b_start, c_start), strict=True
+                )
             ]
-            _Generator(builder, itemsize, tile).emit(depth, *starts, ldc, used_rows, used_columns, accumulate)
+            generator = _Generator(builder, itemsize, tile)
+            generator.emit(depth, starts[0], starts[1], starts[2], ldc, used_rows, used_columns, accumulate)
             return context.get_dummy_value()
 
         return signature, generate
@@ -172,7 +176,8 @@ class _Generator:
         return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INT32, kind.count), None))
 
     def _declare(self, name: str, result: Any, arguments: list[Any]) -> Any:
-        return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, arguments), name)
+        insert: Any = cgutils.get_or_insert_function
+        return insert(self.builder.module, ir.FunctionType(result, arguments), name)
 
     @staticmethod
     def _int(value: int) -> Any:

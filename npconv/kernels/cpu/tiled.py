@@ -1,8 +1,9 @@
 """Convolution as a matrix product that is never written down: the implicit GEMM around the register tile.
 
-A task takes some window positions of one image and group. For a slice of the depth (channels times taps) it packs what lies
-under those positions into panels that fit L1, and runs the tiles of all output channels over them. So no matrix of
-patches exists, whatever the kernel, stride, dilation, padding and number of dimensions; a matrix product is the case of one tap.
+A task takes some window positions of one image and group. For a slice of the depth (channels times taps) it packs what
+lies under those positions into panels that fit L1, and runs the tiles of all output channels over them. So no matrix
+of patches exists, whatever the kernel, stride, dilation, padding and number of dimensions; a matrix product is the case
+of one tap.
 """
 
 from __future__ import annotations
@@ -20,22 +21,31 @@ from npconv.kernels.cpu.microkernel import tile_product
 
 
 @compiled
-def locate(first: int, offsets: Any, positions: int, geometry: Any) -> None:
-    """Offsets, within a channel, of the input under positions `first` on: ``(taps, columns)``, -1 where there is none."""
+def locate(first: int, corners: Any, offsets: Any, positions: int, geometry: Any) -> None:
+    """Offsets, within a channel, of the input under positions `first` on: ``(taps, columns)``, -1 where there is none.
+
+    `corners` is room for the first input element under each position, ``(axes, columns)``.
+    """
     size, kernel, stride, dilation, low, out = geometry
+    axes = geometry.shape[1]
+    for column in range(offsets.shape[1]):
+        position = first + column
+        for axis in range(axes - 1, -1, -1):
+            corners[axis, column] = position % out[axis] * stride[axis] - low[axis]
+            position //= out[axis]
     for tap in range(offsets.shape[0]):
-        for column in range(offsets.shape[1]):
-            position, part, found, scale = first + column, tap, 0, 1
-            for axis in range(geometry.shape[1] - 1, -1, -1):
-                here = position % out[axis] * stride[axis] + part % kernel[axis] * dilation[axis] - low[axis]
-                if here < 0 or here >= size[axis]:
-                    found = -1
-                    break
-                found += here * scale
-                scale *= size[axis]
-                position //= out[axis]
-                part //= kernel[axis]
-            offsets[tap, column] = found if first + column < positions else -1
+        offsets[tap, :] = 0
+        part, scale = tap, 1
+        for axis in range(axes - 1, -1, -1):
+            reach = part % kernel[axis] * dilation[axis]
+            part //= kernel[axis]
+            for column in range(offsets.shape[1]):
+                here = corners[axis, column] + reach
+                outside = here < 0 or here >= size[axis] or offsets[tap, column] < 0
+                offsets[tap, column] = -1 if outside else offsets[tap, column] + here * scale
+            scale *= size[axis]
+        for column in range(max(0, positions - first), offsets.shape[1]):
+            offsets[tap, column] = -1
 
 
 @compiled
@@ -55,28 +65,36 @@ def conv_tiled(dtype: np.dtype[Any]) -> tuple[Callable[..., None], int, int]:
 
     @compiled
     def conv_tiled_loop(
-        start: int, stop: int, x: Any, w: Any, bias: Any, y: Any, activation: int, geometry: Any
+        start: int, stop: int, x: Any, w: Any, bias: Any, y: Any, shares: int, activation: int, geometry: Any
     ) -> None:
-        """``y = act(bias + x * w)``. Weights are packed ``(groups, blocks, depth, rows)``; a task is (n, group, positions)."""
+        """``y = act(bias + x * w)``, with weights packed ``(groups, blocks, depth, rows)``.
+
+        A task is (positions, n, group, share): one of `shares` parts of the group's output channels.
+        """
         groups, blocks, total = w.shape[0], w.shape[1], w.shape[2]
         outputs, positions = y.shape[1] // groups, y.shape[2]
         taps = 1
         for axis in range(geometry.shape[1]):
             taps *= geometry[1, axis]
         channels = total // taps
-        parts = (positions + panels * columns - 1) // (panels * columns)
         packed = np.empty(panels * depth * columns, x.dtype)
         offsets = np.empty((taps, panels * columns), np.int64)
+        corners = np.empty((geometry.shape[1], panels * columns), np.int64)
         runs = np.empty((taps, panels), np.bool_)
+        located = -1
         for task in range(start, stop):
-            n, group, part = task // (parts * groups), task // parts % groups, task % parts
+            share, group = task % shares, task // shares % groups
+            n, part = task // (shares * groups) % x.shape[0], task // (shares * groups * x.shape[0])
+            first_block, last_block = blocks * share // shares, blocks * (share + 1) // shares
             first = part * panels * columns
             count = min(panels * columns, positions - first)
-            locate(first, offsets, positions, geometry)
-            for tap in range(taps):
-                for panel in range(panels):
-                    runs[tap, panel] = adjacent(offsets[tap, panel * columns : (panel + 1) * columns])
-            for above in range(0, total, depth):
+            if part != located:
+                located = part
+                locate(first, corners, offsets, positions, geometry)
+                for tap in range(taps):
+                    for panel in range(panels):
+                        runs[tap, panel] = adjacent(offsets[tap, panel * columns : (panel + 1) * columns])
+            for above in range(0, max(total, 1), depth):  # once without channels too: zeros are written
                 steps = min(depth, total - above)
                 for panel in range((count + columns - 1) // columns):
                     for step in range(steps):
@@ -92,7 +110,7 @@ def conv_tiled(dtype: np.dtype[Any]) -> tuple[Callable[..., None], int, int]:
                             for j in range(columns):
                                 source = seen[at(j)]
                                 target[at(j)] = image[at(source)] if source >= 0 else 0
-                for block in range(blocks):
+                for block in range(first_block, last_block):
                     used = min(rows, outputs - block * rows)
                     channel = n * y.shape[1] + group * outputs + block * rows
                     for panel in range((count + columns - 1) // columns):
@@ -102,10 +120,10 @@ def conv_tiled(dtype: np.dtype[Any]) -> tuple[Callable[..., None], int, int]:
                             y, channel * positions + first + panel * columns, positions,
                             used, count - panel * columns, above > 0,
                         )  # fmt: skip
-            for o in range(group * outputs, (group + 1) * outputs):
-                result = y[n, o, first : first + count]
+            for o in range(first_block * rows, min(last_block * rows, outputs)):
+                result = y[n, group * outputs + o, first : first + count]
                 for j in range(count):
-                    result[j] += bias[o]
+                    result[j] += bias[group * outputs + o]
                 activate(result, activation)
 
     return conv_tiled_loop, rows, panels * columns
