@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from npconv import config, epilogue
 from npconv.arrays import (
     Array,
@@ -650,7 +652,7 @@ def conv_vjp(
     def pullback(dy: Array) -> tuple[Array, Array, Array | None]:
         grads = operands.companion(dy=dy)
         check_shape("dy", grads.shape("dy"), spec.y_shape, "that of the result")
-        dtype = xp.result_type(grads.dtype, operands.dtype)
+        dtype = np.result_type(grads.dtype, operands.dtype)
         wide = compute_dtype(dtype)
         dz = grads.load_image("dy", layout, spec.batched, wide)
         if slope is not None:

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 import npconv as nc
 from npconv import reference
 from npconv.algorithms import ALGORITHMS
+from npconv.arrays import require
+from npconv.geometry import ConvSpec
 
 FLOATS = ("float16", "float32", "float64")
 COMPLEX = ("complex64", "complex128")
@@ -147,9 +149,6 @@ class Problem:
 
     def supported_by(self, algorithm: str) -> bool:
         """Whether an algorithm can run every operation of this problem."""
-        from npconv.arrays import require
-        from npconv.geometry import ConvSpec
-
         spec = ConvSpec.of(self.x_shape, self.w_shape, **self.keywords)
         spec = spec if self.mode == "zeros" else spec.without_padding()
         row = ALGORITHMS[algorithm]
@@ -158,6 +157,12 @@ class Problem:
             for op in ("forward", "input_grad", "weight_grad")
             for name in BACKENDS
         )
+
+    def taps(self) -> Iterator[tuple[Size, tuple[slice, ...]]]:
+        """Every kernel tap, and the part of the padded image that it meets."""
+        axes = tuple(zip(self.stride, self.dilation, self.out, strict=True))
+        for tap in np.ndindex(*self.kernel):
+            yield tap, tuple(slice(t * d, t * d + (n - 1) * s + 1, s) for t, (s, d, n) in zip(tap, axes, strict=True))
 
     # The reference's answers. Its loops warn where 64-bit integers wrap.
 
@@ -307,6 +312,30 @@ def problems_for(algorithm: str, **restrictions: Any) -> st.SearchStrategy[Probl
     """Problems that `algorithm` supports; if it hardly supports any, Hypothesis says so."""
     drawn = problems(algorithm, **restrictions)
     return drawn if algorithm == "auto" else drawn.filter(lambda problem: problem.supported_by(algorithm))
+
+
+LARGE = {
+    "many channels": Problem(2, 47, 33, 1, (23, 19), (3, 3), (1, 1), (1, 1), 1, ((1, 1), (1, 1))),
+    "groups": Problem(2, 60, 45, 3, (17, 40), (2, 3), (1, 2), (2, 1), "same", ((1, 1), (0, 1))),
+    "stride": Problem(1, 70, 20, 1, (30, 31), (3, 2), (2, 3), (1, 1), ((2, 0), (0, 1)), ((2, 0), (0, 1))),
+    "one dimension": Problem(3, 65, 29, 1, (700,), (5,), (1,), (3,), "causal", ((12, 0),)),
+    "three dimensions": Problem(1, 20, 31, 1, (7, 9, 11), (3, 3, 3), (1, 1, 1), (1, 1, 1), "full", ((2, 2),) * 3),
+    "one channel": Problem(4, 1, 64, 1, (65, 66), (5, 7), (1, 1), (1, 1), 0, ((0, 0), (0, 0))),
+    "one pixel": Problem(3, 300, 77, 1, (3, 3), (3, 3), (1, 1), (1, 1), 0, ((0, 0), (0, 0))),
+    "pointwise": Problem(2, 150, 42, 2, (19, 21), (1, 1), (1, 1), (1, 1), 0, ((0, 0), (0, 0))),
+    "pointwise with a stride": Problem(2, 133, 41, 1, (19, 21), (1, 1), (2, 3), (1, 1), 0, ((0, 0), (0, 0))),
+    "depthwise": Problem(2, 37, 37, 37, (40, 35), (5, 3), (1, 1), (1, 2), "same", ((2, 2), (2, 2))),
+    "depthwise times four": Problem(2, 19, 76, 19, (20, 35), (3, 3), (2, 1), (1, 1), 1, ((1, 1), (1, 1))),
+}
+"""Problems of many tiles, panels and blocks, with remainders of each, that several threads share."""
+
+LARGE_FOR = [
+    (algorithm, name)
+    for algorithm in ("auto", *ALGORITHMS)
+    for name, problem in LARGE.items()
+    if algorithm == "auto" or problem.supported_by(algorithm)
+]
+"""Every algorithm with the names of the large problems that it supports."""
 
 
 def _spelling(pairs: tuple[tuple[int, int], ...]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -14,6 +15,8 @@ from strategies import (
     DTYPES,
     FLOATS,
     INTEGERS,
+    LARGE,
+    LARGE_FOR,
     PAD_MODES,
     Problem,
     identical,
@@ -231,15 +234,24 @@ def test_all_algorithms_and_backends_agree_on_an_activation_of_minus_infinity(ac
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("spoilt", ["x", "w"])
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-def test_a_weight_that_is_not_finite_meets_the_zeros_of_the_padding(algorithm: str, number: float) -> None:
-    """As in the definition, 0 * inf is NaN: what a weight meets must not depend on who computes it."""
-    problem = Problem(1, 1, 1, 1, (4,), (3,), (1,), (1,), 1, ((1, 1),))
-    problem = problem if algorithm != "pointwise" else problem.but(kernel=(1,), padding=0, pairs=((0, 0),))
-    x, w = problem.x() + 9, problem.w()
-    w[..., 0] = number
-    for backend in BACKENDS:
-        identical(problem.conv(x, w, algorithm=algorithm, backend=backend), problem.expected(x, w))
+def test_numbers_that_are_not_finite_spread_as_in_the_definition(algorithm: str, spoilt: str, number: float) -> None:
+    """A weight meets the zeros of the padding, and zero times infinity is NaN, whoever computes it."""
+    for problem in spreading(algorithm):
+        x, w = problem.x("float32") + 9, problem.w("float32") + 9
+        {"x": x, "w": w}[spoilt].flat[0] = number
+        for backend in BACKENDS:
+            identical(problem.conv(x, w, algorithm=algorithm, backend=backend), problem.expected(x, w))
+
+
+def spreading(algorithm: str) -> list[Problem]:
+    """Small problems with padding, few and many channels."""
+    one = Problem(1, 1, 1, 1, (4, 5), (3, 3), (1, 1), (1, 1), 1, ((1, 1), (1, 1)))
+    if algorithm == "pointwise":
+        one = one.but(kernel=(1, 1), padding=0, pairs=((0, 0), (0, 0)))
+    every = [one, one.but(channels=7, out_channels=5), one.but(channels=4, out_channels=4, groups=4)]
+    return [problem for problem in every if algorithm == "auto" or problem.supported_by(algorithm)]
 
 
 # Rounding. Summing n products in any order, fused or not, is off by at most n * eps * sum |x||w|, as n * eps / 2
@@ -292,6 +304,48 @@ def exact_conv(problem: Problem, x: np.ndarray, w: np.ndarray, bias: np.ndarray)
     y = np.einsum(patches, [0, 1, 2, *out, *taps], weights, [1, last, 2, *taps], [0, 1, last, *out])
     y = y.reshape(y.shape[0], problem.out_channels, *problem.out)
     return problem.as_given(y + bias.reshape(-1, *[1] * ndim))
+
+
+# Sizes that fill tiles and blocks, beside what is left over
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16"])
+@pytest.mark.parametrize(("algorithm", "name"), LARGE_FOR)
+def test_large_problems_are_exact_too(algorithm: str, name: str, dtype: str) -> None:
+    x, w, bias, expected = large(name)
+    operands = [value.astype(dtype) for value in (x, w, bias)]
+    for backend in BACKENDS:
+        y = LARGE[name].conv(*operands, activation="relu", algorithm=algorithm, backend=backend)
+        identical(y, expected.astype(dtype))
+
+
+@functools.cache
+def large(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Integers up to 4, whose sums of products are exact in float32, and their convolution, tap by tap."""
+    problem = LARGE[name]
+    x, w, bias = problem.x(), problem.w(), problem.bias()
+    padded = problem.pad(x).reshape(len(x), problem.groups, -1, *problem.padded)
+    weights = w.reshape(problem.groups, -1, *w.shape[1:])
+    y = np.zeros((len(x), problem.groups, weights.shape[1], math.prod(problem.out)))
+    for tap, seen in problem.taps():
+        part = padded[:, :, :, *seen]
+        y += weights[:, :, :, *tap] @ part.reshape(*part.shape[:3], -1)
+    return x, w, bias, np.maximum(y.reshape(problem.y_shape) + bias.reshape(-1, *[1] * len(problem.size)), 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+@given(data=st.data())
+def test_a_batch_may_be_worked_through_in_parts(backend: str, algorithm: str, dtype: str, data: st.DataObject) -> None:
+    """As it is where the columns of all images would take too much memory."""
+    problem = data.draw(problems_for(algorithm, batched=True)).but(batch=3)
+    x, w, dy = problem.x(dtype), problem.w(dtype), problem.dy(dtype)
+    how = {"algorithm": algorithm, "backend": backend}
+    whole = problem.conv(x, w, **how), problem.input_grad(dy, w, **how), problem.weight_grad(x, dy, **how)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("npconv.algorithms.im2col.WORKSPACE", 1)
+        parts = problem.conv(x, w, **how), problem.input_grad(dy, w, **how), problem.weight_grad(x, dy, **how)
+    for actual, expected in zip(parts, whole, strict=True):
+        identical(actual, expected)
 
 
 # Spelling

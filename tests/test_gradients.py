@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -9,7 +10,20 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from strategies import BACKENDS, DTYPES, FLOATS, INTEGERS, PAD_MODES, Problem, identical, problems, problems_for, values
+from strategies import (
+    BACKENDS,
+    DTYPES,
+    FLOATS,
+    INTEGERS,
+    LARGE,
+    LARGE_FOR,
+    PAD_MODES,
+    Problem,
+    identical,
+    problems,
+    problems_for,
+    values,
+)
 
 import npconv as nc
 
@@ -126,6 +140,58 @@ def test_rounding_errors_of_gradients_stay_within_their_bound(
         assert (np.abs(actual - exact) <= bound).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16"])
+@pytest.mark.parametrize(("algorithm", "name"), LARGE_FOR)
+def test_gradients_of_large_problems_are_exact_too(algorithm: str, name: str, dtype: str) -> None:
+    x, w, dy, dx, dw = large(name)
+    x, w, dy = (value.astype(dtype) for value in (x, w, dy))
+    for backend in BACKENDS:
+        how = {"algorithm": algorithm, "backend": backend}
+        identical(LARGE[name].input_grad(dy, w, **how), dx.astype(dtype))
+        identical(LARGE[name].weight_grad(x, dy, **how), dw.astype(dtype))
+
+
+@functools.cache
+def large(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Integers up to 4, whose sums of products are exact in float32, and their gradients, tap by tap."""
+    problem = LARGE[name]
+    x, w, dy = problem.x(), problem.w(), problem.dy()
+    padded = problem.pad(x).reshape(len(x), problem.groups, -1, *problem.padded)
+    weights = w.reshape(problem.groups, -1, *w.shape[1:])
+    grads = dy.reshape(len(dy), problem.groups, weights.shape[1], -1)
+    dpadded, dw = np.zeros_like(padded), np.zeros_like(weights)
+    for tap, seen in problem.taps():
+        part = padded[:, :, :, *seen]
+        flat = part.reshape(*part.shape[:3], -1)
+        dpadded[:, :, :, *seen] += (weights[:, :, :, *tap].swapaxes(1, 2) @ grads).reshape(part.shape)
+        dw[:, :, :, *tap] = (grads @ flat.swapaxes(2, 3)).sum(0)
+    return (
+        x,
+        w,
+        dy,
+        problem.pad_adjoint(dpadded.reshape(len(x), problem.channels, *problem.padded)),
+        dw.reshape(w.shape),
+    )
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("spoilt", ["x", "w", "dy"])
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_numbers_that_are_not_finite_spread_as_in_the_definition(algorithm: str, spoilt: str, number: float) -> None:
+    one = Problem(1, 1, 1, 1, (4, 5), (3, 3), (1, 1), (1, 1), 1, ((1, 1), (1, 1)))
+    if algorithm == "pointwise":
+        one = one.but(kernel=(1, 1), padding=0, pairs=((0, 0), (0, 0)))
+    for problem in (one, one.but(channels=7, out_channels=5), one.but(channels=4, out_channels=4, groups=4)):
+        if algorithm != "auto" and not problem.supported_by(algorithm):
+            continue
+        x, w, dy = (value + 9 for value in (problem.x("float32"), problem.w("float32"), problem.dy("float32")))
+        {"x": x, "w": w, "dy": dy}[spoilt].flat[0] = number
+        for backend in BACKENDS:
+            how = {"algorithm": algorithm, "backend": backend}
+            identical(problem.input_grad(dy, w, **how), problem.expected_input_grad(dy, w))
+            identical(problem.weight_grad(x, dy, **how), problem.expected_weight_grad(x, dy))
+
+
 # Structure
 
 
@@ -230,6 +296,20 @@ def test_vjp_of_an_activation_is_the_chain_rule(backend: str, activation: str, p
     for actual, wanted, size in zip(pullback(dy), expected, sizes, strict=True):
         assert actual.dtype == wanted.dtype
         assert (np.abs(actual - wanted) <= tolerance * size).all()
+
+
+@given(problem=problems(modes=MODES), dtype=st.sampled_from(INTEGERS), activation=st.sampled_from(("relu", "relu6")))
+def test_vjp_of_an_activation_of_integers_wraps_and_stays_exact(
+    backend: str, problem: Problem, dtype: str, activation: str
+) -> None:
+    x, w, bias, dy = problem.x(dtype), problem.w(dtype), problem.bias(dtype), problem.dy(dtype)
+    y, pullback = problem.vjp(x, w, bias, activation=activation, backend=backend)
+    identical(y, problem.conv(x, w, bias, activation=activation, backend=backend))
+    dz = dy * SLOPES[activation](problem.conv(x, w, bias, backend=backend)).astype(dtype)
+    dx, dw, db = pullback(dy)
+    identical(dx, problem.input_grad(dz, w, backend=backend))
+    identical(dw, problem.weight_grad(x, dz, backend=backend))
+    identical(db, sum_over_all_but_channels(problem, dz))
 
 
 @pytest.mark.parametrize(
