@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import subprocess
 import sys
 
@@ -124,6 +125,32 @@ print('inside')
 """
     done = run_python(code, NUMBA_BOUNDSCHECK="1")
     assert done.stdout.strip() == "inside", done.stderr
+
+
+OTHER_PROCESSORS = {
+    "no fused multiply-add": {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2"},
+    "AVX2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+sse2,+bmi,+bmi2"},
+}
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="these are processors of one kind")
+@pytest.mark.parametrize("processor", OTHER_PROCESSORS)
+def test_other_processors_compute_the_same(processor):
+    code = """
+import numpy as np, npconv as nc
+rng = np.random.default_rng(0)
+x, w = rng.integers(-3, 4, (2, 6, 9, 40)).astype('f4'), rng.integers(-3, 4, (14, 3, 3, 3)).astype('f4')
+for dtype in ('f4', 'f8'):
+    for options in (dict(groups=2, padding=1), dict(groups=2, stride=2, padding=((1, 2), (0, 1)))):
+        y, pullback = nc.conv_vjp(x.astype(dtype), w.astype(dtype), backend='numba', **options)
+        expected, expected_back = nc.conv_vjp(x.astype(dtype), w.astype(dtype), backend='numpy', **options)
+        np.testing.assert_array_equal(y, expected)
+        for ours, theirs in zip(pullback(y)[:2], expected_back(y)[:2]):
+            np.testing.assert_array_equal(ours, theirs)
+print(nc.plan(x.shape, w.shape, groups=2, algorithm='direct', backend='numba').kernel)
+"""
+    done = run_python(code, **OTHER_PROCESSORS[processor])
+    assert done.stdout.strip() == ("tiles" if processor == "AVX2" else "rows"), done.stderr
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from npconv.arrays import flatten
 from npconv.config import get_num_threads
 from npconv.geometry import ConvSpec, Window
 from npconv.kernels.cpu import loops, threads
+from npconv.kernels.cpu.blocking import has_tiles
 from npconv.kernels.cpu.tiled import conv_tiled
 
 ACTIVATIONS = {None: 0, "relu": loops.RELU, "relu6": loops.RELU6, "hardswish": loops.HARDSWISH}
@@ -30,7 +31,7 @@ def uses_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:
     They know float32 and float64 and compute ``forward``. The input gradient at stride 1 is a forward convolution with
     turned weights, as long as no padding reaches further than the kernel.
     """
-    if dtype.kind != "f" or op == "weight_grad":
+    if dtype.kind != "f" or op == "weight_grad" or not has_tiles():
         return False
     if op == "forward":
         return spec.out_channels // spec.groups >= FEWEST_TILE_ROWS
@@ -42,7 +43,7 @@ def uses_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:
 def multiplies_on_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:
     """Whether the matrix product of an operation's columns runs on register tiles."""
     rows = spec.parameters // max(spec.out_channels, 1) if op == "input_grad" else spec.out_channels // spec.groups
-    return dtype.kind == "f" and rows >= FEWEST_TILE_ROWS
+    return dtype.kind == "f" and has_tiles() and rows >= FEWEST_TILE_ROWS
 
 
 def conv_forward(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | None, y: Any) -> None:
@@ -88,7 +89,7 @@ def conv_weight_grad(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:
 def matmul(a: Any, b: Any, product: Any) -> None:
     """``product[n, g] = a[g] @ b[n, g]`` for ``(G, M, K)`` and ``(N, G, K, P)``."""
     batch, groups, rows, positions = product.shape
-    if b.dtype.kind == "f" and rows >= FEWEST_TILE_ROWS and positions:
+    if b.dtype.kind == "f" and has_tiles() and rows >= FEWEST_TILE_ROWS and positions:
         one_tap = Window((positions,), (1,), (1,), ((0, 0),), (1,))
         bias, y = np.zeros(groups * rows, b.dtype), product.reshape(batch, groups * rows, positions)
         _run_tiles(b.reshape(batch, groups * b.shape[2], positions), a, bias, y, 0, one_tap)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from llvmlite import binding
+from numba.core import registry
 
 # Bytes of the packed image that one pass over the weights works on: half of a small L1 cache, so that a panel of
 # weights and the lines of the result fit beside it.
@@ -30,6 +30,19 @@ class Tile:
         return self.vectors * self.lanes
 
 
+@functools.lru_cache(maxsize=1)
+def features() -> frozenset[str]:
+    """What Numba compiles for: this processor's instructions, or those that its variables name instead."""
+    triple, _, text = registry.cpu_target.target_context.codegen().magic_tuple()
+    found = {feature[1:] for feature in text.split(",") if feature.startswith("+")}
+    return frozenset(found | {"neon", "fma"} if triple.startswith(("aarch64", "arm64")) else found)
+
+
+def has_tiles() -> bool:
+    """Whether the processor multiplies and adds in one instruction; without, a tile would call a function for each."""
+    return "fma" in features()
+
+
 @functools.lru_cache(maxsize=8)
 def tile_for(dtype: np.dtype[Any]) -> Tile:
     """The tile for float32 or float64 on this processor.
@@ -37,15 +50,12 @@ def tile_for(dtype: np.dtype[Any]) -> Tile:
     Every accumulator, the vectors of the image and one broadcast weight must have a register: 32 of them with AVX-512
     and on 64-bit Arm, 16 elsewhere.
     """
-    features = binding.get_host_cpu_features()
-    if features.get("avx512f"):
+    if "avx512f" in features():
         rows, vectors, register_bytes = 14, 2, 64
-    elif features.get("avx2") and features.get("fma"):
-        rows, vectors, register_bytes = 6, 2, 32
-    elif features.get("neon"):
+    elif "neon" in features():
         rows, vectors, register_bytes = 8, 3, 16
     else:
-        rows, vectors, register_bytes = 6, 2, 16
+        rows, vectors, register_bytes = 6, 2, 32
     return Tile(rows, vectors, register_bytes // dtype.itemsize)
 
 

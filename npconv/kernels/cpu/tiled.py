@@ -97,27 +97,30 @@ def conv_tiled(dtype: np.dtype[Any]) -> tuple[Callable[..., None], int, int]:
             for above in range(0, max(total, 1), depth):  # once without channels too: zeros are written
                 steps = min(depth, total - above)
                 for panel in range((count + columns - 1) // columns):
-                    for step in range(steps):
-                        tap = (above + step) % taps
-                        image = x[n, group * channels + (above + step) // taps]
-                        target = packed[(panel * depth + step) * columns : (panel * depth + step + 1) * columns]
-                        seen = offsets[tap, panel * columns : (panel + 1) * columns]
+                    # No slices here: each would count references, which takes longer than copying a row of the panel.
+                    channel, tap = group * channels + above // taps, above % taps
+                    base, left = panel * depth * columns, panel * columns
+                    for _ in range(steps):
                         if runs[tap, panel]:
-                            begin = seen[0]
+                            begin = offsets[tap, left]
                             for j in range(columns):
-                                target[at(j)] = image[at(begin + j)]
+                                packed[at(base + j)] = x[n, channel, at(begin + j)]
                         else:
                             for j in range(columns):
-                                source = seen[at(j)]
-                                target[at(j)] = image[at(source)] if source >= 0 else 0
+                                source = offsets[tap, at(left + j)]
+                                packed[at(base + j)] = x[n, channel, at(source)] if source >= 0 else 0
+                        base += columns
+                        tap += 1
+                        if tap == taps:
+                            channel, tap = channel + 1, 0
                 for block in range(first_block, last_block):
                     used = min(rows, outputs - block * rows)
-                    channel = n * y.shape[1] + group * outputs + block * rows
+                    row = n * y.shape[1] + group * outputs + block * rows
                     for panel in range((count + columns - 1) // columns):
                         product(
                             steps, w, ((group * blocks + block) * total + above) * rows,
                             packed, panel * depth * columns,
-                            y, channel * positions + first + panel * columns, positions,
+                            y, row * positions + first + panel * columns, positions,
                             used, count - panel * columns, above > 0,
                         )  # fmt: skip
             for o in range(first_block * rows, min(last_block * rows, outputs)):
