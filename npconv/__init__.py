@@ -10,20 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from npconv.config import get_backend, get_num_threads, set_backend, set_num_threads, use_backend
-from npconv.conv import (
-    conv,
-    conv1d,
-    conv2d,
-    conv3d,
-    conv_input_grad,
-    conv_transpose,
-    conv_transpose1d,
-    conv_transpose2d,
-    conv_transpose3d,
-    conv_vjp,
-    conv_weight_grad,
-    plan,
-)
+from npconv.conv import conv, conv1d, conv2d, conv3d, plan
+from npconv.gradients import conv_input_grad, conv_vjp, conv_weight_grad
+from npconv.transposed import conv_transpose, conv_transpose1d, conv_transpose2d, conv_transpose3d
 
 if TYPE_CHECKING:
     from npconv.arrays import available_backends

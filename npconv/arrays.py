@@ -43,6 +43,10 @@ class Backend:
     xp: ModuleType
     kernels: ModuleType | None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Modules do not pickle; the name finds them again, or says what is missing there.
+        return require, (self.name,)
+
     def matmul(self, a: Array, b: Array) -> Array:
         """``a @ b`` for ``(G, M, K)`` and ``(N, G, K, P)``, by compiled loops where there are any."""
         if self.kernels is None:

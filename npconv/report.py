@@ -83,7 +83,7 @@ def warmup(dtypes: tuple[Any, ...] = ("float32", "float64")) -> float:
     >>> import npconv as nc
     >>> seconds = nc.warmup(("float32",))
     """
-    from npconv.conv import conv_vjp
+    from npconv.gradients import conv_vjp
     from npconv.patches import fold, unfold
     from npconv.pooling import max_pool_vjp
 
