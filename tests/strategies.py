@@ -51,6 +51,21 @@ def identical(actual: Any, expected: Any) -> None:
     np.testing.assert_array_equal(actual, expected, strict=True)
 
 
+def rounding_bound(dtype: str, n: int, exact: np.ndarray, absolute: np.ndarray) -> np.ndarray:
+    """How far a sum of `n` products may be from `exact`; `absolute` is the sum of their absolute values.
+
+    In any order, fused or not, it is off by at most n * u / (1 - n * u) * absolute with u = eps / 2, which is less than
+    n * eps * absolute (Higham, *Accuracy and Stability of Numerical Algorithms*, section 3.1). Complex products have
+    twice the terms. float16 is summed in float32 and rounded once more.
+    """
+    eps = float(np.finfo("float32" if dtype == "float16" else dtype).eps)
+    bound = n * eps * absolute * (2 if dtype.startswith("c") else 1)
+    if dtype == "float16":
+        half = np.finfo(dtype)
+        bound = bound + float(half.eps) / 2 * (np.abs(exact) + bound) + float(half.smallest_subnormal) / 2
+    return bound
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Convolution problems
 # --------------------------------------------------------------------------------------------------------------------
@@ -235,6 +250,8 @@ _EXTENT = {1: (5, 5), 2: (3, 3), 3: (2, 2), 4: (2, 1)}
 _DIMENSIONS = st.sampled_from((1, 2, 1, 2, 3, 2, 4))
 _FEW = st.integers(1, 2)
 _FEW_OR_NONE = st.integers(0, 2)
+_MORE = st.sampled_from((1, 2, 4, 5, 7))
+_GROUPS = st.sampled_from((1, 2, 1, 3))
 _FLAG = st.booleans()
 _SEED = st.integers(0, 2**32)
 _PAIR = st.tuples(st.integers(0, 3), st.integers(0, 3))
@@ -289,12 +306,14 @@ def problems(
     if isinstance(padding, str):
         pairs = meaning_of(padding, size, reach, stride)
 
-    groups = draw(st.integers(1, 3))
-    per_group = 1 if depthwise else draw(few)
+    groups = draw(_GROUPS)
+    # Register tiles begin at four channels.
+    channels = _MORE if groups == 1 and ndim < 3 else few
+    per_group = 1 if depthwise else draw(channels)
     return Problem(
         batch=draw(few) if batched or draw(_FLAG) else None,
         channels=groups * per_group,
-        out_channels=groups * draw(few),
+        out_channels=groups * draw(channels),
         groups=groups,
         size=size,
         kernel=kernel,

@@ -22,6 +22,7 @@ from strategies import (
     identical,
     problems,
     problems_for,
+    rounding_bound,
     values,
 )
 
@@ -76,7 +77,7 @@ def test_gradients_are_adjoint_to_the_convolution(
 
 
 # Differences. A convolution is linear in each argument, so central differences at any step, here 1, are exact but for
-# rounding. By the bound in test_conv.py each value of `height`, and the gradient itself, is off by at most n * eps
+# rounding. By `rounding_bound` each value of `height`, and the gradient itself, is off by at most n * eps
 # times the sum of the absolute values of all its products, and n is at most the number of these products.
 
 
@@ -130,13 +131,9 @@ def test_rounding_errors_of_gradients_stay_within_their_bound(
         (problem.weight_grad(x, dy, **how), problem.expected_weight_grad, (x64, dy64), dy.size // w.shape[0]),
     )
     for actual, expected, operands, n in results:
-        exact = expected(*operands)
-        # The reference itself sums in float64, within the same bound.
-        eps = np.finfo("float32" if dtype == "float16" else dtype).eps + np.finfo("float64").eps
-        bound = n * eps * expected(*(np.abs(operand) for operand in operands))
-        if dtype == "float16":
-            half = np.finfo("float16")
-            bound += half.eps / 2 * (np.abs(exact) + bound) + half.smallest_subnormal / 2
+        exact, absolute = expected(*operands), expected(*(np.abs(operand) for operand in operands))
+        # Where the reference too sums in float64, both may be off.
+        bound = rounding_bound(dtype, n, exact, absolute) * (2 if dtype == "float64" else 1)
         assert (np.abs(actual - exact) <= bound).all()
 
 

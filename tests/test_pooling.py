@@ -124,7 +124,7 @@ def test_a_window_without_any_element_gives_the_lowest_value(backend: str, dtype
 
 
 # Averages. Small integers are summed exactly and only divided, which IEEE rounds correctly. Otherwise n roundings of
-# the sum and one of the quotient stay within (n + 1) * eps of the mean of the absolute values; see test_conv.py.
+# the sum and one of the quotient stay within (n + 1) * eps of the mean of the absolute values; see `rounding_bound`.
 
 
 @pytest.mark.parametrize("dtype", [name for name in DTYPES if not name.endswith("int64")])

@@ -75,3 +75,8 @@ def grouped(spec: ConvSpec, value: Array) -> Array:
 def grouped_weights(spec: ConvSpec, w: Array) -> Array:
     """Output channels split into groups: ``(C_out, C, *kernel)`` becomes ``(groups, C_out / groups, C, taps)``."""
     return w.reshape(spec.groups, spec.out_channels // spec.groups, w.shape[1], spec.window.taps)
+
+
+def is_narrow(elements: int, spec: ConvSpec) -> bool:
+    """Whether a matrix product whose weights have `elements` in all groups is too small a group to run at speed."""
+    return elements // spec.groups < 64

@@ -11,7 +11,6 @@ class Depthwise(Direct):
     """The direct form with products and sums in place of matrix products. See `npconv.algorithms.base.Algorithm`."""
 
     name = "depthwise"
-    portable_kernel = "scale_per_tap"
 
     def supports(self, spec: ConvSpec, op: str, backend: Backend) -> str | None:
         if spec.is_depthwise:
@@ -19,6 +18,9 @@ class Depthwise(Direct):
         return (
             f"a depthwise convolution has as many groups as input channels, here {spec.groups} and {spec.in_channels}"
         )
+
+    def portable_kernel(self, spec: ConvSpec) -> str:
+        return "scale_per_tap"
 
     def product(self, backend: Backend, w: Array, part: Array) -> Array:
         if w.shape[2] == 1:

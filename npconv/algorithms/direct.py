@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from npconv.algorithms.base import Work, grouped, grouped_weights, image_shape, result_shape
+from npconv.algorithms.base import Work, grouped, grouped_weights, image_shape, is_narrow, result_shape
 from npconv.arrays import Array, Backend, flatten
 from npconv.epilogue import finish
 from npconv.geometry import ConvSpec
@@ -20,18 +20,20 @@ class Direct:
     """See `npconv.algorithms.base.Algorithm`."""
 
     name = "direct"
-    portable_kernel = "matmul_per_tap"
 
     def supports(self, spec: ConvSpec, op: str, backend: Backend) -> str | None:
         return None
 
+    def portable_kernel(self, spec: ConvSpec) -> str:
+        """Name of the work on `xp`."""
+        return "narrow_matmul" if is_narrow(spec.parameters // spec.window.taps, spec) else "matmul_per_tap"
+
     def cost(self, spec: ConvSpec, op: str, itemsize: int) -> Work:
-        # The image is read, and the result updated, once per tap.
-        return Work(spec.flops, spec.bytes(itemsize) * spec.window.taps, 0)
+        return Work(spec.flops, spec.bytes(itemsize), 0)
 
     def kernel(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> str:
         if backend.kernels is None:
-            return self.portable_kernel
+            return self.portable_kernel(spec)
         return "tiles" if backend.kernels.uses_tiles(spec, op, dtype) else "rows"
 
     def forward(

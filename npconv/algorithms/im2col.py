@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from npconv.algorithms.base import Work, grouped_weights, image_shape, result_shape
+from npconv.algorithms.base import Work, grouped_weights, image_shape, is_narrow, result_shape
 from npconv.arrays import Array, Backend, flatten
 from npconv.epilogue import finish
 from npconv.geometry import ConvSpec
@@ -36,7 +36,7 @@ class Im2col:
 
     def kernel(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> str:
         if backend.kernels is None:
-            return f"{self.before_matmul}matmul"
+            return "narrow_matmul" if is_narrow(spec.parameters, spec) else f"{self.before_matmul}matmul"
         return f"{self.before_matmul}{'tiles' if backend.kernels.multiplies_on_tiles(spec, op, dtype) else 'rows'}"
 
     def forward(
