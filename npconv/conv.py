@@ -270,7 +270,7 @@ def plan(
     threads : int, optional
         Number of threads, defaults to `npconv.get_num_threads`.
     max_workspace : int, optional
-        Bytes of memory that an algorithm may use beyond operands and result.
+        Bytes of memory that an algorithm may use beyond operands and result; 1 GiB where the choice is ``"auto"``.
 
     Returns
     -------

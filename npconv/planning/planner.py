@@ -16,6 +16,9 @@ from npconv.machine import predicted_seconds
 from npconv.planning.plan import Plan
 from npconv.units import amount, duration
 
+AUTO_WORKSPACE = 2**30
+"""Bytes that an algorithm may use beyond operands and result where nobody says; the direct form needs none."""
+
 
 def plan_for(
     spec: ConvSpec,
@@ -52,6 +55,8 @@ def _choose(
 ) -> Plan:
     core = spec if spec.padding_mode == "zeros" else spec.without_padding()
     wide = compute_dtype(dtype)
+    if max_workspace is None and algorithm == "auto":
+        max_workspace = AUTO_WORKSPACE
     possible: dict[str, tuple[float, str, Work]] = {}
     rejected: dict[str, str] = {}
     for name, candidate in ALGORITHMS.items():

@@ -70,11 +70,13 @@ def activate(row: Any, activation: int) -> None:
             elif activation == RELU6 and row[j].real > 6:
                 row[j] = 6
     elif activation == HARDSWISH:
+        # In the row's own dtype: with plain numbers the middle would be computed in float64.
+        three, six = row.dtype.type(3), row.dtype.type(6)
         for j in range(row.shape[0]):
             if row[j].real <= -3:
                 row[j] = 0
             elif row[j].real < 3:
-                row[j] = row[j] * ((row[j] + 3) / 6)
+                row[j] = row[j] * ((row[j] + three) / six)
 
 
 @compiled
