@@ -182,6 +182,27 @@ print('both')
     assert done.stdout.strip() == "both", done.stderr
 
 
+def test_a_convolution_at_exit_still_computes():
+    code = WORK + "import atexit; atexit.register(lambda: print((nc.conv(x, w, backend='numba') == 72).all()))"
+    done = run_python(code, NPCONV_NUM_THREADS="2")
+    assert done.stdout.strip() == "True", done.stderr
+
+
+def test_many_threads_compile_and_compute_at_once(tmp_path):
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np, npconv as nc
+x, w = np.ones((4, 8, 32, 32), np.float32), np.ones((8, 8, 3, 3), np.float32)
+def job(i):
+    y, pullback = nc.conv_vjp(x, w, backend='numba', algorithm=('direct', 'im2col')[i % 2])
+    return (y == 72).all() and pullback(y)[1].shape == w.shape
+with ThreadPoolExecutor(8) as pool:
+    print(all(pool.map(job, range(16))))
+"""
+    done = run_python(code, NPCONV_NUM_THREADS="2", NPCONV_CACHE_DIR=str(tmp_path))
+    assert done.stdout.strip() == "True", done.stderr
+
+
 def _child(value):
     x, w = np.full((2, 4, 16, 16), value, np.float32), np.ones((4, 4, 3, 3), np.float32)
     return float(nc.conv(x, w, backend="numba").max())

@@ -13,7 +13,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from npconv.config import get_num_threads
@@ -40,10 +40,13 @@ def run(kernel: Callable[..., None], tasks: int, work: int, *arguments: Any) -> 
     """
     parts = max(1, min(get_num_threads(), tasks, work // WORTH_A_THREAD))
     bounds = [tasks * part // parts for part in range(parts + 1)]
-    futures = []
-    if parts > 1:
-        pool = _workers(parts - 1)
-        futures = [pool.submit(kernel, a, b, *arguments) for a, b in itertools.pairwise(bounds[1:])]
+    futures: list[Future[None]] = []
+    try:
+        for first, last in itertools.pairwise(bounds[1:]):
+            futures.append(_workers(parts - 1).submit(kernel, first, last, *arguments))
+    except RuntimeError:
+        # The interpreter is shutting down and starts no more threads: what is left is done here.
+        kernel(bounds[1 + len(futures)], tasks, *arguments)
     try:
         kernel(bounds[0], bounds[1], *arguments)
     finally:
