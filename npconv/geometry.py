@@ -297,11 +297,21 @@ class Window:
         that a tap reaches only in the padding are left out of its slices. Every form written against `xp` is a loop
         over this.
         """
-        axes = [[self._axis_slices(axis, tap) for tap in range(k)] for axis, k in enumerate(self.kernel)]
-        for number, slices in enumerate(itertools.product(*axes)):
-            inputs, outputs = tuple(s[0] for s in slices), tuple(s[1] for s in slices)
+        axes = [[(tap, *self._axis_slices(axis, tap)) for tap in self._touching(axis)] for axis in range(self.ndim)]
+        for chosen in itertools.product(*axes):
+            taps, inputs, outputs = zip(*chosen, strict=True)
             if all(s.start < s.stop for s in outputs):
+                number = 0
+                for tap, k in zip(taps, self.kernel, strict=True):
+                    number = number * k + tap
                 yield number, inputs, outputs
+
+    def _touching(self, axis: int) -> range:
+        """Taps of an axis that may touch the input; of a huge kernel over a small image, a few."""
+        low, dilation = self.padding[axis][0], self.dilation[axis]
+        first = -((low - (self.out[axis] - 1) * self.stride[axis]) // -dilation)
+        last = (self.size[axis] - 1 + low) // dilation
+        return range(max(0, first), min(self.kernel[axis] - 1, last) + 1)
 
     def _axis_slices(self, axis: int, tap: int) -> tuple[slice, slice]:
         first, stop = self.tap_range(axis, tap)
@@ -576,7 +586,9 @@ def _transposed_window(
         for n, s, (lo, hi), k, d, op in zip(size, strides, pads, kernel, dilations, extra, strict=True)
     )
     beyond = tuple(max(op - hi, 0) for op, (_, hi) in zip(extra, pads, strict=True))
-    if any(o < 0 or n == 0 for o, n in zip(out, size, strict=True)):
+    if 0 in size:
+        raise ValueError(f"x must have at least one element along each spatial axis to be transposed, got size {size}")
+    if min(out) < 0:
         raise ValueError(
             f"the output of a transposed convolution would have size {out}: x has size {size}, kernel {kernel}, "
             f"stride {strides}, padding {pads}, dilation {dilations}, output_padding {extra}"

@@ -6,40 +6,54 @@ Any width works, also beyond the image's own size, where the pattern repeats.
 
 from __future__ import annotations
 
+import itertools
+
 from npconv.arrays import Array, Backend
 from npconv.geometry import Pairs, Size
 
 
-def source_index(mode: str, position: int, size: int) -> int:
-    """Where in an axis of `size` elements a padded axis takes its element from; `position` may lie outside."""
+def source_index(backend: Backend, mode: str, low: int, high: int, size: int) -> Array:
+    """Where each element of a padded axis comes from, as an array of indices into the axis."""
+    xp = backend.xp
+    position = xp.arange(-low, size + high)
     if mode == "replicate":
-        return min(max(position, 0), size - 1)
+        return position.clip(0, size - 1)
     if mode == "circular":
         return position % size
-    if size == 1:
-        return 0
-    period = 2 * (size - 1)
+    period = max(2 * (size - 1), 1)
     position %= period
-    return position if position < size else period - position
+    return xp.where(position < size, position, period - position)
 
 
 def pad(backend: Backend, x: Array, padding: Pairs, mode: str) -> Array:
     """Pad the spatial axes of ``(N, C, *spatial)``."""
     for axis, (low, high) in enumerate(padding, start=2):
         if low or high:
-            size = x.shape[axis]
-            index = [source_index(mode, position, size) for position in range(-low, size + high)]
-            x = backend.xp.take(x, backend.xp.asarray(index), axis=axis)
+            x = backend.xp.take(x, source_index(backend, mode, low, high, x.shape[axis]), axis=axis)
     return x
 
 
-def pad_adjoint(dy: Array, padding: Pairs, size: Size, mode: str) -> Array:
+def pad_adjoint(backend: Backend, dy: Array, padding: Pairs, size: Size, mode: str) -> Array:
     """Return every padded element's gradient to the element that was copied there: the adjoint of `pad`."""
     for axis, ((low, high), n) in reversed(list(enumerate(zip(padding, size, strict=True), start=2))):
         if low or high:
             before = (slice(None),) * axis
             dx = dy[(*before, slice(low, low + n))].copy()
-            for position in (*range(-low, 0), *range(n, n + high)):
-                dx[(*before, source_index(mode, position, n))] += dy[(*before, position + low)]
+            for first, last in ((-low, 0), (n, n + high)):
+                if mode == "replicate" or n == 1:
+                    edge = slice(0, 1) if first < 0 else slice(n - 1, n)
+                    part = dy[(*before, slice(first + low, last + low))]
+                    dx[(*before, edge)] += part.sum(axis=axis, keepdims=True, dtype=dy.dtype)
+                    continue
+                index = source_index(backend, mode, low, high, n)
+                for start, stop in _stretches(first, last, n - 1 if mode == "reflect" else n):
+                    here = slice(start + low, stop + low)
+                    dx[(*before, index[here])] += dy[(*before, here)]
             dy = dx
     return dy
+
+
+def _stretches(first: int, last: int, length: int) -> list[tuple[int, int]]:
+    """A range of positions cut at the multiples of `length`: within one, no element is the source of two."""
+    cuts = [first, *range(first - first % length + length, last, length), last]
+    return list(itertools.pairwise(cuts)) if first < last else []

@@ -381,8 +381,9 @@ def _counts(pool: _Pool, count_include_pad: bool, dtype: np.dtype[Any], backend:
     axes = [
         _axis_counts(pool.window, axis, pads if count_include_pad else (0, 0)) for axis, pads in enumerate(pool.given)
     ]
-    counts = functools.reduce(operator.mul, np.ix_(*axes))
-    return backend.xp.asarray(counts.astype(dtype))
+    counts = functools.reduce(operator.mul, np.ix_(*axes)).astype(dtype)
+    counts[counts == 0] = math.nan  # the mean of nothing
+    return backend.xp.asarray(counts)
 
 
 def _axis_counts(window: Window, axis: int, margin: tuple[int, int]) -> Array:

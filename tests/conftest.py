@@ -31,7 +31,7 @@ def algorithm(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Restore the number of threads afterwards; the list records how many helpers each parallel call asked for."""
+    """Restore the number of threads afterwards; the list records the helpers that parallel calls asked for."""
     from npconv.kernels.cpu import threads as pool
 
     asked: list[int] = []

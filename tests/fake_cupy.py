@@ -46,7 +46,7 @@ def module(devices: int = 1) -> types.ModuleType:
     """A module to stand in ``sys.modules["cupy"]``."""
     fake = types.ModuleType("cupy")
     for name in (
-        "asarray", "ascontiguousarray", "empty", "zeros", "ones", "full", "ones_like", "where", "maximum", "clip",
+        "arange", "asarray", "ascontiguousarray", "empty", "zeros", "ones", "full", "ones_like", "where", "maximum", "clip",
         "matmul", "take", "moveaxis", "pad", "einsum",
     ):  # fmt: skip
         setattr(fake, name, _on_device(getattr(np, name)))

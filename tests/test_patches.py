@@ -109,4 +109,5 @@ def test_patches_do_not_depend_on_the_number_of_threads(dtype: str, threads: lis
         threads.clear()
         for result, expected in zip(run(n), alone, strict=True):
             identical(result, expected)
-        assert threads == [n - 1] * 2
+        assert set(threads) == {n - 1}
+        assert len(threads) >= 2

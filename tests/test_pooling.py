@@ -268,4 +268,4 @@ def test_pooling_does_not_depend_on_the_number_of_threads(kind: str, dtype: str,
         for result, expected in zip(run(n), alone, strict=True):
             identical(result, expected)
         assert max(threads) == n - 1
-        assert len(threads) == 3
+        assert len(threads) >= 3

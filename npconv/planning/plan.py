@@ -150,7 +150,7 @@ class Plan:
             spec = spec.without_padding()
         if self.op == "input_grad":
             dx = algorithm.input_grad(spec, self.backend, a, b)
-            return dx if mode == "zeros" else pad_adjoint(dx, padding, self.spec.window.size, mode)
+            return dx if mode == "zeros" else pad_adjoint(self.backend, dx, padding, self.spec.window.size, mode)
         if mode != "zeros":
             a = pad(self.backend, a, padding, mode)
         if self.op == "weight_grad":

@@ -134,7 +134,11 @@ def tables(window: Window) -> tuple[Any, Any]:
     low = [lo for lo, _ in window.padding]
     geometry = np.array([window.size, window.kernel, window.stride, window.dilation, low, window.out], np.int64)
     last = window.ndim - 1
-    spans = np.array([window.tap_range(last, k) for k in range(window.kernel[last])], np.int64)
+    stride, out = window.stride[last], window.out[last]
+    offset = np.arange(window.kernel[last]) * window.dilation[last] - low[last]
+    first = np.maximum(0, -(offset // stride))
+    stop = np.minimum(out, (window.size[last] - 1 - offset) // stride + 1)
+    spans = np.stack([first, np.maximum(first, stop)], axis=1)
     return _read(geometry), _read(spans)
 
 
