@@ -46,8 +46,8 @@ def module(devices: int = 1) -> types.ModuleType:
     """A module to stand in ``sys.modules["cupy"]``."""
     fake = types.ModuleType("cupy")
     for name in (
-        "arange", "asarray", "ascontiguousarray", "empty", "zeros", "ones", "full", "ones_like", "where", "maximum", "clip",
-        "matmul", "take", "moveaxis", "pad", "einsum",
+        "arange", "asarray", "ascontiguousarray", "empty", "zeros", "ones", "full", "ones_like", "where", "maximum",
+        "clip", "matmul", "take", "moveaxis", "pad", "einsum",
     ):  # fmt: skip
         setattr(fake, name, _on_device(getattr(np, name)))
     fake.may_share_memory = lambda a, b: np.may_share_memory(_plain(a), _plain(b))
