@@ -15,6 +15,7 @@ from npconv.gradients import conv_input_grad, conv_vjp, conv_weight_grad
 from npconv.transposed import conv_transpose, conv_transpose1d, conv_transpose2d, conv_transpose3d
 
 if TYPE_CHECKING:
+    from npconv import cost, d2l, machine, nn, reference
     from npconv.arrays import available_backends
     from npconv.patches import col2im, fold, im2col, unfold
     from npconv.pooling import avg_pool, avg_pool_vjp, max_pool, max_pool_vjp
@@ -69,7 +70,7 @@ _FUNCTIONS = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def _touch(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f"npconv.{name}")
     if name in _FUNCTIONS:
@@ -79,5 +80,9 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'npconv' has no attribute {name!r}")
 
 
+if not TYPE_CHECKING:  # a type checker would take every name for one of the module's
+    __getattr__ = _touch
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

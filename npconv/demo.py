@@ -261,7 +261,7 @@ def train(say: Say, seed: int, epochs: int = 20, batch: int = 32, held_back: int
     seconds = time.perf_counter() - start
     history.confusion = np.zeros((10, 10), int)
     np.add.at(history.confusion, (labels[test], guesses), 1)
-    history.kernels = model[0].weight.value
+    history.kernels = next(iter(model.parameters())).value
     count = sum(p.value.size for p in model.parameters())
     say(f"  {count:,} parameters, {len(labels) - held_back} digits, {epochs} epochs in {seconds:.1f} s")
     say(f"  {history.accuracy[-1]:.2%} of {held_back} held-back digits recognised")
