@@ -70,7 +70,7 @@ _FUNCTIONS = {
 }
 
 
-def _touch(name: str) -> Any:
+def _load_on_touch(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f"npconv.{name}")
     if name in _FUNCTIONS:
@@ -81,7 +81,7 @@ def _touch(name: str) -> Any:
 
 
 if not TYPE_CHECKING:  # a type checker would take every name for one of the module's
-    __getattr__ = _touch
+    __getattr__ = _load_on_touch
 
 
 def __dir__() -> list[str]:

@@ -155,8 +155,7 @@ class Operands:
     def __init__(self, backend: str | None, **operands: Any) -> None:
         given = {name: value for name, value in operands.items() if value is not None or name not in _OPTIONAL}
         self._given = {name: _enter(name, value) for name, value in given.items()}
-        self._homes = {name: _home(operands[name]) for name in self._given}
-        homes = set(self._homes.values())
+        homes = {_home(operands[name]) for name in self._given}
         if "cupy" in homes and len(homes) > 1:
             owners = ", ".join(f"{name} is a {_type_name(operands[name])}" for name in self._given)
             raise TypeError(f"all arrays must live on the same device: {owners}")
