@@ -130,7 +130,7 @@ def _forward(
     plan = planning.plan_for(spec, "forward", operands.backend, operands.dtype, algorithm, activation)
     y = plan.run(
         operands.load_image("x", layout, spec.batched),
-        operands.load("w"),
+        plan.packed(operands.load("w")),
         None if bias is None else operands.load("bias"),
     )
     return operands.deliver(from_channels_first(operands.backend.xp, y, layout, spec.batched), out)

@@ -190,7 +190,7 @@ def conv_vjp(
     }
     xp = operands.backend.xp
     x_, w_ = operands.load_image("x", layout, spec.batched), operands.load("w")
-    after = plans["forward"].run(x_, w_, None if bias is None else operands.load("bias"))
+    after = plans["forward"].run(x_, plans["forward"].packed(w_), None if bias is None else operands.load("bias"))
     slope = None
     if activation:
         slope = epilogue.slope(operands.backend, epilogue.wrapped(after, operands.dtype), activation)

@@ -2,7 +2,7 @@
 
 Convolution is bilinear, so there are exactly three operations, and a transposed convolution is one of them:
 
-- ``forward(x, w) -> y``, with bias and activation applied to the result;
+- ``forward(x, pack(w)) -> y``, with bias and activation applied to the result;
 - ``input_grad(dy, w) -> dx``, the transpose in x (without conjugation);
 - ``weight_grad(x, dy) -> dw``, the transpose in w (without conjugation).
 
@@ -45,10 +45,13 @@ class Algorithm(Protocol):
     def kernel(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> str:
         """Name of what does the work in `dtype`, under which `npconv.machine` knows its speed."""
 
+    def pack(self, spec: ConvSpec, backend: Backend, w: Array) -> Any:
+        """The weights as `forward` wants them; done once where they serve many calls. May share memory with `w`."""
+
     def forward(
-        self, spec: ConvSpec, backend: Backend, x: Array, w: Array, bias: Array | None, activation: str | None
+        self, spec: ConvSpec, backend: Backend, x: Array, packed: Any, bias: Array | None, activation: str | None
     ) -> Array:
-        """``y = activation(x * w + bias)``, shape ``(N, C_out, *out)``."""
+        """``y = activation(x * w + bias)``, shape ``(N, C_out, *out)``, with weights from `pack`."""
 
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         """``dx``, shape ``(N, C_in, *size)``."""

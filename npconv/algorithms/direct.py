@@ -36,18 +36,21 @@ class Direct:
             return self.portable_kernel(spec)
         return "tiles" if backend.kernels.uses_tiles(spec, op, dtype) else "rows"
 
+    def pack(self, spec: ConvSpec, backend: Backend, w: Array) -> Array:
+        return w
+
     def forward(
-        self, spec: ConvSpec, backend: Backend, x: Array, w: Array, bias: Array | None, activation: str | None
+        self, spec: ConvSpec, backend: Backend, x: Array, packed: Array, bias: Array | None, activation: str | None
     ) -> Array:
         xp = backend.xp
-        spec, x = explicit_zeros(spec, backend, x, w)
+        spec, x = explicit_zeros(spec, backend, x, packed)
         if backend.kernels is not None:
             y = xp.empty(result_shape(spec), x.dtype)
             bias = xp.zeros(spec.out_channels, x.dtype) if bias is None else bias
-            backend.kernels.conv_forward(spec, x, w, bias, activation, y)
+            backend.kernels.conv_forward(spec, x, packed, bias, activation, y)
             return y
         y = xp.zeros(result_shape(spec), x.dtype)
-        images, outputs, weights = grouped(spec, x), grouped(spec, y), grouped_weights(spec, w)
+        images, outputs, weights = grouped(spec, x), grouped(spec, y), grouped_weights(spec, packed)
         for tap, inp, out in spec.window.tap_slices():
             outputs[..., *out] += self.product(backend, weights[..., tap], images[..., *inp])
         return finish(backend, y, bias, activation)

@@ -39,11 +39,14 @@ class Im2col:
             return "narrow_matmul" if is_narrow(spec.parameters, spec) else f"{self.before_matmul}matmul"
         return f"{self.before_matmul}{'tiles' if backend.kernels.multiplies_on_tiles(spec, op, dtype) else 'rows'}"
 
+    def pack(self, spec: ConvSpec, backend: Backend, w: Array) -> Array:
+        return w
+
     def forward(
-        self, spec: ConvSpec, backend: Backend, x: Array, w: Array, bias: Array | None, activation: str | None
+        self, spec: ConvSpec, backend: Backend, x: Array, packed: Array, bias: Array | None, activation: str | None
     ) -> Array:
         y = backend.xp.empty(result_shape(spec), x.dtype)
-        weights = flatten(grouped_weights(spec, w), 2)
+        weights = flatten(grouped_weights(spec, packed), 2)
         for part in batches(spec, x.dtype.itemsize):
             columns = self.columns(spec, backend, x[part])
             y[part] = backend.matmul(weights, columns).reshape(y[part].shape)

@@ -97,8 +97,9 @@ class Plan:
         operands = Operands(self.backend.name, x=x, w=w, bias=bias)
         self._check(operands)
         operands.check_out(out, self.spec.y_shape, self.dtype)
-        wide = compute_dtype(self.dtype)
-        return self._finish(operands, operands.load("w", wide), self._bias(operands), out)
+        return self._finish(
+            operands, self.packed(operands.load("w", compute_dtype(self.dtype))), self._bias(operands), out
+        )
 
     def pack(self, w: Array, bias: Array | None = None) -> PackedConv:
         """Take the weights in once; the result is called with images alone.
@@ -115,7 +116,12 @@ class Plan:
         """
         operands = Operands(self.backend.name, w=w, bias=bias)
         self._check(operands)
-        return PackedConv(self, operands.load("w", compute_dtype(self.dtype)).copy(), self._bias(operands, copy=True))
+        own = operands.load("w", compute_dtype(self.dtype)).copy()
+        return PackedConv(self, self.packed(own), self._bias(operands, copy=True))
+
+    def packed(self, w: Array) -> Any:
+        """Weights as the algorithm's forward takes them."""
+        return ALGORITHMS[self.algorithm].pack(self._core, self.backend, w)
 
     def _check(self, operands: Operands) -> None:
         """Raise unless the operands of a call are those that were planned for."""
@@ -132,22 +138,25 @@ class Plan:
         bias = operands.load("bias", compute_dtype(self.dtype))
         return bias.copy() if copy else bias
 
-    def _finish(self, operands: Operands, w: Array, bias: Array | None, out: Array | None) -> Array:
+    @property
+    def _core(self) -> ConvSpec:
+        """The convolution that the algorithm sees: any padding that is not zeros is written down before."""
+        return self.spec if self.spec.padding_mode == "zeros" else self.spec.without_padding()
+
+    def _finish(self, operands: Operands, packed: Any, bias: Array | None, out: Array | None) -> Array:
         """Run on an image that was taken in, and hand the result over."""
         spec = self.spec
-        y = self.run(operands.load_image("x", spec.layout, spec.batched, compute_dtype(self.dtype)), w, bias)
+        y = self.run(operands.load_image("x", spec.layout, spec.batched, compute_dtype(self.dtype)), packed, bias)
         return operands.deliver(from_channels_first(self.backend.xp, y, spec.layout, spec.batched), out, self.dtype)
 
     def run(self, a: Array, b: Array, bias: Array | None = None) -> Array:
-        """Run on arrays as algorithms take them: ``(x, w)``, ``(dy, w)`` or ``(x, dy)``, depending on `op`."""
+        """Run on arrays as algorithms take them: ``(x, packed(w))``, ``(dy, w)`` or ``(x, dy)``, depending on `op`."""
         with limit_threads(self.threads):
             return self._run(a, b, bias)
 
     def _run(self, a: Array, b: Array, bias: Array | None) -> Array:
-        algorithm, spec, mode = ALGORITHMS[self.algorithm], self.spec, self.spec.padding_mode
-        padding = spec.window.padding
-        if mode != "zeros":
-            spec = spec.without_padding()
+        algorithm, spec, mode = ALGORITHMS[self.algorithm], self._core, self.spec.padding_mode
+        padding = self.spec.window.padding
         if self.op == "input_grad":
             dx = algorithm.input_grad(spec, self.backend, a, b)
             return dx if mode == "zeros" else pad_adjoint(self.backend, dx, padding, self.spec.window.size, mode)
@@ -193,7 +202,7 @@ class PackedConv:
     """A plan with its weights taken in: call it with images."""
 
     plan: Plan
-    w: Array
+    packed: Any
     bias: Array | None
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
@@ -208,7 +217,7 @@ class PackedConv:
         operands = Operands(plan.backend.name, x=x)
         plan._check(operands)
         operands.check_out(out, plan.spec.y_shape, plan.dtype)
-        return plan._finish(operands, self.w, self.bias, out)
+        return plan._finish(operands, self.packed, self.bias, out)
 
 
 def _times(sizes: tuple[int, ...]) -> str:
