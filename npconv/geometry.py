@@ -282,6 +282,10 @@ class Window:
         """The same window over an input that has been padded already."""
         return replace(self, size=self.padded, padding=((0, 0),) * self.ndim)
 
+    def axes(self, chosen: slice) -> Window:
+        """Some of the axes as a window of their own."""
+        return Window(*(getattr(self, name)[chosen] for name in ("size", "kernel", "stride", "padding", "dilation")))
+
     def tap_range(self, axis: int, tap: int) -> tuple[int, int]:
         """First and one-past-last output for which kernel element `tap` of `axis` falls inside the input."""
         offset = tap * self.dilation[axis] - self.padding[axis][0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from npconv.algorithms.base import Work, image_shape
+from npconv.algorithms.direct import Direct
 from npconv.algorithms.im2col import Im2col
 from npconv.arrays import Array, Backend
 from npconv.geometry import ConvSpec
@@ -24,6 +25,13 @@ class Pointwise(Im2col):
 
     def cost(self, spec: ConvSpec, op: str, itemsize: int) -> Work:
         return Work(spec.flops, spec.bytes(itemsize), 0)
+
+    def forward(
+        self, spec: ConvSpec, backend: Backend, x: Array, packed: Array, bias: Array | None, activation: str | None
+    ) -> Array:
+        if backend.kernels is None:
+            return super().forward(spec, backend, x, packed, bias, activation)
+        return Direct().forward(spec, backend, x, packed, bias, activation)
 
     def columns(self, spec: ConvSpec, backend: Backend, x: Array) -> Array:
         ((_, seen, _),) = spec.window.tap_slices()

@@ -16,8 +16,20 @@ from npconv.arrays import flatten
 from npconv.config import get_num_threads
 from npconv.geometry import ConvSpec, Window
 from npconv.kernels.cpu import loops, threads
-from npconv.kernels.cpu.blocking import has_tiles
+from npconv.kernels.cpu.blocking import (
+    LOW_ROWS,
+    blocks_for,
+    has_tiles,
+    low_positions_for,
+    low_tile_for,
+    positions_for,
+    tile_for,
+)
+from npconv.kernels.cpu.narrow import conv_narrow
 from npconv.kernels.cpu.tiled import conv_tiled
+
+BOUNDS = {"relu": (0, np.inf), "relu6": (0, 6)}
+"""Activations that are a clamp."""
 
 ACTIVATIONS = {None: 0, "relu": loops.RELU, "relu6": loops.RELU6, "hardswish": loops.HARDSWISH}
 
@@ -34,10 +46,10 @@ def uses_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:
     if dtype.kind != "f" or op == "weight_grad" or not has_tiles():
         return False
     if op == "forward":
-        return spec.out_channels // spec.groups >= FEWEST_TILE_ROWS
+        return True
     window = spec.window
     turned = all(max(pads) <= reach for pads, reach in zip(window.padding, window.reach, strict=True))
-    return turned and set(window.stride) == {1} and spec.in_channels // spec.groups >= FEWEST_TILE_ROWS
+    return turned and set(window.stride) == {1}
 
 
 def multiplies_on_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:
@@ -47,11 +59,10 @@ def multiplies_on_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:
 
 
 def conv_forward(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | None, y: Any) -> None:
-    code = ACTIVATIONS[activation]
     if uses_tiles(spec, "forward", x.dtype):
-        weights = flatten(w.reshape(spec.groups, spec.out_channels // spec.groups, *w.shape[1:]), 2)
-        _run_tiles(flatten(x, 2), weights, bias, flatten(y, 2), code, spec.window)
+        _run_tiles(x, flatten(w, 1), bias, y, activation, spec.groups, spec.window)
         return
+    code = ACTIVATIONS[activation]
     rows = spec.window.positions // spec.window.out[-1]
     threads.run(
         loops.conv_forward, spec.batch * spec.out_channels * rows, spec.macs,
@@ -64,11 +75,9 @@ def conv_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
         window = spec.window
         padding = tuple((r - lo, r - hi) for r, (lo, hi) in zip(window.reach, window.padding, strict=True))
         turned = Window(window.out, window.kernel, window.stride, padding, window.dilation)
-        weights = flatten(w.reshape(spec.groups, spec.out_channels // spec.groups, *w.shape[1:]), 3)[
-            ..., ::-1
-        ].swapaxes(1, 2)
-        bias = np.zeros(spec.in_channels, dy.dtype)
-        _run_tiles(flatten(dy, 2), flatten(weights, 2), bias, flatten(dx, 2), 0, turned)
+        weights = flatten(w.reshape(spec.groups, spec.out_channels // spec.groups, *w.shape[1:]), 3)[..., ::-1]
+        weights = flatten(np.ascontiguousarray(weights.swapaxes(1, 2)).reshape(spec.in_channels, -1, w[0, 0].size), 1)
+        _run_tiles(dy, weights, np.zeros(spec.in_channels, dy.dtype), dx, None, spec.groups, turned)
         return
     rows = math.prod(spec.window.size[:-1])
     if dx.size:
@@ -91,8 +100,8 @@ def matmul(a: Any, b: Any, product: Any) -> None:
     batch, groups, rows, positions = product.shape
     if b.dtype.kind == "f" and has_tiles() and rows >= FEWEST_TILE_ROWS and positions:
         one_tap = Window((positions,), (1,), (1,), ((0, 0),), (1,))
-        bias, y = np.zeros(groups * rows, b.dtype), product.reshape(batch, groups * rows, positions)
-        _run_tiles(b.reshape(batch, groups * b.shape[2], positions), a, bias, y, 0, one_tap)
+        weights = np.ascontiguousarray(a).reshape(groups * rows, a.shape[2])
+        _run_tiles(b, weights, np.zeros(groups * rows, b.dtype), product, None, groups, one_tap)
         return
     threads.run(
         loops.matmul, batch * groups * rows, product.size * a.shape[-1],
@@ -153,18 +162,30 @@ def _read(value: Any) -> Any:
     return view
 
 
-def _run_tiles(x: Any, w: Any, bias: Any, y: Any, activation: int, window: Window) -> None:
-    """Run `tiled.conv_tiled` on ``(N, C, S)``, ``(groups, outputs, depth)``, ``(outputs,)`` and ``(N, outputs, P)``."""
-    loop, rows, columns = conv_tiled(x.dtype)
-    groups, outputs, depth = w.shape
-    blocks = -(-outputs // rows)
-    packed = np.zeros((groups, blocks * rows, depth), w.dtype)
-    packed[:, :outputs] = w
-    packed = np.ascontiguousarray(packed.reshape(groups, blocks, rows, depth).swapaxes(2, 3))
-    tasks = y.shape[0] * groups * -(-y.shape[2] // columns)
-    # With fewer tasks than threads would like, several share an image and divide its output channels.
-    shares = max(1, min(blocks, -(-2 * get_num_threads() // max(tasks, 1))))
-    geometry, _ = tables(window)
+def _run_tiles(x: Any, w: Any, bias: Any, y: Any, activation: str | None, groups: int, window: Window) -> None:
+    """Run the driver of tiles that suits on an image, weights ``(outputs, depth)``, a bias and a result."""
+    if y.size == 0:
+        return
+    outputs, dtype = w.shape[0] // groups, x.dtype
+    low, high = BOUNDS.get(activation, (-np.inf, np.inf))
+    operands = (
+        _read(x.reshape(-1)), _read(w), _read(bias), y.reshape(-1), dtype.type(low), dtype.type(high),
+        ACTIVATIONS[activation], groups,
+    )  # fmt: skip
+    if outputs <= LOW_ROWS:
+        blocks = blocks_for(window, low_positions_for(w.shape[1] // max(1, math.prod(window.kernel[-2:]))))
+        tile = low_tile_for(dtype, outputs, blocks.line)
+        tasks = y.shape[0] * groups * blocks.count
+        threads.run(conv_narrow(dtype, tile), tasks, y.size * w.shape[1], *operands, blocks[:4])
+        return
+    staging = window.taps > 1 or window.has_padding or set(window.stride) != {1}
+    if not staging:
+        window = Window((window.positions,), (1,), (1,), ((0, 0),), (1,))
+    blocks = blocks_for(window, positions_for(outputs, dtype.itemsize))
+    tile = tile_for(dtype, outputs, window.positions)
+    tasks = y.shape[0] * groups * blocks.count
+    # With fewer tasks than threads would like, several share a block and divide its output channels.
+    shares = max(1, min(-(-outputs // tile.rows), -(-2 * get_num_threads() // tasks)))
     threads.run(
-        loop, tasks * shares, y.size * depth, _read(x), _read(packed), _read(bias), y, shares, activation, geometry
+        conv_tiled(dtype, tile), tasks * shares, y.size * w.shape[1], *operands, shares, staging, blocks[:4]
     )  # fmt: skip

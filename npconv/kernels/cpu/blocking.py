@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.core import registry
 
-# Bytes of the packed image that one pass over the weights works on: half of a small L1 cache, so that a panel of
+from npconv.geometry import Window
+
+# Bytes of the packed image that one pass over the weights works on: half of a small L1 cache, so that the rows of the
 # weights and the lines of the result fit beside it.
 PANEL_BYTES = 16 * 1024
 # Panels that share one pass over the weights; together they stay in L2.
-PANELS = 4
+PANELS = 8
+# Positions of a block: enough to share the staging of rows that blocks have in common, few enough that a block of the
+# result stays in L2 while the depth is worked through.
+MOST_POSITIONS, FEWEST_POSITIONS, RESULT_BYTES = 512, 64, 256 * 1024
+
+
+# Output channels up to which the image is read where it was staged, without panels: each of its elements serves too few
+# products to be packed for them.
+LOW_ROWS = 4
+# Elements of a staged block of all channels, where it is not packed: half of a small L1 cache.
+STAGED_ELEMENTS, FEWEST_LOW_POSITIONS = 4096, 256
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,26 @@ class Tile:
         return self.vectors * self.lanes
 
 
+class Processor(NamedTuple):
+    """What the size of a tile depends on, and the tiles (rows, vectors) that leave no register idle.
+
+    `low` tiles serve few output channels: more positions, up to so many registers of sums.
+    """
+
+    register_bytes: int
+    tiles: tuple[tuple[int, int], ...]
+    sums: int
+
+
+# A tile needs a register for every sum, for the shorter side of the tile, and one for what streams. The first of the
+# tiles is the one to use when in doubt.
+PROCESSORS = {
+    "avx512f": Processor(64, ((14, 2), (8, 3), (12, 2), (16, 1)), 28),
+    "neon": Processor(16, ((8, 3), (6, 4)), 24),
+    "": Processor(32, ((6, 2), (4, 3), (5, 2)), 12),
+}
+
+
 @functools.lru_cache(maxsize=1)
 def features() -> frozenset[str]:
     """What Numba compiles for: this processor's instructions, or those that its variables name instead."""
@@ -43,22 +77,129 @@ def has_tiles() -> bool:
     return "fma" in features()
 
 
-@functools.lru_cache(maxsize=8)
-def tile_for(dtype: np.dtype[Any]) -> Tile:
-    """The tile for float32 or float64 on this processor.
-
-    Every accumulator, the vectors of the image and one broadcast weight must have a register: 32 of them with AVX-512
-    and on 64-bit Arm, 16 elsewhere.
-    """
-    if "avx512f" in features():
-        rows, vectors, register_bytes = 14, 2, 64
-    elif "neon" in features():
-        rows, vectors, register_bytes = 8, 3, 16
-    else:
-        rows, vectors, register_bytes = 6, 2, 32
-    return Tile(rows, vectors, register_bytes // dtype.itemsize)
+@functools.lru_cache(maxsize=1)
+def processor() -> Processor:
+    """The entry of `PROCESSORS` for what Numba compiles for."""
+    return next(entry for feature, entry in PROCESSORS.items() if not feature or feature in features())
 
 
-def depth_for(dtype: np.dtype[Any]) -> int:
+@functools.lru_cache(maxsize=256)
+def tile_for(dtype: np.dtype[Any], rows: int, columns: int) -> Tile:
+    """The tile for float32 or float64 that wastes least on a result of `rows` channels by `columns` positions."""
+    lanes = processor().register_bytes // dtype.itemsize
+    tiles = [Tile(r, v, lanes) for r, v in processor().tiles]
+    return min(tiles, key=lambda t: -(-rows // t.rows) * t.rows * -(-columns // t.columns) * t.columns)
+
+
+@functools.lru_cache(maxsize=256)
+def low_tile_for(dtype: np.dtype[Any], rows: int, columns: int) -> Tile:
+    """The tile for few output channels: as many positions as registers allow, or half of that where it wastes less."""
+    lanes, sums = processor().register_bytes // dtype.itemsize, processor().sums
+    rows = min(rows, LOW_ROWS)
+    tiles = [
+        Tile(rows, vectors, lanes) for vectors in {sums // rows, (sums - 2) // rows, max(1, sums * 2 // 3 // rows)}
+    ]
+    return min(tiles, key=lambda t: (-(-columns // t.columns) * t.columns, -t.columns))
+
+
+def depth_for(tile: Tile, itemsize: int) -> int:
     """How many products a tile sums before its panel of the image is exchanged."""
-    return PANEL_BYTES // (tile_for(dtype).columns * dtype.itemsize)
+    return PANEL_BYTES // (tile.columns * itemsize)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Blocks: the image in parts, and where a tap finds its element in a staged part
+# --------------------------------------------------------------------------------------------------------------------
+
+
+class Blocks(NamedTuple):
+    """The tables that the drivers of tiles work from; all of them int64 arrays.
+
+    A convolution is seen as one over the last two axes (rows and columns): the taps of the axes before them count as
+    channels, the output positions along them as more images. `shape` holds, in this order: image planes, height, width,
+    leading outputs, leading taps, output height and width, height and width of a block, strides, low paddings, height
+    and width of a staged phase, and the number of elements of a staged plane. `leads` is the plane that a leading
+    output reads for a leading tap, or -1 in the padding. `phases` are the remainders (row, column) modulo the strides
+    that taps fall on, `taps` each tap's offset in a staged plane.
+    """
+
+    shape: Any
+    leads: Any
+    phases: Any
+    taps: Any
+    count: int
+    """Number of blocks."""
+    line: int
+    """Staged elements from a block's first position to its last."""
+
+
+@functools.lru_cache(maxsize=1024)
+def blocks_for(window: Window, most_positions: int) -> Blocks:
+    """Divide a window's outputs into blocks of whole rows, or of parts of one row, of at most so many positions."""
+    plane, leading = _last_axes(window, 2), _first_axes(window, 2)
+    (height, width), (out_h, out_w) = plane.size, plane.out
+    (stride_h, stride_w), (low_h, low_w) = plane.stride, (low for low, _ in plane.padding)
+    block_w = _evenly(out_w, most_positions)
+    block_h = _evenly(out_h, max(1, most_positions // max(block_w, 1))) if block_w == out_w else 1
+    reach_h, reach_w = plane.reach
+    tap_h, tap_w = (np.arange(k) * d for k, d in zip(plane.kernel, plane.dilation, strict=True))
+    staged_h, staged_w = block_h + reach_h // stride_h, block_w + reach_w // stride_w
+    phases_h, phases_w = (list(dict.fromkeys((t % s).tolist())) for t, s in ((tap_h, stride_h), (tap_w, stride_w)))
+    phases = list(itertools.product(phases_h, phases_w))
+    taps = [
+        phases.index((y % stride_h, x % stride_w)) * staged_h * staged_w + y // stride_h * staged_w + x // stride_w
+        for y, x in itertools.product(tap_h.tolist(), tap_w.tolist())
+    ]
+    leads = _leads(leading)
+    shape = [
+        math.prod(leading.size), height, width, *leads.shape, out_h, out_w, block_h, block_w, stride_h, stride_w,
+        low_h, low_w, staged_h, staged_w, len(phases) * staged_h * staged_w,
+    ]  # fmt: skip
+    count = leads.shape[0] * -(-out_h // max(block_h, 1)) * -(-out_w // max(block_w, 1))
+    tables = (np.array(shape, np.int64), leads, np.array(phases, np.int64), np.array(taps, np.int64))
+    for table in tables:
+        table.flags.writeable = False
+    return Blocks(*tables, count, (block_h - 1) * staged_w + block_w)
+
+
+def positions_for(outputs: int, itemsize: int) -> int:
+    """Positions of a block whose result, of so many channels, stays in L2."""
+    return max(FEWEST_POSITIONS, min(MOST_POSITIONS, RESULT_BYTES // (max(outputs, 1) * itemsize)))
+
+
+def low_positions_for(planes: int) -> int:
+    """Positions of a block whose staged planes fit L1, or at least some."""
+    return max(FEWEST_LOW_POSITIONS, STAGED_ELEMENTS // max(planes, 1))
+
+
+def _evenly(total: int, most: int) -> int:
+    """The largest part when `total` is divided into as few equal parts as `most` allows."""
+    return -(-total // max(1, -(-total // most)))
+
+
+def _last_axes(window: Window, count: int) -> Window:
+    """The last axes of a window as a window of its own; missing ones have size and kernel 1."""
+    missing = max(0, count - window.ndim)
+    axes = window.axes(slice(max(0, window.ndim - count), None))
+    one = (1,) * missing
+    return Window(
+        one + axes.size, one + axes.kernel, one + axes.stride, ((0, 0),) * missing + axes.padding, one + axes.dilation
+    )
+
+
+def _first_axes(window: Window, but: int) -> Window:
+    """What `_last_axes` leaves."""
+    return window.axes(slice(0, max(0, window.ndim - but)))
+
+
+def _leads(window: Window) -> Any:
+    """The plane under each output of the leading axes for each of their taps, or -1."""
+    planes = np.zeros((1, 1), np.int64)
+    for axis in range(window.ndim):
+        position = np.arange(window.out[axis])[:, None] * window.stride[axis] - window.padding[axis][0]
+        position = position + np.arange(window.kernel[axis])[None, :] * window.dilation[axis]
+        inside = (position >= 0) & (position < window.size[axis])
+        here = planes[:, None, :, None] * window.size[axis] + position[None, :, None, :]
+        inside = inside[None, :, None, :] & (planes >= 0)[:, None, :, None]
+        planes = np.where(inside, here, -1).reshape(planes.shape[0] * position.shape[0], -1)
+    return np.ascontiguousarray(planes)

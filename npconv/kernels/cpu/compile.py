@@ -90,6 +90,7 @@ class _DiskCache(caching._Cache):
 
     def __init__(self, function: Callable[..., None], folder: Path) -> None:
         self._function = function
+        self._captured = _captured(function)
         self._folder = folder
         self._enabled = True
 
@@ -135,5 +136,18 @@ class _DiskCache(caching._Cache):
 
     def _path(self, sig: Any, codegen: Any) -> Path:
         options = (_numba_config.BOUNDSCHECK, _numba_config.OPT)
-        key = repr((self._function.__module__, sig, codegen.magic_tuple(), options))
+        key = repr((self._function.__module__, self._captured, sig, codegen.magic_tuple(), options))
         return self._folder / f"{self._function.__qualname__}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.nbc"
+
+
+def _captured(function: Any) -> tuple[Any, ...]:
+    """What a function made in a factory takes from around it, as text: the same source with another tile is other code.
+
+    Sizes, tables and tiles by their value; compiled functions and intrinsics by what they capture in turn.
+    """
+    found: list[Any] = []
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        value = cell.cell_contents
+        inner = getattr(value, "py_func", None) or getattr(value, "_defn", None)
+        found.append((name, _captured(inner) if inner is not None else repr(value)))
+    return tuple(found)

@@ -1,9 +1,10 @@
 """Convolution as a matrix product that is never written down: the implicit GEMM around the register tile.
 
-A task takes some window positions of one image and group. For a slice of the depth (channels times taps) it packs what
-lies under those positions into panels that fit L1, and runs the tiles of all output channels over them. So no matrix
-of patches exists, whatever the kernel, stride, dilation, padding and number of dimensions; a matrix product is the case
-of one tap.
+A task computes all (or some) output channels of one image and group for one block of positions. For a slice of the
+depth (channels times taps) it stages the planes of the image under the block, packs what lies under the positions into
+panels that fit L1, and runs the tiles of all output channels over them. So no matrix of patches exists, whatever the
+kernel, stride, dilation, padding and number of dimensions. Where nothing must be staged (one tap, stride 1, no padding)
+the panels are packed from the caller's array, and a matrix product is that case. Weights are read where they are.
 """
 
 from __future__ import annotations
@@ -14,119 +15,141 @@ from typing import Any
 
 import numpy as np
 
-from npconv.kernels.cpu.blocking import PANELS, depth_for, tile_for
+from npconv.kernels.cpu.blocking import PANELS, Tile, depth_for
 from npconv.kernels.cpu.compile import compiled
-from npconv.kernels.cpu.loops import activate, at
+from npconv.kernels.cpu.loops import HARDSWISH, activate
 from npconv.kernels.cpu.microkernel import tile_product
+from npconv.kernels.cpu.staging import stage_planes
+from npconv.kernels.cpu.vectors import address_of, copiers, prefetch
+
+# Rows of a panel that are fetched before they are packed: a plane apart, they lie on pages of their own.
+AHEAD = 8
 
 
-@compiled
-def locate(first: int, corners: Any, offsets: Any, positions: int, geometry: Any) -> None:
-    """Offsets, within a channel, of the input under positions `first` on: ``(taps, columns)``, -1 where there is none.
+@functools.lru_cache(maxsize=8)
+def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
+    """The driver for float32 or float64 and a tile."""
+    size, lanes, vectors, rows, columns = dtype.itemsize, tile.lanes, tile.vectors, tile.rows, tile.columns
+    most_depth, panels = depth_for(tile, size), PANELS
+    # A little more than the panel: at a distance of 16 KiB all panels would compete for the same lines of L1.
+    panel_pitch = (most_depth + 4) * columns
+    product, (copy, join), (move, _) = tile_product(size, tile), copiers(size, lanes), copiers(size, 1)
 
-    `corners` is room for the first input element under each position, ``(axes, columns)``.
-    """
-    size, kernel, stride, dilation, low, out = geometry
-    axes = geometry.shape[1]
-    for column in range(offsets.shape[1]):
-        position = first + column
-        for axis in range(axes - 1, -1, -1):
-            corners[axis, column] = position % out[axis] * stride[axis] - low[axis]
-            position //= out[axis]
-    for tap in range(offsets.shape[0]):
-        offsets[tap, :] = 0
-        part, scale = tap, 1
-        for axis in range(axes - 1, -1, -1):
-            reach = part % kernel[axis] * dilation[axis]
-            part //= kernel[axis]
-            for column in range(offsets.shape[1]):
-                here = corners[axis, column] + reach
-                outside = here < 0 or here >= size[axis] or offsets[tap, column] < 0
-                offsets[tap, column] = -1 if outside else offsets[tap, column] + here * scale
-            scale *= size[axis]
-        for column in range(max(0, positions - first), offsets.shape[1]):
-            offsets[tap, column] = -1
+    @compiled
+    def pack_panels(
+        source: Any, offsets: Any, steps: int, position: int, count: int, width: int, pitch: int, packed: Any
+    ) -> None:
+        """Pack what lies under positions `position` to `count` of a block `width` wide whose rows are `pitch` apart.
 
-
-@compiled
-def adjacent(offsets: Any) -> bool:
-    """Whether these positions lie side by side in the image, as those of one row at stride 1 do away from the edges."""
-    for column in range(offsets.shape[0]):
-        if offsets[column] != offsets[0] + column or offsets[0] < 0:
-            return False
-    return True
-
-
-@functools.lru_cache(maxsize=2)
-def conv_tiled(dtype: np.dtype[Any]) -> tuple[Callable[..., None], int, int]:
-    """The driver for float32 or float64, the rows of its packed weights, and the positions of a task."""
-    tile, depth, panels = tile_for(dtype), depth_for(dtype), PANELS
-    product, rows, columns = tile_product(dtype.itemsize, tile), tile.rows, tile.columns
+        There are `panels` of them at most; columns beyond `count` hold anything.
+        """
+        begin = 0
+        while begin < min(panels * columns, count - position):
+            first = position + begin
+            row, column = first // width, first % width
+            start, gap = source + (row * pitch + column) * size, (pitch - width) * size
+            # As many panels at once as lie in one row: neighbours in memory are read together.
+            whole = min(panels * columns - begin, width - column) // columns
+            target = packed + begin // columns * panel_pitch * size
+            if begin % columns == 0 and whole > 0:
+                for k in range(steps):
+                    here = start + offsets[k] * size
+                    ahead = start + offsets[min(k + AHEAD, steps - 1)] * size
+                    for panel in range(whole):
+                        prefetch(ahead + panel * columns * size)
+                        for v in range(vectors):
+                            copy(
+                                target + (panel * panel_pitch + k * columns + v * lanes) * size,
+                                here + (panel * columns + v * lanes) * size,
+                            )
+                begin += whole * columns
+                continue
+            target += begin % columns * size
+            run, total = min(lanes, width - column), min(lanes, count - first)
+            if run == lanes:
+                for k in range(steps):
+                    copy(target + k * columns * size, start + offsets[k] * size)
+            elif width + run >= total:
+                # The vector spans two rows at most.
+                for k in range(steps):
+                    here = start + offsets[k] * size
+                    join(target + k * columns * size, here, run, here + gap, total)
+            else:
+                for lane in range(total):
+                    here = source + ((first + lane) // width * pitch + (first + lane) % width) * size
+                    for k in range(steps):
+                        move(target + (k * columns + lane) * size, here + offsets[k] * size)
+            begin += lanes
 
     @compiled
     def conv_tiled_loop(
-        start: int, stop: int, x: Any, w: Any, bias: Any, y: Any, shares: int, activation: int, geometry: Any
-    ) -> None:
-        """``y = act(bias + x * w)``, with weights packed ``(groups, blocks, depth, rows)``.
+        start: int, stop: int, x: Any, w: Any, bias: Any, y: Any, low: Any, high: Any, activation: int, groups: int,
+        shares: int, staging: bool, blocks: Any,
+    ) -> None:  # fmt: skip
+        """``y = act(clamp(bias + x * w))`` for flat `x`, `bias` and `y`, and weights ``(outputs, depth)``.
 
-        A task is (positions, n, group, share): one of `shares` parts of the group's output channels.
+        A task is (n, group, leading output, row block, column block, share): one of `shares` parts of the group's
+        output channels.
         """
-        groups, blocks, total = w.shape[0], w.shape[1], w.shape[2]
-        outputs, positions = y.shape[1] // groups, y.shape[2]
-        taps = 1
-        for axis in range(geometry.shape[1]):
-            taps *= geometry[1, axis]
-        channels = total // taps
-        packed = np.empty(panels * depth * columns, x.dtype)
-        offsets = np.empty((taps, panels * columns), np.int64)
-        corners = np.empty((geometry.shape[1], panels * columns), np.int64)
-        runs = np.empty((taps, panels), np.bool_)
-        located = -1
+        shape, leads, _, taps = blocks
+        width_in, out_h, out_w, block_h, block_w = shape[2], shape[5], shape[6], shape[7], shape[8]
+        pitch, plane = shape[14] if staging else out_w, shape[15]
+        outputs, total = w.shape[0] // groups, w.shape[1]
+        channels, positions = total // (taps.size * leads.shape[1]), leads.shape[0] * out_h * out_w
+        depth = most_depth // taps.size * taps.size if taps.size <= most_depth else most_depth
+        most_planes = min(channels * leads.shape[1], (depth + 2 * taps.size - 2) // taps.size)
+        rows_of_blocks, columns_of_blocks = (out_h + block_h - 1) // block_h, (out_w + block_w - 1) // block_w
+        tiles = (outputs + rows - 1) // rows
+        staged = np.empty(most_planes * plane if staging else 0, x.dtype)
+        packed = np.empty(panels * panel_pitch, x.dtype)
+        offsets = np.empty(depth, np.int64)
         for task in range(start, stop):
-            share, group = task % shares, task // shares % groups
-            n, part = task // (shares * groups) % x.shape[0], task // (shares * groups * x.shape[0])
-            first_block, last_block = blocks * share // shares, blocks * (share + 1) // shares
-            first = part * panels * columns
-            count = min(panels * columns, positions - first)
-            if part != located:
-                located = part
-                locate(first, corners, offsets, positions, geometry)
-                for tap in range(taps):
-                    for panel in range(panels):
-                        runs[tap, panel] = adjacent(offsets[tap, panel * columns : (panel + 1) * columns])
-            for above in range(0, max(total, 1), depth):  # once without channels too: zeros are written
+            share, rest = task % shares, task // shares
+            left, rest = rest % columns_of_blocks * block_w, rest // columns_of_blocks
+            top, rest = rest % rows_of_blocks * block_h, rest // rows_of_blocks
+            lead, rest = rest % leads.shape[0], rest // leads.shape[0]
+            group, n = rest % groups, rest // groups
+            width = min(block_w, out_w - left)
+            count = min(block_h, out_h - top) * width
+            image, result = (n * groups + group) * channels, (n * groups + group) * outputs
+            target = address_of(y) + (result * positions + (lead * out_h + top) * out_w + left) * size
+            weights = address_of(w) + group * outputs * total * size
+            shifts = address_of(bias) + group * outputs * size
+            for above in range(0, max(total, 1), depth):  # once without channels too: the bias is written
                 steps = min(depth, total - above)
-                for panel in range((count + columns - 1) // columns):
-                    # No slices here: each would count references, which takes longer than copying a row of the panel.
-                    channel, tap = group * channels + above // taps, above % taps
-                    base, left = panel * depth * columns, panel * columns
-                    for _ in range(steps):
-                        if runs[tap, panel]:
-                            begin = offsets[tap, left]
-                            for j in range(columns):
-                                packed[at(base + j)] = x[n, channel, at(begin + j)]
-                        else:
-                            for j in range(columns):
-                                source = offsets[tap, at(left + j)]
-                                packed[at(base + j)] = x[n, channel, at(source)] if source >= 0 else 0
-                        base += columns
-                        tap += 1
-                        if tap == taps:
-                            channel, tap = channel + 1, 0
-                for block in range(first_block, last_block):
-                    used = min(rows, outputs - block * rows)
-                    row = n * y.shape[1] + group * outputs + block * rows
-                    for panel in range((count + columns - 1) // columns):
-                        product(
-                            steps, w, ((group * blocks + block) * total + above) * rows,
-                            packed, panel * depth * columns,
-                            y, row * positions + first + panel * columns, positions,
-                            used, count - panel * columns, above > 0,
-                        )  # fmt: skip
-            for o in range(first_block * rows, min(last_block * rows, outputs)):
-                result = y[n, group * outputs + o, first : first + count]
-                for j in range(count):
-                    result[j] += bias[group * outputs + o]
-                activate(result, activation)
+                last = above + steps == total
+                floor, ceiling = low if last else -np.inf, high if last else np.inf
+                if staging:
+                    first_plane = above // taps.size
+                    last_plane = (above + steps + taps.size - 1) // taps.size
+                    stage_planes(x, image, lead, first_plane, last_plane, top, left, staged, blocks)
+                    source = address_of(staged)
+                    for k in range(steps):
+                        number, tap = (above + k) // taps.size, (above + k) % taps.size
+                        offsets[k] = (number - first_plane) * plane + taps[tap]
+                else:
+                    source = address_of(x) + ((image + above) * width_in + left) * size
+                    for k in range(steps):
+                        offsets[k] = k * width_in
+                for group_start in range(0, count, panels * columns):
+                    in_group = min(panels, (count - group_start + columns - 1) // columns)
+                    pack_panels(
+                        source, offsets, steps, group_start, count, width, pitch, address_of(packed)
+                    )  # fmt: skip
+                    for block in range(tiles * share // shares, tiles * (share + 1) // shares):
+                        row = block * rows
+                        for panel in range(in_group):
+                            position = group_start + panel * columns
+                            product(
+                                steps, weights + (row * total + above) * size, total,
+                                address_of(packed) + panel * panel_pitch * size, 0,
+                                target + (row * positions + position) * size, positions,
+                                min(rows, outputs - row), count - position,
+                                shifts + row * size, above > 0, floor, ceiling,
+                            )  # fmt: skip
+            if activation == HARDSWISH:
+                for o in range(tiles * share // shares * rows, min(outputs, tiles * (share + 1) // shares * rows)):
+                    begin = (result + o) * positions + (lead * out_h + top) * out_w + left
+                    activate(y[begin : begin + count], activation)
 
-    return conv_tiled_loop, rows, panels * columns
+    return conv_tiled_loop

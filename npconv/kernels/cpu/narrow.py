@@ -1,0 +1,79 @@
+"""Convolution with few output channels a group, depthwise above all: tiles that read the staged image where it lies.
+
+With few products an element, packing panels would cost more than it saves. Instead the tile's columns run over the rows
+of the staged block as if they were one line, the few elements between two rows included; what is computed there is
+thrown away when the rows are copied to the result. Every tap is then one vector load at a fixed offset.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from npconv.kernels.cpu.blocking import Tile
+from npconv.kernels.cpu.compile import compiled
+from npconv.kernels.cpu.loops import HARDSWISH, activate, at
+from npconv.kernels.cpu.microkernel import tile_product
+from npconv.kernels.cpu.staging import stage_planes
+from npconv.kernels.cpu.vectors import address_of
+
+
+@functools.lru_cache(maxsize=64)
+def conv_narrow(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
+    """The driver for float32 or float64 and a tile of few rows."""
+    size, rows, columns = dtype.itemsize, tile.rows, tile.columns
+    product = tile_product(size, tile, listed=True)
+
+    @compiled
+    def conv_narrow_loop(
+        start: int, stop: int, x: Any, w: Any, bias: Any, y: Any, low: Any, high: Any, activation: int, groups: int,
+        blocks: Any,
+    ) -> None:  # fmt: skip
+        """``y = act(clamp(bias + x * w))`` for flat `x`, `bias` and `y`, and weights ``(outputs, depth)``.
+
+        A task is (n, group, leading output, row block, column block).
+        """
+        shape, leads, _, taps = blocks
+        out_h, out_w, block_h, block_w, pitch, plane = shape[5], shape[6], shape[7], shape[8], shape[14], shape[15]
+        outputs, total = w.shape[0] // groups, w.shape[1]
+        planes, positions = total // taps.size, leads.shape[0] * out_h * out_w
+        rows_of_blocks, columns_of_blocks = (out_h + block_h - 1) // block_h, (out_w + block_w - 1) // block_w
+        # Tiles read whole vectors, up to one tile behind the last position.
+        staged = np.zeros(planes * plane + columns, x.dtype)
+        line = (block_h * pitch + columns - 1) // columns * columns
+        result = np.empty(rows * line, x.dtype)
+        offsets = np.empty(total, np.int64)
+        for k in range(total):
+            offsets[k] = k // taps.size * plane + taps[k % taps.size]
+        for task in range(start, stop):
+            left, rest = task % columns_of_blocks * block_w, task // columns_of_blocks
+            top, rest = rest % rows_of_blocks * block_h, rest // rows_of_blocks
+            lead, rest = rest % leads.shape[0], rest // leads.shape[0]
+            group, n = rest % groups, rest // groups
+            height, width = min(block_h, out_h - top), min(block_w, out_w - left)
+            image = (n * groups + group) * (planes // leads.shape[1])
+            stage_planes(x, image, lead, 0, planes, top, left, staged, blocks)
+            for first in range(0, outputs, rows):
+                used = min(rows, outputs - first)
+                channel = group * outputs + first
+                for position in range(0, (height - 1) * pitch + width, columns):
+                    product(
+                        total, address_of(w) + channel * total * size, total,
+                        address_of(staged) + position * size, address_of(offsets),
+                        address_of(result) + position * size, line,
+                        used, columns, address_of(bias) + channel * size, False, low, high,
+                    )  # fmt: skip
+                for row in range(used):
+                    place = ((n * groups * outputs + channel + row) * positions) + (lead * out_h + top) * out_w + left
+                    for i in range(height):
+                        source = row * line + i * pitch
+                        for j in range(width):
+                            y[at(place + j)] = result[at(source + j)]
+                        if activation == HARDSWISH:
+                            activate(y[place : place + width], activation)
+                        place += out_w
+
+    return conv_narrow_loop

@@ -1,0 +1,190 @@
+"""Vector instructions written down: what the generators of kernels share, and small operations on raw addresses.
+
+Everything here works on addresses, integers that `address_of` takes from an array, so a kernel reads or writes exactly
+what its contract says and nothing keeps it from more. No address need be aligned beyond an element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from npconv.kernels.cpu.compile import compiled
+
+INT32, INT64, BIT = ir.IntType(32), ir.IntType(64), ir.IntType(1)
+
+
+@compiled
+def address_of(array: Any) -> Any:
+    """Address of an array's first element."""
+    return array.ctypes.data
+
+
+def number(value: int) -> Any:
+    """A 64-bit integer constant."""
+    return ir.Constant(INT64, value)
+
+
+class Vectors:
+    """Instructions on vectors of `lanes` floats of `itemsize` bytes, at a builder's position."""
+
+    def __init__(self, builder: Any, itemsize: int, lanes: int) -> None:
+        self.builder, self.itemsize, self.lanes = builder, itemsize, lanes
+        self.scalar = ir.FloatType() if itemsize == 4 else ir.DoubleType()
+        self.vector = ir.VectorType(self.scalar, lanes)
+        self.zeros = ir.Constant(self.vector, None)
+        self._suffix = f"v{lanes}f{8 * itemsize}"
+
+    def pointer(self, address: Any) -> Any:
+        """A pointer to scalars from an integer."""
+        return self.builder.inttoptr(address, self.scalar.as_pointer())
+
+    def constant(self, value: float) -> Any:
+        """The same number in every lane."""
+        return ir.Constant(self.vector, [value] * self.lanes)
+
+    def load(self, pointer: Any, offset: Any = 0) -> Any:
+        """`lanes` elements from `offset` elements behind a scalar pointer."""
+        value = self.builder.load(self._cell(pointer, offset))
+        value.align = self.itemsize
+        return value
+
+    def store(self, value: Any, pointer: Any, offset: Any = 0) -> None:
+        self.builder.store(value, self._cell(pointer, offset)).align = self.itemsize
+
+    def load_masked(self, pointer: Any, mask: Any, offset: Any = 0) -> Any:
+        """The lanes in the mask; zeros elsewhere, where memory is not touched."""
+        kinds = [self.vector.as_pointer(), INT32, ir.VectorType(BIT, self.lanes), self.vector]
+        function = self._declare(f"llvm.masked.load.{self._suffix}.p0", self.vector, kinds)
+        return self.builder.call(function, [self._cell(pointer, offset), self._alignment, mask, self.zeros])
+
+    def store_masked(self, value: Any, pointer: Any, mask: Any, offset: Any = 0) -> None:
+        """The lanes in the mask; memory elsewhere is not touched."""
+        kinds = [self.vector, self.vector.as_pointer(), INT32, ir.VectorType(BIT, self.lanes)]
+        function = self._declare(f"llvm.masked.store.{self._suffix}.p0", ir.VoidType(), kinds)
+        self.builder.call(function, [value, self._cell(pointer, offset), self._alignment, mask])
+
+    def first_lanes(self, count: Any) -> Any:
+        """The mask of the first `count` lanes, a 64-bit integer of any size."""
+        lanes = ir.VectorType(INT64, self.lanes)
+        return self.builder.icmp_signed("<", ir.Constant(lanes, list(range(self.lanes))), self.broadcast(count, lanes))
+
+    def broadcast(self, scalar: Any, kind: Any = None) -> Any:
+        """A scalar in every lane."""
+        kind = self.vector if kind is None else kind
+        undefined = ir.Constant(kind, ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, ir.Constant(INT32, 0))
+        return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INT32, kind.count), None))
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """``a * b + c``, rounded once."""
+        function = self._declare(f"llvm.fma.{self._suffix}", self.vector, [self.vector] * 3)
+        return self.builder.call(function, [a, b, c])
+
+    def clamp(self, value: Any, low: Any, high: Any) -> Any:
+        """`value` between two vectors; NaN stays NaN."""
+        value = self.builder.select(self.builder.fcmp_ordered("<", value, low), low, value)
+        return self.builder.select(self.builder.fcmp_ordered(">", value, high), high, value)
+
+    def prefetch(self, pointer: Any) -> None:
+        """Ask for the cache line at a pointer, which need not point to anything."""
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), INT32, INT32, INT32])
+        insert: Any = cgutils.get_or_insert_function
+        function = insert(self.builder.module, kind, "llvm.prefetch.p0")
+        hints = [ir.Constant(INT32, hint) for hint in (0, 3, 1)]  # read, keep, data
+        self.builder.call(function, [self.builder.bitcast(pointer, ir.IntType(8).as_pointer()), *hints])
+
+    @property
+    def _alignment(self) -> Any:
+        return ir.Constant(INT32, self.itemsize)
+
+    def _cell(self, pointer: Any, offset: Any) -> Any:
+        offset = number(offset) if isinstance(offset, int) else offset
+        return self.builder.bitcast(self.builder.gep(pointer, [offset]), self.vector.as_pointer())
+
+    def _declare(self, name: str, result: Any, arguments: list[Any]) -> Any:
+        # llvmlite's own `declare_intrinsic` does not take vector types.
+        insert: Any = cgutils.get_or_insert_function
+        return insert(self.builder.module, ir.FunctionType(result, arguments), name)
+
+
+def counted_loop(
+    builder: Any, count: Any, carried: list[Any], body: Callable[[Any, list[Any]], list[Any]]
+) -> list[Any]:
+    """A loop from 0 to `count` with values carried in registers: ``carried = body(index, carried)``."""
+    before = builder.block
+    loop, after = (builder.function.append_basic_block(name) for name in ("loop", "done"))
+    builder.cbranch(builder.icmp_signed(">", count, number(0)), loop, after)
+    builder.position_at_end(loop)
+    index = builder.phi(INT64)
+    index.add_incoming(number(0), before)
+    held = []
+    for value in carried:
+        held.append(builder.phi(value.type))
+        held[-1].add_incoming(value, before)
+    results = body(index, list(held))
+    following, end = builder.add(index, number(1)), builder.block
+    index.add_incoming(following, end)
+    for phi, result in zip(held, results, strict=True):
+        phi.add_incoming(result, end)
+    builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+    builder.position_at_end(after)
+    finals = []
+    for value, result in zip(carried, results, strict=True):
+        final = builder.phi(value.type)
+        final.add_incoming(value, before)
+        final.add_incoming(result, end)
+        finals.append(final)
+    return finals
+
+
+def copiers(itemsize: int, lanes: int) -> tuple[Any, Any]:
+    """Two functions for compiled code that move elements between addresses.
+
+    ``copy(target, source)`` moves `lanes` elements. ``join(target, source, count, other, total)`` stores `lanes`
+    elements: the first `count` from `source`, those up to `total` from the same lanes behind `other`, and zeros; it reads
+    nothing else.
+    """
+
+    @intrinsic
+    def copy(typing_context: Any, target: Any, source: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            vectors = Vectors(builder, itemsize, lanes)
+            target, source = map(vectors.pointer, arguments)
+            vectors.store(vectors.load(source), target)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), generate
+
+    @intrinsic
+    def join(typing_context: Any, target: Any, source: Any, count: Any, other: Any, total: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            vectors = Vectors(builder, itemsize, lanes)
+            target, source, count, other, total = arguments
+            first, all_ = vectors.first_lanes(count), vectors.first_lanes(total)
+            first = builder.and_(first, all_)
+            second = builder.and_(all_, builder.not_(first))
+            left = vectors.load_masked(vectors.pointer(source), first)
+            right = vectors.load_masked(vectors.pointer(other), second)
+            vectors.store(builder.select(first, left, right), vectors.pointer(target))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 5), generate
+
+    return copy, join
+
+
+@intrinsic
+def prefetch(typing_context: Any, address: Any) -> Any:
+    """Ask for the cache line at an address, which need not be anybody's."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        Vectors(builder, 4, 1).prefetch(builder.inttoptr(arguments[0], ir.FloatType().as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
