@@ -15,9 +15,9 @@ import numpy as np
 
 from npconv.kernels.cpu.blocking import Tile
 from npconv.kernels.cpu.compile import compiled
-from npconv.kernels.cpu.loops import HARDSWISH, activate, at
+from npconv.kernels.cpu.loops import HARDSWISH, activate
 from npconv.kernels.cpu.microkernel import tile_product
-from npconv.kernels.cpu.staging import stage_planes
+from npconv.kernels.cpu.staging import row_movers, stager
 from npconv.kernels.cpu.vectors import address_of
 
 
@@ -25,7 +25,8 @@ from npconv.kernels.cpu.vectors import address_of
 def conv_narrow(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
     """The driver for float32 or float64 and a tile of few rows."""
     size, rows, columns = dtype.itemsize, tile.rows, tile.columns
-    product = tile_product(size, tile, listed=True)
+    product, stage_planes = tile_product(size, tile, listed=True), stager(size, tile.lanes)
+    _, copy_row, _ = row_movers(size, tile.lanes)
 
     @compiled
     def conv_narrow_loop(
@@ -55,7 +56,7 @@ def conv_narrow(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
             group, n = rest % groups, rest // groups
             height, width = min(block_h, out_h - top), min(block_w, out_w - left)
             image = (n * groups + group) * (planes // leads.shape[1])
-            stage_planes(x, image, lead, 0, planes, top, left, staged, blocks)
+            stage_planes(address_of(x), image, lead, 0, planes, top, left, address_of(staged), blocks)
             for first in range(0, outputs, rows):
                 used = min(rows, outputs - first)
                 channel = group * outputs + first
@@ -69,9 +70,8 @@ def conv_narrow(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                 for row in range(used):
                     place = ((n * groups * outputs + channel + row) * positions) + (lead * out_h + top) * out_w + left
                     for i in range(height):
-                        source = row * line + i * pitch
-                        for j in range(width):
-                            y[at(place + j)] = result[at(source + j)]
+                        source = address_of(result) + (row * line + i * pitch) * size
+                        copy_row(address_of(y) + place * size, source, width)
                         if activation == HARDSWISH:
                             activate(y[place : place + width], activation)
                         place += out_w

@@ -7,59 +7,107 @@ columns of the padded input that belong to it. Output (i, j) of the block finds 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from npconv.kernels.cpu.compile import compiled
-from npconv.kernels.cpu.loops import at
+from npconv.kernels.cpu.vectors import copiers
 
 
-@compiled
-def stage_plane(x: Any, plane: int, top: int, left: int, staged: Any, start: int, shape: Any, phases: Any) -> None:
-    """Stage one plane of a block.
+@functools.lru_cache(maxsize=4)
+def row_movers(size: int, lanes: int) -> tuple[Callable[..., None], Callable[..., None], Callable[..., None]]:
+    """Functions that fill a row with zeros, copy one, and copy every `step`-th element of one; all on addresses.
 
-    `x` is flat and `plane` the number of a plane in it, or -1 for one of zeros; (`top`, `left`) is the output at which
-    the block begins; `start` is where the staged plane begins in `staged`.
+    The last vector of a row overlaps the one before, so nothing outside the rows is touched.
     """
-    height, width = shape[1], shape[2]
-    stride_h, stride_w, low_h, low_w, rows, columns = shape[9], shape[10], shape[11], shape[12], shape[13], shape[14]
-    for phase in range(phases.shape[0]):
-        first_row = top * stride_h + phases[phase, 0] - low_h
-        first_column = left * stride_w + phases[phase, 1] - low_w
-        # Columns [begin, end) of the stage lie inside the image.
-        begin = min(columns, max(0, (stride_w - 1 - first_column) // stride_w))
-        end = max(begin, min(columns, (width - 1 - first_column) // stride_w + 1))
-        for i in range(rows):
-            row = first_row + i * stride_h
-            if plane < 0 or row < 0 or row >= height:
-                for j in range(columns):
-                    staged[at(start + j)] = 0
-            else:
-                source = (plane * height + row) * width + first_column
-                for j in range(begin):
-                    staged[at(start + j)] = 0
-                if stride_w == 1:
-                    for j in range(begin, end):
-                        staged[at(start + j)] = x[at(source + j)]
-                elif stride_w == 2:
-                    for j in range(begin, end):
-                        staged[at(start + j)] = x[at(source + 2 * j)]
+    copy, clear, every_second, _ = copiers(size, lanes)
+    move, clear_one, _, _ = copiers(size, 1)
+
+    @compiled
+    def fill_row(target: Any, count: int) -> None:
+        if count < lanes:
+            for j in range(count):
+                clear_one(target + j * size)
+        else:
+            for j in range(0, count - lanes, lanes):
+                clear(target + j * size)
+            clear(target + (count - lanes) * size)
+
+    @compiled
+    def copy_row(target: Any, source: Any, count: int) -> None:
+        if count < lanes:
+            for j in range(count):
+                move(target + j * size, source + j * size)
+        else:
+            for j in range(0, count - lanes, lanes):
+                copy(target + j * size, source + j * size)
+            copy(target + (count - lanes) * size, source + (count - lanes) * size)
+
+    @compiled
+    def pick_row(target: Any, source: Any, count: int, step: int) -> None:
+        if step == 1:
+            copy_row(target, source, count)
+        elif step == 2 and count >= lanes:
+            for j in range(0, count - lanes, lanes):
+                every_second(target + j * size, source + 2 * j * size)
+            every_second(target + (count - lanes) * size, source + 2 * (count - lanes) * size)
+        else:
+            for j in range(count):
+                move(target + j * size, source + step * j * size)
+
+    return fill_row, copy_row, pick_row
+
+
+@functools.lru_cache(maxsize=4)
+def stager(size: int, lanes: int) -> Callable[..., None]:
+    """The function that stages planes of elements of `size` bytes."""
+    fill_row, _, pick_row = row_movers(size, lanes)
+
+    @compiled
+    def stage_plane(x: Any, plane: int, top: int, left: int, target: Any, shape: Any, phases: Any) -> None:
+        """Stage one plane of a block at address `target`.
+
+        `x` is the image's address and `plane` the number of a plane in it, or -1 for one of zeros; (`top`, `left`) is
+        the output at which the block begins.
+        """
+        height, width = shape[1], shape[2]
+        stride_h, stride_w, low_h, low_w, rows, columns = (
+            shape[9],
+            shape[10],
+            shape[11],
+            shape[12],
+            shape[13],
+            shape[14],
+        )
+        for phase in range(phases.shape[0]):
+            first_row = top * stride_h + phases[phase, 0] - low_h
+            first_column = left * stride_w + phases[phase, 1] - low_w
+            # Columns [begin, end) of the stage lie inside the image.
+            begin = min(columns, max(0, (stride_w - 1 - first_column) // stride_w))
+            end = max(begin, min(columns, (width - 1 - first_column) // stride_w + 1))
+            for i in range(rows):
+                row = first_row + i * stride_h
+                if plane < 0 or row < 0 or row >= height:
+                    fill_row(target, columns)
                 else:
-                    for j in range(begin, end):
-                        staged[at(start + j)] = x[at(source + stride_w * j)]
-                for j in range(end, columns):
-                    staged[at(start + j)] = 0
-            start += columns
+                    source = x + ((plane * height + row) * width + first_column + begin * stride_w) * size
+                    fill_row(target, begin)
+                    pick_row(target + begin * size, source, end - begin, stride_w)
+                    fill_row(target + end * size, columns - end)
+                target += columns * size
 
+    @compiled
+    def stage_planes(
+        x: Any, image: int, lead: int, first: int, last: int, top: int, left: int, staged: Any, blocks: Any
+    ) -> None:
+        """Stage planes `first` to `last` of the depth: (channel, leading tap) pairs of the channels from `image` on."""
+        shape, leads, phases, _ = blocks
+        for number in range(first, last):
+            channel, tap = number // leads.shape[1], number % leads.shape[1]
+            plane = leads[lead, tap]
+            if plane >= 0:
+                plane += (image + channel) * shape[0]
+            stage_plane(x, plane, top, left, staged + (number - first) * shape[15] * size, shape, phases)
 
-@compiled
-def stage_planes(
-    x: Any, image: int, lead: int, first: int, last: int, top: int, left: int, staged: Any, blocks: Any
-) -> None:
-    """Stage planes `first` to `last` of the depth: (channel, leading tap) pairs of the channels from `image` on."""
-    shape, leads, phases, _ = blocks
-    for number in range(first, last):
-        channel, tap = number // leads.shape[1], number % leads.shape[1]
-        plane = leads[lead, tap]
-        if plane >= 0:
-            plane += (image + channel) * shape[0]
-        stage_plane(x, plane, top, left, staged, (number - first) * shape[15], shape, phases)
+    return stage_planes

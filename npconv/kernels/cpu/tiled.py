@@ -19,7 +19,7 @@ from npconv.kernels.cpu.blocking import PANELS, Tile, depth_for
 from npconv.kernels.cpu.compile import compiled
 from npconv.kernels.cpu.loops import HARDSWISH, activate
 from npconv.kernels.cpu.microkernel import tile_product
-from npconv.kernels.cpu.staging import stage_planes
+from npconv.kernels.cpu.staging import stager
 from npconv.kernels.cpu.vectors import address_of, copiers, prefetch
 
 # Rows of a panel that are fetched before they are packed: a plane apart, they lie on pages of their own.
@@ -33,7 +33,8 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
     most_depth, panels = depth_for(tile, size), PANELS
     # A little more than the panel: at a distance of 16 KiB all panels would compete for the same lines of L1.
     panel_pitch = (most_depth + 4) * columns
-    product, (copy, join), (move, _) = tile_product(size, tile), copiers(size, lanes), copiers(size, 1)
+    product, stage_planes = tile_product(size, tile), stager(size, lanes)
+    (copy, _, _, join), (move, *_) = copiers(size, lanes), copiers(size, 1)
 
     @compiled
     def pack_panels(
@@ -122,8 +123,8 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                 if staging:
                     first_plane = above // taps.size
                     last_plane = (above + steps + taps.size - 1) // taps.size
-                    stage_planes(x, image, lead, first_plane, last_plane, top, left, staged, blocks)
                     source = address_of(staged)
+                    stage_planes(address_of(x), image, lead, first_plane, last_plane, top, left, source, blocks)
                     for k in range(steps):
                         number, tap = (above + k) // taps.size, (above + k) % taps.size
                         offsets[k] = (number - first_plane) * plane + taps[tap]

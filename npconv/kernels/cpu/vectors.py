@@ -6,6 +6,7 @@ what its contract says and nothing keeps it from more. No address need be aligne
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,7 @@ class Vectors:
         return value
 
     def store(self, value: Any, pointer: Any, offset: Any = 0) -> None:
+        """Store all lanes at `offset` elements behind a scalar pointer."""
         self.builder.store(value, self._cell(pointer, offset)).align = self.itemsize
 
     def load_masked(self, pointer: Any, mask: Any, offset: Any = 0) -> Any:
@@ -80,6 +82,11 @@ class Vectors:
         undefined = ir.Constant(kind, ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, ir.Constant(INT32, 0))
         return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INT32, kind.count), None))
+
+    def shuffle(self, low: Any, high: Any, chosen: list[int]) -> Any:
+        """The `chosen` lanes of two vectors, numbered through."""
+        numbers = ir.Constant(ir.VectorType(INT32, len(chosen)), chosen)
+        return self.builder.shuffle_vector(low, high, numbers)
 
     def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
         """``a * b + c``, rounded once."""
@@ -143,48 +150,68 @@ def counted_loop(
     return finals
 
 
-def copiers(itemsize: int, lanes: int) -> tuple[Any, Any]:
-    """Two functions for compiled code that move elements between addresses.
+def on_addresses(write: Callable[..., None], itemsize: int, lanes: int) -> Any:
+    """A function for compiled code whose instructions ``write(vectors, *arguments)`` writes; all arguments are int64."""
+    names = list(inspect.signature(write).parameters)[1:]
 
-    ``copy(target, source)`` moves `lanes` elements. ``join(target, source, count, other, total)`` stores `lanes`
-    elements: the first `count` from `source`, those up to `total` from the same lanes behind `other`, and zeros; it reads
-    nothing else.
+    def define(*arguments: Any) -> Any:
+        def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+            write(Vectors(builder, itemsize, lanes), *values)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * (len(arguments) - 1)), generate
+
+    # Numba asks an intrinsic for the names of its arguments.
+    kinds = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("typing_context", *names)]
+    define.__signature__ = inspect.Signature(kinds)  # type: ignore[attr-defined]
+    define.__name__ = write.__name__
+    return intrinsic(define)
+
+
+def copiers(itemsize: int, lanes: int) -> tuple[Any, Any, Any, Any]:
+    """Functions for compiled code that move a vector of `lanes` elements between addresses.
+
+    Returns
+    -------
+    copy : ``copy(target, source)``
+    clear : ``clear(target)`` stores zeros.
+    every_second : ``every_second(target, source)`` takes elements 0, 2, 4, ... and reads none behind the last of them.
+    join : ``join(target, source, count, other, total)``
+        The first `count` elements from `source`, those up to `total` from the same lanes behind `other`, and zeros; reads
+        nothing else.
     """
 
-    @intrinsic
-    def copy(typing_context: Any, target: Any, source: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            vectors = Vectors(builder, itemsize, lanes)
-            target, source = map(vectors.pointer, arguments)
-            vectors.store(vectors.load(source), target)
-            return context.get_dummy_value()
+    def copy(vectors: Vectors, target: Any, source: Any) -> None:
+        vectors.store(vectors.load(vectors.pointer(source)), vectors.pointer(target))
 
-        return types.void(types.int64, types.int64), generate
+    def clear(vectors: Vectors, target: Any) -> None:
+        vectors.store(vectors.zeros, vectors.pointer(target))
 
-    @intrinsic
-    def join(typing_context: Any, target: Any, source: Any, count: Any, other: Any, total: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            vectors = Vectors(builder, itemsize, lanes)
-            target, source, count, other, total = arguments
-            first, all_ = vectors.first_lanes(count), vectors.first_lanes(total)
-            first = builder.and_(first, all_)
-            second = builder.and_(all_, builder.not_(first))
-            left = vectors.load_masked(vectors.pointer(source), first)
-            right = vectors.load_masked(vectors.pointer(other), second)
-            vectors.store(builder.select(first, left, right), vectors.pointer(target))
-            return context.get_dummy_value()
+    def every_second(vectors: Vectors, target: Any, source: Any) -> None:
+        start = vectors.pointer(source)
+        # The second vector begins one element early, so that it ends with the last element wanted.
+        low, high = vectors.load(start), vectors.load(start, lanes - 1)
+        chosen = [2 * lane if 2 * lane < lanes else 2 * lane + 1 for lane in range(lanes)]
+        vectors.store(vectors.shuffle(low, high, chosen), vectors.pointer(target))
 
-        return types.void(*[types.int64] * 5), generate
+    def join(vectors: Vectors, target: Any, source: Any, count: Any, other: Any, total: Any) -> None:
+        builder = vectors.builder
+        inside = vectors.first_lanes(total)
+        first = builder.and_(vectors.first_lanes(count), inside)
+        second = builder.and_(inside, builder.not_(first))
+        left = vectors.load_masked(vectors.pointer(source), first)
+        right = vectors.load_masked(vectors.pointer(other), second)
+        vectors.store(builder.select(first, left, right), vectors.pointer(target))
 
-    return copy, join
+    return (
+        on_addresses(copy, itemsize, lanes), on_addresses(clear, itemsize, lanes),
+        on_addresses(every_second, itemsize, lanes), on_addresses(join, itemsize, lanes),
+    )  # fmt: skip
 
 
-@intrinsic
-def prefetch(typing_context: Any, address: Any) -> Any:
-    """Ask for the cache line at an address, which need not be anybody's."""
+def _prefetch(vectors: Vectors, address: Any) -> None:
+    vectors.prefetch(vectors.pointer(address))
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        Vectors(builder, 4, 1).prefetch(builder.inttoptr(arguments[0], ir.FloatType().as_pointer()))
-        return context.get_dummy_value()
 
-    return types.void(types.int64), generate
+prefetch = on_addresses(_prefetch, 4, 1)
+"""``prefetch(address)`` asks for the cache line at an address, which need not be anybody's."""
