@@ -31,15 +31,18 @@ SUSTAINED = {
     ("numpy", "matmul_per_tap"): 45e9,
     ("numpy", "scale_per_tap"): 2.5e9,
     ("numpy", "narrow_matmul"): 2e9,
+    ("numpy", "winograd_matmul"): 1e9,
     ("numba", "tiles"): 60e9,
     ("numba", "unfold_tiles"): 33e9,
     ("numba", "unfold_rows"): 4e9,
     ("numba", "rows"): 6e9,
+    ("numba", "winograd_matmul"): 1e9,  # the portable form
     ("cupy", "matmul"): 40e12,
     ("cupy", "unfold_matmul"): 20e12,
     ("cupy", "matmul_per_tap"): 15e12,
     ("cupy", "scale_per_tap"): 1e12,
     ("cupy", "narrow_matmul"): 0.5e12,
+    ("cupy", "winograd_matmul"): 0.5e12,
 }
 BANDWIDTH = {"numpy": 10e9, "numba": 10e9, "cupy": 2.5e12}
 LAUNCH = {"numpy": 20e-6, "numba": 10e-6, "cupy": 20e-6}

@@ -36,8 +36,8 @@ class Algorithm(Protocol):
 
     name: str
 
-    def supports(self, spec: ConvSpec, op: str, backend: Backend) -> str | None:
-        """None, or the reason why this algorithm cannot run, as a sentence."""
+    def supports(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any] | None = None) -> str | None:
+        """None, or the reason why this algorithm cannot run in `dtype` (None: in any), as a sentence."""
 
     def cost(self, spec: ConvSpec, op: str, itemsize: int) -> Work:
         """What running it takes."""

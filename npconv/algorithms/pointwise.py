@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import numpy as np
 
 from npconv.algorithms.base import Work, image_shape
 from npconv.algorithms.im2col import Im2col
@@ -16,7 +19,7 @@ class Pointwise(Im2col):
     name = "pointwise"
     before_matmul = ""
 
-    def supports(self, spec: ConvSpec, op: str, backend: Backend) -> str | None:
+    def supports(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any] | None = None) -> str | None:
         if spec.is_pointwise:
             return None
         kernel, padding = spec.window.kernel, spec.window.padding
