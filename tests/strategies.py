@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import npconv as nc
 from npconv import reference
-from npconv.algorithms import ALGORITHMS, TRANSFORMED, winograd
+from npconv.algorithms import ALGORITHMS, TRANSFORMED, fft, winograd
 from npconv.arrays import compute_dtype, require
 from npconv.geometry import ConvSpec
 
@@ -52,7 +52,7 @@ def identical(actual: Any, expected: Any) -> None:
     np.testing.assert_array_equal(actual, expected, strict=True)
 
 
-ERROR_BOUNDS = {"winograd": winograd.error_bound}
+ERROR_BOUNDS = {"winograd": winograd.error_bound, "fft": fft.error_bound}
 """Of algorithms that round in a way of their own: ``(spec, op, a, b, dtype)`` to how far results may be off."""
 
 

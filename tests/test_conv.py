@@ -332,6 +332,7 @@ def test_a_batch_may_be_worked_through_in_parts(backend: str, algorithm: str, dt
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("npconv.algorithms.im2col.WORKSPACE", 1)
         patch.setattr("npconv.algorithms.winograd.WORKSPACE", 1)
+        patch.setattr("npconv.algorithms.fft.STEP", 1)
         parts = problem.conv(x, w, **how), problem.input_grad(dy, w, **how), problem.weight_grad(x, dy, **how)
     for actual, expected in zip(parts, whole, strict=True):
         agree(algorithm, actual, np.rint(expected))
@@ -401,7 +402,8 @@ def test_results_do_not_depend_on_the_number_of_threads(
     assert threads == []
     for n in (2, 3, 7):
         identical(run(n), alone)
-        assert threads[-1] == n - 1
+        # These images make one step of an FFT; tests/test_fft.py has more of them.
+        assert algorithm == "fft" or threads[-1] == n - 1
 
 
 @given(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from npconv.algorithms.base import OPERATIONS, Algorithm, Work
 from npconv.algorithms.depthwise import Depthwise
 from npconv.algorithms.direct import Direct
+from npconv.algorithms.fft import Fft
 from npconv.algorithms.im2col import Im2col
 from npconv.algorithms.pointwise import Pointwise
 from npconv.algorithms.winograd import Winograd
 
 ALGORITHMS: dict[str, Algorithm] = {
-    algorithm.name: algorithm for algorithm in (Pointwise(), Depthwise(), Direct(), Im2col(), Winograd())
+    algorithm.name: algorithm for algorithm in (Pointwise(), Depthwise(), Direct(), Im2col(), Winograd(), Fft())
 }
 
 TRANSFORMED = frozenset({"winograd", "fft"})
