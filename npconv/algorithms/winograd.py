@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from npconv.algorithms.base import Work, result_shape
+from npconv.algorithms.base import Work, is_narrow, result_shape
 from npconv.algorithms.cook_toom import (
     SIZES,
     Matrix,
@@ -36,6 +36,9 @@ from npconv.geometry import ConvSpec, Size
 
 WORKSPACE = 16 * 2**20
 """Bytes of transformed tiles that are held at once, unless a single row of tiles needs more."""
+
+_HELD = 3
+"""Copies of a block's transformed tiles that exist at once: gathered, half way, and transformed."""
 
 TRANSFORM_COST = 2
 """What an operation of a transform costs beside one of the products: a transform moves more than it computes."""
@@ -77,11 +80,13 @@ class Winograd:
         # Transformed tiles are gathered, transformed, multiplied and joined; each step writes and reads them.
         tiled = (spec.in_channels + spec.out_channels) * spec.batch * points * math.prod(tile_counts(spec, tile))
         images, rows = block_shape(spec, tile, itemsize)
-        held = 2 * images * rows * _row_elements(spec, tile) + 2 * points * spec.parameters // spec.window.taps
+        weights = 2 * (points + spec.window.taps) * spec.parameters // spec.window.taps
+        held = _HELD * images * rows * _row_elements(spec, tile) + weights
         return Work(products + transforming, spec.bytes(itemsize) + 4 * itemsize * tiled, itemsize * held)
 
     def kernel(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> str:
-        return "winograd_matmul"
+        maps = spec.parameters // spec.window.taps
+        return "narrow_matmul" if backend.kernels is None and is_narrow(maps, spec) else "winograd_matmul"
 
     def pack(self, spec: ConvSpec, backend: Backend, w: Array) -> Packed:
         tile = tile_sizes(spec, "forward")
@@ -309,8 +314,10 @@ def weight_correlated(
 
 def weight_points(backend: Backend, spec: ConvSpec, fs: Sequence[Transforms], w: Array) -> Array:
     """``(points * groups, C_out / groups, C / groups)``."""
-    out = transformed(backend, [f.g for f in fs], w, (1,) * len(fs), (1,) * len(fs))
-    return out.reshape(math.prod(out.shape[: len(fs)]) * spec.groups, spec.out_channels // spec.groups, w.shape[1])
+    ndim = len(fs)
+    taps = backend.xp.ascontiguousarray(backend.xp.moveaxis(w, (0, 1), (ndim, ndim + 1)))
+    out = joined(backend, [f.g for f in fs], taps)
+    return out.reshape(math.prod(out.shape[:ndim]) * spec.groups, spec.out_channels // spec.groups, w.shape[1])
 
 
 def data_points(
@@ -408,7 +415,7 @@ def turned_weights(backend: Backend, spec: ConvSpec, w: Array) -> Array:
 def block_shape(spec: ConvSpec, tile: Tile, itemsize: int) -> tuple[int, int]:
     """Images and rows of tiles that fit the workspace together; at least one of each."""
     rows = tile_counts(spec, tile)[0]
-    fitting = max(1, WORKSPACE // max(1, 2 * itemsize * _row_elements(spec, tile)))
+    fitting = max(1, WORKSPACE // max(1, _HELD * itemsize * _row_elements(spec, tile)))
     return max(1, min(spec.batch, fitting // max(1, rows))), max(1, min(rows, fitting))
 
 
