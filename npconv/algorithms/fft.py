@@ -149,8 +149,8 @@ class Blocks:
         return 2 * itemsize * self.groups * self.inner * self.outer * self.frequencies
 
     def pair(self, itemsize: int) -> int:
-        """Bytes in work for one block of one group: samples and spectra of both sides, and copies of the larger."""
-        channels = 2 * (self.inner + self.outer) + 2 * max(self.inner, self.outer)
+        """Bytes in work for one block of one group: the spectra of both sides, and two copies of the larger."""
+        channels = self.inner + self.outer + 2 * max(self.inner, self.outer)
         return 2 * itemsize * channels * self.frequencies * self.rows
 
     def step(self, itemsize: int) -> int:
@@ -297,18 +297,20 @@ def summed_products(backend: Backend, blocks: Blocks, image: Samples, dy: Array)
     grad = Samples(dy, (0,) * len(blocks.out), (1,) * len(blocks.out))
     total = backend.xp.zeros(_spectra_shape(blocks, real), np.result_type(dy.dtype, np.complex64))
     for groups, runs in _steps(blocks):
-        x = transformed(backend, blocks, cut(backend, image, blocks, groups, runs, blocks.length))
+        x = _factors(
+            backend, blocks, transformed(backend, blocks, cut(backend, image, blocks, groups, runs, blocks.length))
+        )
         g = cut(backend, grad, blocks, groups, runs, blocks.kept)
-        outer_product(backend, blocks, reversed_transform(backend, blocks, g), x, total[groups])
+        g = _factors(backend, blocks, reversed_transform(backend, blocks, g))
+        outer_product(backend, blocks, g, x, total[groups])
     return total
 
 
 def product(backend: Backend, blocks: Blocks, w: Array, x: Array) -> Array:
     """Spectra of the results, ``(n, G, outer, *f)``, from those of the sources, ``(n, G, inner, *f)``."""
-    xp = backend.xp
     if blocks.by_matmul:
-        y = xp.matmul(w, _frequencies_first(xp, blocks, x))
-        return _frequencies_last(xp, blocks, y, x.shape)
+        y = backend.xp.matmul(w, _factors(backend, blocks, x))
+        return _frequencies_last(backend.xp, blocks, y, x.shape)
     y = x[:, :, :1] * w[None, :, :, 0]
     for k in range(1, blocks.inner):
         y += x[:, :, k : k + 1] * w[None, :, :, k]
@@ -316,11 +318,9 @@ def product(backend: Backend, blocks: Blocks, w: Array, x: Array) -> Array:
 
 
 def outer_product(backend: Backend, blocks: Blocks, g: Array, x: Array, total: Array) -> None:
-    """Add the products of the spectra of a step to their sum."""
-    xp = backend.xp
+    """Add the products of the spectra of a step, as `_factors` gives them, to their sum."""
     if blocks.by_matmul:
-        left, right = _frequencies_first(xp, blocks, g), _frequencies_first(xp, blocks, x)
-        total += xp.matmul(left, right.swapaxes(-1, -2))
+        total += backend.xp.matmul(g, x.swapaxes(-1, -2))
         return
     untouched = tuple(2 + i for i, r in enumerate(blocks.reach) if not r)
     for n, k in itertools.product(range(len(x)), range(blocks.inner)):
@@ -328,15 +328,19 @@ def outer_product(backend: Backend, blocks: Blocks, g: Array, x: Array, total: A
         total[:, :, k] += part.sum(untouched, keepdims=True) if untouched else part
 
 
-def _frequencies_first(xp: Any, blocks: Blocks, x: Array) -> Array:
-    """``(n, G, channels, *f)`` as matrices, ``(G, frequencies, channels, n)``; rows that are no frequencies go to n."""
-    order = _matrix_order(blocks)
-    moved = xp.ascontiguousarray(x.transpose(order))
+def _factors(backend: Backend, blocks: Blocks, x: Array) -> Array:
+    """Spectra as they are multiplied: ``(n, G, channels, *f)``, or as matrices, ``(G, frequencies, channels, n)``.
+
+    Rows that are no frequencies go to n.
+    """
+    if not blocks.by_matmul:
+        return x
+    moved = backend.xp.ascontiguousarray(x.transpose(_matrix_order(blocks)))
     return moved.reshape(x.shape[1], -1, x.shape[2], x.shape[0] * blocks.rows)
 
 
 def _frequencies_last(xp: Any, blocks: Blocks, y: Array, like: Size) -> Array:
-    """The inverse of `_frequencies_first`; `like` is the shape of what went in, but for the channels."""
+    """The inverse of `_factors`; `like` is the shape of what went in, but for the channels."""
     order = _matrix_order(blocks)
     sizes = (like[0], like[1], y.shape[2], *like[3:])
     y = y.reshape(tuple(sizes[axis] for axis in order))
