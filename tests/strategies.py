@@ -217,7 +217,8 @@ class Problem:
             supported = self.supported_by(name) and can_compute(name, dtype)
             if algorithm == name or (algorithm == "auto" and supported):
                 spec = ConvSpec.of(self.x_shape, self.w_shape, **self.keywords)
-                a, b = (value if value.shape == self.w_shape else self.channels_first(value) for value in operands)
+                a, b = operands
+                a, b = self.channels_first(a), self.channels_first(b) if op == "weight_grad" else b
                 own = error_bound(spec, op, a, b, compute_dtype(np.dtype(dtype)))
                 bound = bound + (own if op == "weight_grad" else self.as_given(own))
         return bound

@@ -157,12 +157,14 @@ def error_factor(tile: Tile, terms: int, dtype: np.dtype[Any], op: str = "forwar
     return lost / (1 - lost)
 
 
-def magnitude_limit(tile: Tile, terms: int, dtype: np.dtype[Any]) -> float:
-    """Operands up to this size cannot overflow on their way: the root of half the largest number over all growth."""
-    largest = math.prod(
+def overflow_growth(tile: Tile, terms: int) -> float:
+    """How much larger than the largest operands, or their product, any number may become on its way in any operation.
+
+    The product of all row sums of absolute values; twice that, which no rounding fills.
+    """
+    sums = [
         max(1.0, float(matrix.sum(1).max()))
-        for m, r in tile
-        for f in (transforms(m, r).absolute(),)
+        for f in (transforms(m, r).absolute() for m, r in tile)
         for matrix in (f.at, f.at.T, f.g, f.g.T, f.bt)
-    )
-    return math.sqrt(float(np.finfo(dtype).max) / 2 / (max(terms, 1) * largest))
+    ]
+    return 2.0 * max(terms, 1) * math.prod(sums)

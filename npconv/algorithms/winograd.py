@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from npconv.algorithms.base import Work, is_narrow, result_shape
+from npconv.algorithms.base import Work, is_narrow, is_tame, largest, result_shape
 from npconv.algorithms.cook_toom import (
     SIZES,
     Matrix,
@@ -26,7 +26,7 @@ from npconv.algorithms.cook_toom import (
     Transforms,
     accurate_enough,
     error_factor,
-    magnitude_limit,
+    overflow_growth,
     transforms,
 )
 from npconv.algorithms.direct import Direct
@@ -48,18 +48,20 @@ TRANSFORM_COST = 2
 class Packed:
     """Weights for `Winograd.forward`: transformed, and as they came for images that need the direct form.
 
-    `points` is ``(points * groups, C_out / groups, C / groups)``, or None where the weights themselves need it.
+    `points` is ``(points * groups, C_out / groups, C / groups)``, or None where the weights themselves need it;
+    `largest` is the largest magnitude of a weight.
     """
 
     weights: Array
     points: Array | None
+    largest: float
 
 
 class Winograd:
     """See `npconv.algorithms.base.Algorithm`.
 
-    Where an operand holds NaN, infinity, or a number so large that a transform might overflow (`magnitude_limit`), the
-    direct form computes the call: a tile would spread them to outputs that they do not belong to.
+    Where an operand holds NaN, infinity, or a number so large that a sum might overflow, the direct form computes the
+    call: a tile would spread them to outputs that they do not belong to.
     """
 
     name = "winograd"
@@ -89,29 +91,31 @@ class Winograd:
         return "narrow_matmul" if backend.kernels is None and is_narrow(maps, spec) else "winograd_matmul"
 
     def pack(self, spec: ConvSpec, backend: Backend, w: Array) -> Packed:
-        tile = tile_sizes(spec, "forward")
-        return Packed(w, weight_points(backend, spec, matrices(tile), w) if _fits(spec, tile, "forward", w) else None)
+        tile, magnitude = tile_sizes(spec, "forward"), largest(w)
+        points = weight_points(backend, spec, matrices(tile), w) if _is_tame(spec, "forward", w, magnitude) else None
+        return Packed(w, points, magnitude)
 
     def forward(
         self, spec: ConvSpec, backend: Backend, x: Array, packed: Packed, bias: Array | None, activation: str | None
     ) -> Array:
-        tile = tile_sizes(spec, "forward")
-        if packed.points is None or not _fits(spec, tile, "forward", x):
+        if packed.points is None or not _is_tame(spec, "forward", x, packed.largest, largest(x)):
             return Direct().forward(spec, backend, x, packed.weights, bias, activation)
+        tile = tile_sizes(spec, "forward")
         y = correlated(backend, spec, tile, matrices(tile), x, packed.points)
         return finish(backend, y, bias, activation)
 
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         back = turned(spec)
-        packed = self.pack(back, backend, turned_weights(backend, spec, w))
-        if packed.points is None or not _fits(back, tile_sizes(back, "forward"), "forward", dy):
+        if not _is_tame(back, "forward", dy, largest(w), largest(dy)):
             return Direct().input_grad(spec, backend, dy, w)
-        return self.forward(back, backend, dy, packed, None, None)
+        tile = tile_sizes(back, "forward")
+        points = weight_points(backend, back, matrices(tile), turned_weights(backend, spec, w))
+        return correlated(backend, back, tile, matrices(tile), dy, points)
 
     def weight_grad(self, spec: ConvSpec, backend: Backend, x: Array, dy: Array) -> Array:
-        tile = tile_sizes(spec, "weight_grad")
-        if not _fits(spec, tile, "weight_grad", x, dy):
+        if not _is_tame(spec, "weight_grad", x, largest(x), largest(dy)):
             return Direct().weight_grad(spec, backend, x, dy)
+        tile = tile_sizes(spec, "weight_grad")
         return weight_correlated(backend, spec, tile, matrices(tile), x, dy)
 
 
@@ -220,14 +224,13 @@ def _terms(spec: ConvSpec, tile: Tile, op: str) -> int:
     return spec.in_channels // spec.groups
 
 
-def _fits(spec: ConvSpec, tile: Tile, op: str, *values: Array) -> bool:
-    """Whether all numbers are finite and too small to overflow on their way: the one place that guards the transforms.
+def _is_tame(spec: ConvSpec, op: str, value: Array, *magnitudes: float) -> bool:
+    """Whether operands of `value`'s dtype and these magnitudes may be transformed: what guards the transforms.
 
-    The question costs a pass over the operands; on a GPU it waits for the device.
+    To ask for a magnitude costs a pass over the operand.
     """
-    limit = magnitude_limit(tile, _terms(spec, tile, op), values[0].real.dtype)
-    parts = [value.view(value.real.dtype) for value in values if value.size]
-    return all(bool(part.max() <= limit) and bool(part.min() >= -limit) for part in parts)
+    tile = tile_sizes(spec, op)
+    return is_tame(value.real.dtype, overflow_growth(tile, _terms(spec, tile, op)), *magnitudes)
 
 
 def error_bound(spec: ConvSpec, op: str, a: Array, b: Array, dtype: np.dtype[Any]) -> Array:
