@@ -245,6 +245,8 @@ SMALL_KERNELS = {
     "one image of few pixels": ((1, 512, 7, 7), (512, 512, 3, 3), {"padding": 1}),
     "first layer": ((1, 3, 224, 224), (64, 3, 7, 7), {"padding": 3, "stride": 2}),
     "depthwise": ((1, 96, 56, 56), (96, 1, 3, 3), {"padding": 1, "groups": 96}),
+    "depthwise 7x7": ((1, 64, 112, 112), (64, 1, 7, 7), {"padding": 3, "groups": 64}),
+    "one channel": ((1, 1, 1024, 1024), (1, 1, 7, 7), {}),
     "short filter": ((1, 1, 10_000), (1, 1, 3), {}),
     "tiny": ((1, 1, 5, 5), (1, 1, 3, 3), {}),
 }
