@@ -140,9 +140,10 @@ def obstacle(spec: ConvSpec, op: str) -> str | None:
 
 @functools.lru_cache(maxsize=1024)
 def tile_sizes(spec: ConvSpec, op: str) -> Tile:
-    """The accurate tile of least cost, ``(m, r)`` per axis; of a spec that `obstacle` lets pass, and not for `turned`.
+    """The accurate tile of least cost, ``(m, r)`` per axis, for a spec that `obstacle` lets pass.
 
-    The cost counts whole tiles, so what hangs over the edges is paid for.
+    The cost counts whole tiles, so what hangs over the edges is paid for. An input gradient's tiles are those of the
+    forward convolution that `turned` gives.
     """
 
     def price(tile: Tile) -> float:
