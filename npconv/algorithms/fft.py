@@ -54,8 +54,8 @@ _LINE, _MATRIX, _RUN, _STEP = 80e-9, 500e-9, 8e-6, 50e-6
 _BYTE, _TRANSPOSED_BYTE = 0.1e-9, 0.4e-9
 
 AS_ROWS_COUNT = 6 / 16
-"""The planner knows the compiled rows by 6 GFLOP/s, which 3x3 kernels sustain; kernels that are large enough for an FFT
-sustain 14 to 25. So that the right one is chosen, its rate is put on their scale, until rows have a rate by size."""
+"""The planner knows the compiled rows by 6 GFLOP/s, which 3x3 kernels sustain; of few channels and kernels that
+are large enough for an FFT they sustain 14 to 25. So that the right one is chosen, its rate is put on their scale, until rows have a rate by size."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class Fft:
             return next(iter(FFT_RATES))
         blocks = blocks_for(spec, op, dtype.itemsize)
         rate = (blocks.transform_flops + blocks.product_flops) / blocks.seconds(dtype.itemsize)
-        if self.otherwise.kernel(spec, op, backend, dtype) == "rows":
+        if not blocks.by_matmul and self.otherwise.kernel(spec, op, backend, dtype) == "rows":
             rate *= AS_ROWS_COUNT
         return min(FFT_RATES, key=lambda name: abs(math.log(FFT_RATES[name] / rate)))
 
