@@ -54,8 +54,9 @@ _LINE, _MATRIX, _RUN, _STEP = 80e-9, 500e-9, 8e-6, 50e-6
 _BYTE, _TRANSPOSED_BYTE = 0.1e-9, 0.4e-9
 
 AS_ROWS_COUNT = 6 / 16
-"""The planner knows the compiled rows by 6 GFLOP/s, which 3x3 kernels sustain; of few channels and kernels that
-are large enough for an FFT they sustain 14 to 25. So that the right one is chosen, its rate is put on their scale, until rows have a rate by size."""
+"""The planner knows the compiled rows by 6 GFLOP/s, which 3x3 kernels sustain; where channels are few and kernels large
+enough for an FFT they sustain 14 to 25. So that the right one is chosen, its rate is put on their scale there, until
+rows have a rate by size."""
 
 
 @dataclass(frozen=True)
