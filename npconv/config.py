@@ -32,6 +32,7 @@ _lock = threading.Lock()
 _process_backend: str | None = None
 _process_threads: int | None = None
 _block_backend: ContextVar[str | None] = ContextVar("npconv_backend", default=None)
+_block_strict: ContextVar[bool] = ContextVar("npconv_strict", default=False)
 _block_threads: ContextVar[int | None] = ContextVar("npconv_threads", default=None)
 
 
@@ -126,6 +127,33 @@ def _check_backend(name: Any, optional: bool = True) -> None:
     from npconv import arrays
 
     arrays.require(name)
+
+
+@contextmanager
+def strict() -> Iterator[None]:
+    """Compute nothing but sums of the definition's products inside a ``with`` block, in this thread or task alone.
+
+    ``algorithm="auto"`` then never chooses ``"winograd"`` or ``"fft"``: they transform their operands, so that a result
+    is rounded in another way than the sum that defines it (docs/accuracy.md says by how much). To ask for one of them
+    by name inside the block is a `ValueError`. What was planned outside the block keeps its algorithm.
+
+    Examples
+    --------
+    >>> import npconv as nc
+    >>> with nc.strict():
+    ...     nc.plan((1, 64, 56, 56), (64, 64, 3, 3), padding=1).rejected["winograd"]
+    'strict arithmetic was asked for'
+    """
+    token = _block_strict.set(True)
+    try:
+        yield
+    finally:
+        _block_strict.reset(token)
+
+
+def is_strict() -> bool:
+    """Whether the code that asks runs inside a `strict` block."""
+    return _block_strict.get()
 
 
 def get_num_threads() -> int:

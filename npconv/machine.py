@@ -31,15 +31,26 @@ SUSTAINED = {
     ("numpy", "matmul_per_tap"): 45e9,
     ("numpy", "scale_per_tap"): 2.5e9,
     ("numpy", "narrow_matmul"): 2e9,
+    ("numpy", "winograd_matmul"): 17e9,
     ("numba", "tiles"): 60e9,
     ("numba", "unfold_tiles"): 33e9,
     ("numba", "unfold_rows"): 4e9,
     ("numba", "rows"): 6e9,
+    ("numba", "winograd_matmul"): 0.5e9,  # the portable form, which is never the fastest there
     ("cupy", "matmul"): 40e12,
     ("cupy", "unfold_matmul"): 20e12,
     ("cupy", "matmul_per_tap"): 15e12,
     ("cupy", "scale_per_tap"): 1e12,
     ("cupy", "narrow_matmul"): 0.5e12,
+    ("cupy", "winograd_matmul"): 0.5e12,
+}
+# How fast an FFT convolution is depends on its lengths and channels, from 1 to 40 GFLOP/s: too much for one figure. The
+# algorithm estimates it, and its kernels are called by the rate that they come closest to.
+FFT_RATES = {f"fft_{rate:.3g}_gflops": rate * 1e9 for rate in (0.5 * 2 ** (step / 4) for step in range(28))}
+SUSTAINED |= {
+    (backend, name): rate * scale
+    for backend, scale in (("numpy", 1), ("numba", 1), ("cupy", 100))
+    for name, rate in FFT_RATES.items()
 }
 BANDWIDTH = {"numpy": 10e9, "numba": 10e9, "cupy": 2.5e12}
 LAUNCH = {"numpy": 20e-6, "numba": 10e-6, "cupy": 20e-6}

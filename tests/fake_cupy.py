@@ -48,8 +48,11 @@ def module(devices: int = 1) -> types.ModuleType:
     for name in (
         "arange", "asarray", "ascontiguousarray", "empty", "zeros", "ones", "full", "ones_like", "where", "maximum",
         "clip", "matmul", "take", "moveaxis", "pad", "einsum",
+        "conj",
     ):  # fmt: skip
         setattr(fake, name, _on_device(getattr(np, name)))
+    transforms = {name: _on_device(getattr(np.fft, name)) for name in ("fftn", "ifftn", "rfftn", "irfftn")}
+    fake.fft = types.SimpleNamespace(**transforms)
     fake.may_share_memory = lambda a, b: np.may_share_memory(_plain(a), _plain(b))
     fake.asnumpy = lambda a: np.array(_plain(a))
     fake.ndarray = ndarray

@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 import npconv as nc
 from npconv import reference
-from npconv.algorithms import ALGORITHMS
-from npconv.arrays import require
+from npconv.algorithms import ALGORITHMS, TRANSFORMED, fft, winograd
+from npconv.arrays import compute_dtype, require
 from npconv.geometry import ConvSpec
 
 FLOATS = ("float16", "float32", "float64")
@@ -49,6 +50,34 @@ def values(shape: Size, dtype: str, seed: int = 0) -> np.ndarray:
 def identical(actual: Any, expected: Any) -> None:
     """Assert the same shape, dtype and elements."""
     np.testing.assert_array_equal(actual, expected, strict=True)
+
+
+ERROR_BOUNDS = {"winograd": winograd.error_bound, "fft": fft.error_bound}
+"""Of algorithms that round in a way of their own: ``(spec, op, a, b, dtype)`` to how far results may be off."""
+
+
+def agree(algorithm: str, actual: Any, expected: Any) -> None:
+    """Assert the same result, which is made of integers: of a form that rounds, after rounding to the nearest ones.
+
+    The planner may choose such a form too. For the size of its errors there are tests of their own.
+    """
+    if actual.dtype.kind in "fc" and (algorithm == "auto" or algorithm in TRANSFORMED):
+        actual = np.rint(actual)
+    identical(actual, expected)
+
+
+def can_compute(algorithm: str, dtype: str) -> bool:
+    """Whether an algorithm computes in a dtype at all, whatever the geometry."""
+    if algorithm == "auto":
+        return True
+    spec = ConvSpec.of((1, 1, 9), (1, 1, 1 if algorithm == "pointwise" else 3))
+    return ALGORITHMS[algorithm].supports(spec, "forward", require("numpy"), compute_dtype(np.dtype(dtype))) is None
+
+
+def skip_unless_computed(algorithm: str, dtype: str) -> None:
+    """Skip a test that was parametrised with a dtype in which an algorithm does not compute."""
+    if not can_compute(algorithm, dtype):
+        pytest.skip(f"{algorithm} does not compute in {dtype}")
 
 
 def rounding_bound(dtype: str, n: int, exact: np.ndarray, absolute: np.ndarray) -> np.ndarray:
@@ -179,6 +208,21 @@ class Problem:
         for tap in np.ndindex(*self.kernel):
             yield tap, tuple(slice(t * d, t * d + (n - 1) * s + 1, s) for t, (s, d, n) in zip(tap, axes, strict=True))
 
+    def rounding_bound(
+        self, algorithm: str, op: str, dtype: str, n: int, operands: Any, exact: np.ndarray, absolute: np.ndarray
+    ) -> np.ndarray:
+        """`rounding_bound`, and more where an algorithm has a bound of its own; without a padding mode."""
+        bound = rounding_bound(dtype, n, exact, absolute)
+        for name, error_bound in ERROR_BOUNDS.items():
+            supported = self.supported_by(name) and can_compute(name, dtype)
+            if algorithm == name or (algorithm == "auto" and supported):
+                spec = ConvSpec.of(self.x_shape, self.w_shape, **self.keywords)
+                a, b = operands
+                a, b = self.channels_first(a), self.channels_first(b) if op == "weight_grad" else b
+                own = error_bound(spec, op, a, b, compute_dtype(np.dtype(dtype)))
+                bound = bound + (own if op == "weight_grad" else self.as_given(own))
+        return bound
+
     # The reference's answers. Its loops warn where 64-bit integers wrap.
 
     def channels_first(self, value: np.ndarray) -> np.ndarray:
@@ -289,19 +333,23 @@ def problems(
     """
     pointwise |= algorithm == "pointwise"
     depthwise |= algorithm == "depthwise"
+    tiled = algorithm == "winograd"
+    unit_stride |= tiled
     ndim = draw(dims)
     largest, extra = _EXTENT[ndim]
     few = _FEW_OR_NONE if empty else _FEW
 
     kernel = (1,) * ndim if pointwise else draw(_integers(ndim, 1, largest))
     stride = (1,) * ndim if unit_stride else draw(_integers(ndim, 1, 3))
-    dilation = (1,) * ndim if pointwise else draw(st.tuples(*[_DILATION] * ndim))
+    dilation = (1,) * ndim if pointwise or tiled else draw(st.tuples(*[_DILATION] * ndim))
     reach = tuple((k - 1) * d for k, d in zip(kernel, dilation, strict=True))
     mode = modes[0] if len(modes) == 1 else draw(st.sampled_from(modes))
 
     padding: Any = draw(st.sampled_from(("valid", "same") if pointwise else (None, None, *PADDING_STRINGS)))
     if padding is None:
         pairs = draw(st.tuples(*[_PAIR] * ndim))
+        if tiled:  # whose input gradient needs padding within the kernel
+            pairs = tuple((min(lo, r), min(hi, r)) for r, (lo, hi) in zip(reach, pairs, strict=True))
         padding = _spelling(pairs)
         least = [r + 1 - lo - hi for r, (lo, hi) in zip(reach, pairs, strict=True)]
     else:
@@ -332,8 +380,12 @@ def problems(
     )
 
 
-def problems_for(algorithm: str, **restrictions: Any) -> st.SearchStrategy[Problem]:
-    """Problems that `algorithm` supports; if it hardly supports any, Hypothesis says so."""
+def problems_for(algorithm: str, dtype: str = "float64", **restrictions: Any) -> st.SearchStrategy[Problem]:
+    """Problems that `algorithm` supports; if it hardly supports any, Hypothesis says so.
+
+    A test parametrised with dtypes names its `dtype`, and is skipped where the algorithm does not compute in it.
+    """
+    skip_unless_computed(algorithm, dtype)
     drawn = problems(algorithm, **restrictions)
     return drawn if algorithm == "auto" else drawn.filter(lambda problem: problem.supported_by(algorithm))
 

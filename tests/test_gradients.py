@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from strategies import (
     BACKENDS,
+    COMPLEX,
     DTYPES,
     FLOATS,
     INTEGERS,
@@ -19,10 +20,12 @@ from strategies import (
     LARGE_FOR,
     PAD_MODES,
     Problem,
+    agree,
+    can_compute,
     identical,
     problems,
     problems_for,
-    rounding_bound,
+    skip_unless_computed,
     values,
 )
 
@@ -44,36 +47,40 @@ SLOPES = {
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(data=st.data())
 def test_gradients_equal_the_reference(algorithm: str, dtype: str, data: st.DataObject) -> None:
-    problem = data.draw(problems_for(algorithm))
+    problem = data.draw(problems_for(algorithm, dtype))
     x, w, dy = problem.x(dtype), problem.w(dtype), problem.dy(dtype)
     dx, dw = problem.expected_input_grad(dy, w), problem.expected_weight_grad(x, dy)
     for backend in BACKENDS:
         how = {"algorithm": algorithm, "backend": backend}
-        identical(problem.input_grad(dy, w, **how), dx)
-        identical(problem.weight_grad(x, dy, **how), dw)
+        agree(algorithm, problem.input_grad(dy, w, **how), dx)
+        agree(algorithm, problem.weight_grad(x, dy, **how), dw)
 
 
 @given(data=st.data(), dtype=st.sampled_from(DTYPES))
 def test_gradients_through_padding_modes_equal_the_reference(
     backend: str, algorithm: str, data: st.DataObject, dtype: str
 ) -> None:
+    assume(can_compute(algorithm, dtype))
     problem = data.draw(problems_for(algorithm, modes=MODES[1:]))
     x, w, dy = problem.x(dtype), problem.w(dtype), problem.dy(dtype)
     how = {"algorithm": algorithm, "backend": backend}
-    identical(problem.input_grad(dy, w, **how), problem.expected_input_grad(dy, w))
-    identical(problem.weight_grad(x, dy, **how), problem.expected_weight_grad(x, dy))
+    agree(algorithm, problem.input_grad(dy, w, **how), problem.expected_input_grad(dy, w))
+    agree(algorithm, problem.weight_grad(x, dy, **how), problem.expected_weight_grad(x, dy))
 
 
 @given(data=st.data(), dtype=st.sampled_from(("float64", "complex128", "int32", "uint64")))
 def test_gradients_are_adjoint_to_the_convolution(
     backend: str, algorithm: str, data: st.DataObject, dtype: str
 ) -> None:
+    assume(can_compute(algorithm, dtype))
     problem = data.draw(problems_for(algorithm, modes=MODES))
     x, w, dy = problem.x(dtype), problem.w(dtype), problem.dy(dtype)
     how = {"algorithm": algorithm, "backend": backend}
-    product = np.vdot(dy, problem.conv(x, w, **how))
-    assert product == np.vdot(problem.input_grad(dy, w, **how), x)
-    assert product == np.vdot(problem.weight_grad(x, dy, **how), w)
+    results = problem.conv(x, w, **how), problem.input_grad(dy, w, **how), problem.weight_grad(x, dy, **how)
+    y, dx, dw = (np.rint(result) if dtype in FLOATS + COMPLEX else result for result in results)
+    product = np.vdot(dy, y)
+    assert product == np.vdot(dx, x)
+    assert product == np.vdot(dw, w)
 
 
 # Differences. A convolution is linear in each argument, so central differences at any step, here 1, are exact but for
@@ -119,6 +126,7 @@ def unit(shape: tuple[int, ...], index: tuple[int, ...]) -> np.ndarray:
 def test_rounding_errors_of_gradients_stay_within_their_bound(
     backend: str, algorithm: str, data: st.DataObject, seed: int, dtype: str
 ) -> None:
+    assume(can_compute(algorithm, dtype))
     problem = data.draw(problems_for(algorithm, empty=False))
     rng = np.random.default_rng(seed)
     x, w, dy = (
@@ -127,25 +135,29 @@ def test_rounding_errors_of_gradients_stay_within_their_bound(
     how = {"algorithm": algorithm, "backend": backend}
     x64, w64, dy64 = x.astype("float64"), w.astype("float64"), dy.astype("float64")
     results = (
-        (problem.input_grad(dy, w, **how), problem.expected_input_grad, (dy64, w64), w.size // problem.channels),
-        (problem.weight_grad(x, dy, **how), problem.expected_weight_grad, (x64, dy64), dy.size // w.shape[0]),
+        ("input_grad", problem.expected_input_grad, (dy, w), (dy64, w64), w.size // problem.channels),
+        ("weight_grad", problem.expected_weight_grad, (x, dy), (x64, dy64), dy.size // w.shape[0]),
     )
-    for actual, expected, operands, n in results:
-        exact, absolute = expected(*operands), expected(*(np.abs(operand) for operand in operands))
+    for op, expected, given_, wide, n in results:
+        actual = getattr(problem, op)(*given_, **how)
+        exact, absolute = expected(*wide), expected(*(np.abs(operand) for operand in wide))
         # Where the reference too sums in float64, both may be off.
-        bound = rounding_bound(dtype, n, exact, absolute) * (2 if dtype == "float64" else 1)
+        bound = problem.rounding_bound(algorithm, op, dtype, n, wide, exact, absolute) * (
+            2 if dtype == "float64" else 1
+        )
         assert (np.abs(actual - exact) <= bound).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int16"])
 @pytest.mark.parametrize(("algorithm", "name"), LARGE_FOR)
 def test_gradients_of_large_problems_are_exact_too(algorithm: str, name: str, dtype: str) -> None:
+    skip_unless_computed(algorithm, dtype)
     x, w, dy, dx, dw = large(name)
     x, w, dy = (value.astype(dtype) for value in (x, w, dy))
     for backend in BACKENDS:
         how = {"algorithm": algorithm, "backend": backend}
-        identical(LARGE[name].input_grad(dy, w, **how), dx.astype(dtype))
-        identical(LARGE[name].weight_grad(x, dy, **how), dw.astype(dtype))
+        agree(algorithm, LARGE[name].input_grad(dy, w, **how), dx.astype(dtype))
+        agree(algorithm, LARGE[name].weight_grad(x, dy, **how), dw.astype(dtype))
 
 
 @functools.cache
@@ -185,8 +197,8 @@ def test_numbers_that_are_not_finite_spread_as_in_the_definition(algorithm: str,
         {"x": x, "w": w, "dy": dy}[spoilt].flat[0] = number
         for backend in BACKENDS:
             how = {"algorithm": algorithm, "backend": backend}
-            identical(problem.input_grad(dy, w, **how), problem.expected_input_grad(dy, w))
-            identical(problem.weight_grad(x, dy, **how), problem.expected_weight_grad(x, dy))
+            agree(algorithm, problem.input_grad(dy, w, **how), problem.expected_input_grad(dy, w))
+            agree(algorithm, problem.weight_grad(x, dy, **how), problem.expected_weight_grad(x, dy))
 
 
 # Structure
@@ -241,7 +253,7 @@ def test_gradients_of_mixed_dtypes_follow_result_type(backend: str, problem: Pro
 
 @given(data=st.data(), dtype=st.sampled_from(DTYPES))
 def test_vjp_agrees_with_the_separate_functions(backend: str, algorithm: str, data: st.DataObject, dtype: str) -> None:
-    problem = data.draw(problems_for(algorithm, modes=MODES))
+    problem = data.draw(problems_for(algorithm, dtype, modes=MODES))
     x, w, bias, dy = problem.x(dtype), problem.w(dtype), problem.bias(dtype), problem.dy(dtype)
     how = {"algorithm": algorithm, "backend": backend}
     y, pullback = problem.vjp(x, w, bias, **how)
@@ -368,13 +380,13 @@ def transposed(problem: Problem) -> dict[str, Any]:
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64", "int8", "uint64"])
 @given(data=st.data())
 def test_transposed_convolution_is_the_adjoint(algorithm: str, dtype: str, data: st.DataObject) -> None:
-    problem = data.draw(problems_for(algorithm))
+    problem = data.draw(problems_for(algorithm, dtype))
     dy, w = problem.dy(dtype), problem.w(dtype)
     expected = problem.expected_input_grad(dy, w)
     for backend in BACKENDS:
         how = {"algorithm": algorithm, "backend": backend}
         # Nothing is conjugated, as in PyTorch, but the adjoint's weights are.
-        identical(nc.conv_transpose(dy, w.conj(), **transposed(problem), **how), expected)
+        agree(algorithm, nc.conv_transpose(dy, w.conj(), **transposed(problem), **how), expected)
 
 
 @given(problem=problems(), extra=st.integers(0, 4))
@@ -435,6 +447,7 @@ def test_transposed_takes_bias_activation_and_any_rank_by_name(
 def test_gradients_do_not_depend_on_the_number_of_threads(
     algorithm: str, dtype: str, padding_mode: str, threads: list[int]
 ) -> None:
+    skip_unless_computed(algorithm, dtype)
     kernel, groups, in_group = {"pointwise": (1, 1, 24), "depthwise": (5, 24, 1)}.get(algorithm, (3, 2, 12))
     padding = (kernel - 1) // 2
     geometry = ((43, 31), (kernel,) * 2, (1, 1), (1, 1), padding, ((padding,) * 2,) * 2, padding_mode)
@@ -458,5 +471,4 @@ def test_gradients_do_not_depend_on_the_number_of_threads(
         threads.clear()
         for result, expected in zip(run(n), alone, strict=True):
             identical(result, expected)
-        assert max(threads) == n - 1
-        assert len(threads) >= 6
+        assert algorithm == "fft" or (max(threads) == n - 1 and len(threads) >= 6)

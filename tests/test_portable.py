@@ -7,7 +7,7 @@ import pytest
 from fake_cupy import cupy, ndarray  # noqa: F401 - a fixture
 
 import npconv as nc
-from npconv.algorithms import ALGORITHMS
+from npconv.algorithms import ALGORITHMS, TRANSFORMED
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(-3, 4, (2, 4, 7, 6)).astype("float32")
@@ -21,7 +21,9 @@ def same(result, expected):
     np.testing.assert_array_equal(result.view(np.ndarray), expected)
 
 
-@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name not in ("pointwise", "depthwise")])
+@pytest.mark.parametrize(
+    "algorithm", [name for name in ALGORITHMS if name not in {"pointwise", "depthwise"} | TRANSFORMED]
+)
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
 def test_convolution_and_gradients_stay_on_the_device(cupy, algorithm, mode):  # noqa: F811
     x, w, b = map(cupy.asarray, (X, W, B))
@@ -43,6 +45,15 @@ def test_special_forms_stay_on_the_device(cupy, algorithm):  # noqa: F811
     expected, expected_back = nc.conv_vjp(X, w, groups=groups, stride=2, algorithm=algorithm, backend="numpy")
     same(y, expected)
     for ours, theirs in zip(pullback(y)[:2], expected_back(expected)[:2], strict=True):
+        same(ours, theirs)
+
+
+def test_winograd_stays_on_the_device(cupy):  # noqa: F811
+    options = {"padding": ((1, 2), (0, 1)), "groups": 2, "algorithm": "winograd"}
+    y, pullback = nc.conv_vjp(*map(cupy.asarray, (X, W, B)), **options)
+    expected, expected_back = nc.conv_vjp(X, W, B, backend="numpy", **options)
+    same(y, expected)
+    for ours, theirs in zip(pullback(y), expected_back(expected), strict=True):
         same(ours, theirs)
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 from npconv.algorithms.base import OPERATIONS, Algorithm, Work
 from npconv.algorithms.depthwise import Depthwise
 from npconv.algorithms.direct import Direct
+from npconv.algorithms.fft import Fft
 from npconv.algorithms.im2col import Im2col
 from npconv.algorithms.pointwise import Pointwise
+from npconv.algorithms.winograd import Winograd
 
 ALGORITHMS: dict[str, Algorithm] = {
-    algorithm.name: algorithm for algorithm in (Pointwise(), Depthwise(), Direct(), Im2col())
+    algorithm.name: algorithm for algorithm in (Pointwise(), Depthwise(), Direct(), Im2col(), Winograd(), Fft())
 }
 
-__all__ = ["ALGORITHMS", "OPERATIONS", "Algorithm", "Work"]
+TRANSFORMED = frozenset({"winograd", "fft"})
+"""Those that do not sum the definition's products, so that they round in another way; `npconv.strict` forbids them."""
+
+__all__ = ["ALGORITHMS", "OPERATIONS", "TRANSFORMED", "Algorithm", "Work"]

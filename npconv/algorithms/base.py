@@ -11,6 +11,7 @@ Arrays are ``(N, C, *spatial)``, contiguous and of one dtype; the padding is zer
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -36,8 +37,8 @@ class Algorithm(Protocol):
 
     name: str
 
-    def supports(self, spec: ConvSpec, op: str, backend: Backend) -> str | None:
-        """None, or the reason why this algorithm cannot run, as a sentence."""
+    def supports(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any] | None = None) -> str | None:
+        """None, or the reason why this algorithm cannot run in `dtype` (None: in any), as a sentence."""
 
     def cost(self, spec: ConvSpec, op: str, itemsize: int) -> Work:
         """What running it takes."""
@@ -83,3 +84,22 @@ def grouped_weights(spec: ConvSpec, w: Array) -> Array:
 def is_narrow(elements: int, spec: ConvSpec) -> bool:
     """Whether a matrix product whose weights have `elements` in all groups is too small a group to run at speed."""
     return elements // spec.groups < 64
+
+
+def largest(value: Array) -> float:
+    """Largest magnitude of a real or imaginary part; not finite where an element is not. On a GPU it is waited for."""
+    if not value.size:
+        return 0.0
+    parts = value.view(value.real.dtype)
+    return max(float(parts.max()), -float(parts.min()))
+
+
+def is_tame(dtype: np.dtype[Any], growth: float, *magnitudes: float) -> bool:
+    """Whether operands of these magnitudes may be transformed before they are multiplied.
+
+    A transform mixes elements, so NaN and infinity would reach results that the definition keeps them from, and sums
+    may overflow that the definition does not form. `growth` bounds how much larger than the product of the magnitudes,
+    or than one of them, a number becomes on its way.
+    """
+    limit = float(np.finfo(dtype).max) / growth
+    return all(m < limit for m in magnitudes) and math.prod(magnitudes) < limit

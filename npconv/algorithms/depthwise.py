@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from npconv.algorithms.direct import Direct
 from npconv.arrays import Array, Backend, flatten
 from npconv.geometry import ConvSpec
@@ -12,7 +16,7 @@ class Depthwise(Direct):
 
     name = "depthwise"
 
-    def supports(self, spec: ConvSpec, op: str, backend: Backend) -> str | None:
+    def supports(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any] | None = None) -> str | None:
         if spec.is_depthwise:
             return None
         return (

@@ -21,7 +21,7 @@ class Direct:
 
     name = "direct"
 
-    def supports(self, spec: ConvSpec, op: str, backend: Backend) -> str | None:
+    def supports(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any] | None = None) -> str | None:
         return None
 
     def portable_kernel(self, spec: ConvSpec) -> str:

@@ -26,7 +26,7 @@ class Im2col:
     name = "im2col"
     before_matmul = "unfold_"
 
-    def supports(self, spec: ConvSpec, op: str, backend: Backend) -> str | None:
+    def supports(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any] | None = None) -> str | None:
         return None
 
     def cost(self, spec: ConvSpec, op: str, itemsize: int) -> Work:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import numpy as np
 
 from npconv.algorithms.base import Work, image_shape
 from npconv.algorithms.direct import Direct
@@ -17,7 +20,7 @@ class Pointwise(Im2col):
     name = "pointwise"
     before_matmul = ""
 
-    def supports(self, spec: ConvSpec, op: str, backend: Backend) -> str | None:
+    def supports(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any] | None = None) -> str | None:
         if spec.is_pointwise:
             return None
         kernel, padding = spec.window.kernel, spec.window.padding

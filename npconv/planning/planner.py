@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from npconv.algorithms import ALGORITHMS
+from npconv.algorithms import ALGORITHMS, TRANSFORMED
 from npconv.algorithms.base import Work
 from npconv.arrays import Backend, compute_dtype
-from npconv.config import get_num_threads
+from npconv.config import get_num_threads, is_strict
 from npconv.geometry import ConvSpec, choice
 from npconv.machine import predicted_seconds
 from npconv.planning.plan import Plan
@@ -35,11 +35,11 @@ def plan_for(
     Raises
     ------
     ValueError
-        If `algorithm` is unknown or cannot run this spec, with the reason.
+        If `algorithm` is unknown, cannot run this spec, or is not allowed inside `npconv.strict`, with the reason.
     """
     choice("algorithm", algorithm, ("auto", *ALGORITHMS))
     threads = get_num_threads() if threads is None else threads
-    return _choose(spec, op, backend, dtype, algorithm, activation, threads, max_workspace)
+    return _choose(spec, op, backend, dtype, algorithm, activation, threads, max_workspace, is_strict())
 
 
 @functools.lru_cache(maxsize=1024)
@@ -52,6 +52,7 @@ def _choose(
     activation: str | None,
     threads: int,
     max_workspace: int | None,
+    strict: bool,
 ) -> Plan:
     core = spec if spec.padding_mode == "zeros" else spec.without_padding()
     wide = compute_dtype(dtype)
@@ -61,7 +62,9 @@ def _choose(
     rejected: dict[str, str] = {}
     for name, candidate in ALGORITHMS.items():
         work = candidate.cost(core, op, wide.itemsize)
-        reason = candidate.supports(core, op, backend)
+        reason = candidate.supports(core, op, backend, wide)
+        if reason is None and strict and name in TRANSFORMED:
+            reason = "strict arithmetic was asked for"
         if reason is None and max_workspace is not None and work.workspace > max_workspace:
             reason = f"its workspace of {amount(work.workspace, 'B')} exceeds the {amount(max_workspace, 'B')} allowed"
         if reason is None:

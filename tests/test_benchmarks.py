@@ -1,0 +1,146 @@
+"""The table of layers says what npconv computes, and comparisons count what they were told."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import npconv as nc
+from benchmarks import tables
+from benchmarks.cases import Case
+from benchmarks.compare import TOLERANCE, Notes, distance, measure, parse, present, stem
+from benchmarks.layers import LAYERS, TINY, Layer, select
+from benchmarks.peers import Contestant, onnx_model
+from benchmarks.tables import FUNCTIONAL, PACKED, Row
+from benchmarks.workers import Failed, Worker
+
+SMALL = TINY[0]
+
+
+def row(layer: Layer = SMALL, **seconds: float) -> Row:
+    return Row(layer, peak=1e9, seconds={name.replace("_", "-"): time for name, time in seconds.items()})
+
+
+def test_names_are_unique():
+    names = [layer.name for layer in (*LAYERS, *TINY)]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("layer", [*LAYERS, *TINY], ids=lambda layer: layer.name)
+def test_a_layer_is_the_convolution_that_npconv_plans(layer):
+    plan = nc.plan(layer.x_shape, layer.w_shape, **layer.options)
+    assert plan.spec.y_shape == layer.y_shape
+    assert plan.macs == layer.macs
+    assert (
+        layer.macs
+        == math.prod(layer.y_shape) * layer.products
+        == layer.batch * layer.out_channels * (layer.pixels * layer.products)
+    )
+
+
+@pytest.mark.parametrize(
+    ("network", "count"),
+    [("lecture", 2), ("resnet50", 23), ("vgg16", 9), ("mobilenet-v1", 19), ("resnext50", 5)],
+)
+def test_networks_are_complete(network, count):
+    assert len(select([network])) == count
+
+
+def test_selection_by_network_and_by_part_of_a_name():
+    assert {layer.network for layer in select(["unet", "volume"])} == {"unet", "volume"}
+    assert all(layer.kernel == (1, 7) for layer in select(["inception 1x7"]))
+    assert [layer.name for layer in select(["3x3 64>64 @56", "resnet50 3x3 64>64"])] == ["resnet50 3x3 64>64 @56"]
+    with pytest.raises(ValueError, match=r"'alexnet'.*resnet50"):
+        select(["alexnet"])
+
+
+def test_ratios_are_those_of_the_fastest_peer():
+    one = row(npconv=2.0, npconv_packed=1.0, ncnn=4.0, jax=3.0)
+    assert one.fastest == "jax"
+    assert (one.ratio(FUNCTIONAL), one.ratio(PACKED), one.ratio(PACKED, "ncnn")) == (1.5, 3.0, 4.0)
+    assert one.share(PACKED) == 2 * SMALL.macs / 1e9
+    assert one.ratio(PACKED, "openvino") is None
+    assert row(npconv=1.0).ratio(FUNCTIONAL) is None
+
+
+def test_means_are_geometric_and_name_the_lowest():
+    rows = [row(npconv=1.0, jax=8.0), row(LAYERS[0], npconv=1.0, jax=0.5)]
+    assert f"| all | 2 | 2.00 | 0.50 ({LAYERS[0].name}) | - | - |" in tables.means(rows)
+    assert "| lecture | 1 | 0.50 | 0.50 | - | - |" in tables.networks(rows)
+
+
+def test_a_peer_that_is_missing_on_a_layer_is_a_dash():
+    rows = [row(npconv=1.0, jax=8.0), row(npconv=1.0, ncnn=2.0)]
+    first, second = tables.table(rows).splitlines()[2:]
+    assert first.endswith("| **8000** | - | 8.00 | - |")
+    assert second.endswith("| - | **2000** | 2.00 | - |")
+
+
+def test_shares_leave_out_forms_with_fewer_products():
+    direct, winograd = (row(LAYERS[0], npconv=10.0) for _ in range(2))
+    direct.algorithm, winograd.algorithm = "direct", "winograd"
+    assert "npconv 20% in the mean" in tables.shares([direct, winograd])
+    assert tables.shares([winograd]) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "-"), (12.3456, "12346"), (0.0123456, "12.3"), (1.23e-6, "0.0012"), (0.00123, "1.23")]
+)
+def test_times_have_three_digits(seconds, text):
+    assert tables.milliseconds(seconds) == text
+
+
+def test_text_between_markers_is_replaced():
+    text = "a <!-- m --> old <!-- end of m --> b"
+    once = tables.insert(text, "m", "new")
+    assert once == "a <!-- m -->\n\nnew\n\n<!-- end of m --> b"
+    assert tables.insert(once, "m", "new") == once
+    with pytest.raises(ValueError, match="no place for n"):
+        tables.insert(text, "n", "new")
+
+
+def test_a_result_that_differs_is_seen():
+    y = np.ones((2, 3), np.float32)
+    assert distance(y, y) == 0
+    assert distance(y * 1.01, y) > TOLERANCE["float32"]
+    assert distance(y[:1], y) == distance(y * np.nan, y) == math.inf
+
+
+def test_files_of_a_part_do_not_replace_those_of_the_whole():
+    assert stem(parse([])) == "compare-forward-1t"
+    assert (
+        stem(parse(["--dtype", "float64", "--layers", "tiny", "3x3/2 dw"]))
+        == "compare-forward-1t-float64-tiny-3x3-2-dw"
+    )
+    with pytest.raises(SystemExit):
+        parse(["--readme", "--layers", "tiny"])
+
+
+def test_what_a_contestant_lacks_is_said():
+    contestant = Contestant(pytest.fail, ("no_such_module",))
+    assert "no_such_module" in contestant.refusal("forward", "float32")
+    contestant = Contestant(pytest.fail, (), ("forward",), ("float32",))
+    assert contestant.refusal("forward", "float32") == ""
+    assert "weight_grad" in contestant.refusal("weight_grad", "float32")
+    assert "float64" in contestant.refusal("forward", "float64")
+
+
+def test_the_onnx_model_is_one_convolution():
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load_from_string(onnx_model(Case(SMALL)))
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_a_layer_is_measured_in_processes_of_their_own(capfd):
+    notes = Notes()
+    with Worker("peak", 1) as peak, Worker(FUNCTIONAL, 1) as functional, Worker(PACKED, 1) as packed:
+        found = measure(peak, present([functional, packed], "forward", "float32", notes), Case(SMALL), 0.01, notes)
+        with pytest.raises(Failed, match="TypeError"):
+            functional.ask("prepare", Case(SMALL, dtype="object"))
+    assert set(found.seconds) == {FUNCTIONAL, PACKED}
+    assert found.algorithm
+    assert found.peak > 1e9
+    assert not notes.said
+    assert found.layer.name in tables.line(found)
