@@ -19,7 +19,6 @@ from npconv.kernels.cpu import loops, threads
 from npconv.kernels.cpu.blocking import (
     LOW_ROWS,
     blocks_for,
-    has_tiles,
     low_positions_for,
     low_tile_for,
     positions_for,
@@ -28,7 +27,7 @@ from npconv.kernels.cpu.blocking import (
 from npconv.kernels.cpu.narrow import conv_narrow
 from npconv.kernels.cpu.tiled import conv_tiled
 
-BOUNDS = {"relu": (0, np.inf), "relu6": (0, 6)}
+BOUNDS: dict[str | None, tuple[float, float]] = {None: (-np.inf, np.inf), "relu": (0, np.inf), "relu6": (0, 6)}
 """Activations that are a clamp."""
 
 ACTIVATIONS = {None: 0, "relu": loops.RELU, "relu6": loops.RELU6, "hardswish": loops.HARDSWISH}
@@ -43,7 +42,7 @@ def uses_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:
     They know float32 and float64 and compute ``forward``. The input gradient at stride 1 is a forward convolution with
     turned weights, as long as no padding reaches further than the kernel.
     """
-    if dtype.kind != "f" or op == "weight_grad" or not has_tiles():
+    if dtype.kind != "f" or op == "weight_grad":
         return False
     if op == "forward":
         return True
@@ -55,7 +54,7 @@ def uses_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:
 def multiplies_on_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:
     """Whether the matrix product of an operation's columns runs on register tiles."""
     rows = spec.parameters // max(spec.out_channels, 1) if op == "input_grad" else spec.out_channels // spec.groups
-    return dtype.kind == "f" and has_tiles() and rows >= FEWEST_TILE_ROWS
+    return dtype.kind == "f" and rows >= FEWEST_TILE_ROWS
 
 
 def conv_forward(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | None, y: Any) -> None:
@@ -98,7 +97,7 @@ def conv_weight_grad(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:
 def matmul(a: Any, b: Any, product: Any) -> None:
     """``product[n, g] = a[g] @ b[n, g]`` for ``(G, M, K)`` and ``(N, G, K, P)``."""
     batch, groups, rows, positions = product.shape
-    if b.dtype.kind == "f" and has_tiles() and rows >= FEWEST_TILE_ROWS and positions:
+    if b.dtype.kind == "f" and rows >= FEWEST_TILE_ROWS and positions:
         one_tap = Window((positions,), (1,), (1,), ((0, 0),), (1,))
         weights = np.ascontiguousarray(a).reshape(groups * rows, a.shape[2])
         _run_tiles(b, weights, np.zeros(groups * rows, b.dtype), product, None, groups, one_tap)
@@ -167,7 +166,7 @@ def _run_tiles(x: Any, w: Any, bias: Any, y: Any, activation: str | None, groups
     if y.size == 0:
         return
     outputs, dtype = w.shape[0] // groups, x.dtype
-    low, high = BOUNDS.get(activation, (-np.inf, np.inf))
+    low, high = BOUNDS.get(activation, BOUNDS[None])
     operands = (
         _read(x.reshape(-1)), _read(w), _read(bias), y.reshape(-1), dtype.type(low), dtype.type(high),
         ACTIVATIONS[activation], groups,
@@ -175,7 +174,7 @@ def _run_tiles(x: Any, w: Any, bias: Any, y: Any, activation: str | None, groups
     if outputs <= LOW_ROWS:
         blocks = blocks_for(window, low_positions_for(w.shape[1] // max(1, math.prod(window.kernel[-2:]))))
         tile = low_tile_for(dtype, outputs, blocks.line)
-        tasks = y.shape[0] * groups * blocks.count
+        tasks = y.shape[0] * groups * blocks.number
         threads.run(conv_narrow(dtype, tile), tasks, y.size * w.shape[1], *operands, blocks[:4])
         return
     staging = window.taps > 1 or window.has_padding or set(window.stride) != {1}
@@ -183,7 +182,7 @@ def _run_tiles(x: Any, w: Any, bias: Any, y: Any, activation: str | None, groups
         window = Window((window.positions,), (1,), (1,), ((0, 0),), (1,))
     blocks = blocks_for(window, positions_for(outputs, dtype.itemsize))
     tile = tile_for(dtype, outputs, window.positions)
-    tasks = y.shape[0] * groups * blocks.count
+    tasks = y.shape[0] * groups * blocks.number
     # With fewer tasks than threads would like, several share a block and divide its output channels.
     shares = max(1, min(-(-outputs // tile.rows), -(-2 * get_num_threads() // tasks)))
     threads.run(

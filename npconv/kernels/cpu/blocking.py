@@ -59,8 +59,9 @@ class Processor(NamedTuple):
 # tiles is the one to use when in doubt.
 PROCESSORS = {
     "avx512f": Processor(64, ((14, 2), (8, 3), (12, 2), (16, 1)), 28),
+    "avx": Processor(32, ((6, 2), (4, 3), (5, 2)), 12),
     "neon": Processor(16, ((8, 3), (6, 4)), 24),
-    "": Processor(32, ((6, 2), (4, 3), (5, 2)), 12),
+    "": Processor(16, ((6, 2), (4, 3), (5, 2)), 12),
 }
 
 
@@ -69,12 +70,7 @@ def features() -> frozenset[str]:
     """What Numba compiles for: this processor's instructions, or those that its variables name instead."""
     triple, _, text = registry.cpu_target.target_context.codegen().magic_tuple()
     found = {feature[1:] for feature in text.split(",") if feature.startswith("+")}
-    return frozenset(found | {"neon", "fma"} if triple.startswith(("aarch64", "arm64")) else found)
-
-
-def has_tiles() -> bool:
-    """Whether the processor multiplies and adds in one instruction; without, a tile would call a function for each."""
-    return "fma" in features()
+    return frozenset(found | {"neon"} if triple.startswith(("aarch64", "arm64")) else found)
 
 
 @functools.lru_cache(maxsize=1)
@@ -127,7 +123,7 @@ class Blocks(NamedTuple):
     leads: Any
     phases: Any
     taps: Any
-    count: int
+    number: int
     """Number of blocks."""
     line: int
     """Staged elements from a block's first position to its last."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import pickle
 import platform
 import warnings
@@ -148,6 +149,8 @@ def _captured(function: Any) -> tuple[Any, ...]:
     found: list[Any] = []
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         value = cell.cell_contents
-        inner = getattr(value, "py_func", None) or getattr(value, "_defn", None)
-        found.append((name, _captured(inner) if inner is not None else repr(value)))
+        inner = getattr(value, "py_func", None) or getattr(value, "_defn", value)
+        found.append(
+            (name, inner.__qualname__, *_captured(inner)) if inspect.isfunction(inner) else (name, repr(inner))
+        )
     return tuple(found)

@@ -89,8 +89,8 @@ class Vectors:
         return self.builder.shuffle_vector(low, high, numbers)
 
     def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
-        """``a * b + c``, rounded once."""
-        function = self._declare(f"llvm.fma.{self._suffix}", self.vector, [self.vector] * 3)
+        """``a * b + c``, rounded once where the processor can."""
+        function = self._declare(f"llvm.fmuladd.{self._suffix}", self.vector, [self.vector] * 3)
         return self.builder.call(function, [a, b, c])
 
     def clamp(self, value: Any, low: Any, high: Any) -> Any:
@@ -151,7 +151,7 @@ def counted_loop(
 
 
 def on_addresses(write: Callable[..., None], itemsize: int, lanes: int) -> Any:
-    """A function for compiled code whose instructions ``write(vectors, *arguments)`` writes; all arguments are int64."""
+    """A function of int64 numbers for compiled code, whose instructions ``write(vectors, *arguments)`` writes."""
     names = list(inspect.signature(write).parameters)[1:]
 
     def define(*arguments: Any) -> Any:
@@ -177,8 +177,8 @@ def copiers(itemsize: int, lanes: int) -> tuple[Any, Any, Any, Any]:
     clear : ``clear(target)`` stores zeros.
     every_second : ``every_second(target, source)`` takes elements 0, 2, 4, ... and reads none behind the last of them.
     join : ``join(target, source, count, other, total)``
-        The first `count` elements from `source`, those up to `total` from the same lanes behind `other`, and zeros; reads
-        nothing else.
+        The first `count` elements from `source`, those up to `total` from the same lanes behind `other`, and zeros;
+        reads nothing else.
     """
 
     def copy(vectors: Vectors, target: Any, source: Any) -> None:
