@@ -75,7 +75,7 @@ def conv_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
         padding = tuple((r - lo, r - hi) for r, (lo, hi) in zip(window.reach, window.padding, strict=True))
         turned = Window(window.out, window.kernel, window.stride, padding, window.dilation)
         weights = flatten(w.reshape(spec.groups, spec.out_channels // spec.groups, *w.shape[1:]), 3)[..., ::-1]
-        weights = flatten(np.ascontiguousarray(weights.swapaxes(1, 2)).reshape(spec.in_channels, -1, w[0, 0].size), 1)
+        weights = flatten(np.ascontiguousarray(weights.swapaxes(1, 2)).reshape(spec.in_channels, -1, window.taps), 1)
         _run_tiles(dy, weights, np.zeros(spec.in_channels, dy.dtype), dx, None, spec.groups, turned)
         return
     rows = math.prod(spec.window.size[:-1])
