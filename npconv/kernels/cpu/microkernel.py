@@ -3,9 +3,10 @@
 ``C[i, j] := bias[i] + sum over k of A[i, k] * B[k, j]``, or ``C[i, j] +=`` the sum, then clamped. Written out, not left
 to a vectoriser, because the whole speed is in keeping `rows` x `vectors` sums in registers while two streams pass by.
 
-Contract: A has rows `lda` elements apart, each contiguous, so weights are read where they are. B has rows of `columns`
-contiguous elements: one behind the other ("packed"), or each at an offset of its own ("listed": a table of int64
-element offsets, one per k). C has rows `ldc` elements apart. Only `used_rows` rows of A, bias and C and `used_columns`
+Contract: A has rows `lda` elements apart, each contiguous, so weights are read where they are; or it is "chunked": for
+every `CHUNK` of the depth, a multiple of it, the elements of all rows follow each other, row by row, and the chunks too,
+so that weights too large for a cache arrive as one stream. B has rows of `columns` contiguous elements: one behind the
+other ("packed"), or each at an offset of its own ("listed": a table of int64 element offsets, one per k). C has rows `ldc` elements apart. Only `used_rows` rows of A, bias and C and `used_columns`
 columns of C are touched: columns by masked loads and stores, rows by directing what is too many at the last row in use,
 before its own value. All columns of B are read. "Overwrite" never reads C. Nothing is aligned beyond an element.
 """
@@ -23,13 +24,19 @@ from npconv.kernels.cpu.vectors import INT64, Vectors, counted_loop, number
 UNROLL = 2
 """Products a loop pass does: one leaves a few percent to the loop's own instructions."""
 
+CHUNK = 8
+"""Depth of a chunk of A."""
 
-def tile_product(itemsize: int, tile: Tile, listed: bool = False) -> Any:
+AHEAD = 1024
+"""Bytes of a chunked A that are fetched ahead."""
+
+
+def tile_product(itemsize: int, tile: Tile, listed: bool = False, chunked: bool = False) -> Any:
     """Make the tile for float32 (`itemsize` 4) or float64 (8) as a function for compiled code.
 
     It is called with addresses and counts as
     ``product(depth, a, lda, b, offsets, c, ldc, used_rows, used_columns, bias, accumulate, low, high)``; `offsets` is
-    not looked at unless `listed`, `bias` not where it accumulates.
+    not looked at unless `listed`, `lda` not if `chunked`, `bias` not where it accumulates.
     """
     scalar = types.float32 if itemsize == 4 else types.float64
 
@@ -41,7 +48,7 @@ def tile_product(itemsize: int, tile: Tile, listed: bool = False) -> Any:
         signature = types.void(*[types.int64] * 10, types.boolean, scalar, scalar)
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _Generator(builder, itemsize, tile, listed).emit(*arguments)
+            _Generator(builder, itemsize, tile, listed, chunked).emit(*arguments)
             return context.get_dummy_value()
 
         return signature, generate
@@ -52,8 +59,8 @@ def tile_product(itemsize: int, tile: Tile, listed: bool = False) -> Any:
 class _Generator:
     """Writes the instructions of one tile at the builder's position."""
 
-    def __init__(self, builder: Any, itemsize: int, tile: Tile, listed: bool) -> None:
-        self.builder, self.tile, self.listed = builder, tile, listed
+    def __init__(self, builder: Any, itemsize: int, tile: Tile, listed: bool, chunked: bool) -> None:
+        self.builder, self.tile, self.listed, self.chunked = builder, tile, listed, chunked
         self.vectors = Vectors(builder, itemsize, tile.lanes)
 
     def emit(
@@ -64,7 +71,10 @@ class _Generator:
         last = builder.sub(used_rows, number(1))
         used = [builder.select(builder.icmp_signed("<", n, last), n, last) for n in map(number, range(tile.rows))]
         cells = self._rows(c, ldc, used)
-        sums = self._products(depth, self._rows(a, lda, used), vectors.pointer(b), offsets)
+        if self.chunked:
+            sums = self._chunks(depth, vectors.pointer(a), vectors.pointer(b))
+        else:
+            sums = self._products(depth, self._rows(a, lda, used), vectors.pointer(b), offsets)
         limits = vectors.broadcast(low), vectors.broadcast(high)
         full = builder.icmp_signed(">=", used_columns, number(tile.columns))
         with builder.if_else(full) as (whole, part):
@@ -101,6 +111,25 @@ class _Generator:
         carried = [number(0), *[self.vectors.zeros] * (tile.rows * tile.vectors)]
         carried = counted_loop(builder, builder.sdiv(depth, number(UNROLL)), carried, steps(UNROLL))
         return counted_loop(builder, builder.srem(depth, number(UNROLL)), carried, steps(1))[1:]
+
+    def _chunks(self, depth: Any, a: Any, b: Any) -> list[Any]:
+        """The loop over the chunks of a chunked A."""
+        builder, tile, vectors = self.builder, self.tile, self.vectors
+        elements = tile.rows * CHUNK
+
+        def body(index: Any, sums: list[Any]) -> list[Any]:
+            chunk = builder.gep(a, [builder.mul(index, number(elements))])
+            image = builder.gep(b, [builder.mul(index, number(CHUNK * tile.columns))])
+            for line in range(0, elements * vectors.itemsize, 64):
+                vectors.prefetch(builder.gep(chunk, [number((AHEAD + line) // vectors.itemsize)]))
+            for k in range(CHUNK):
+                places = [number(row * CHUNK + k) for row in range(tile.rows)]
+                weights = [builder.load(builder.gep(chunk, [place])) for place in places]
+                sums = self._step(sums, weights, builder.gep(image, [number(k * tile.columns)]))
+            return sums
+
+        zeros = [vectors.zeros] * (tile.rows * tile.vectors)
+        return counted_loop(builder, builder.sdiv(depth, number(CHUNK)), zeros, body)
 
     def _step(self, sums: list[Any], weights: list[Any], image: Any) -> list[Any]:
         """One k. What there is less of is held in registers, the rest streams."""
