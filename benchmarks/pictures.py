@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.tables import FUNCTIONAL, PACKED, Row
 
 MARKS = "osD^vPX*"
@@ -27,10 +29,10 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
     fastest = [min(MOST, row.ratio(ours) or 1.0) for row in rows]
     axes.hlines(places, 1, fastest, color="0.8", linewidth=4, zorder=1)
     for name, mark in zip(names, MARKS, strict=False):
-        values = [min(MOST, row.ratio(ours, name) or float("nan")) for row in rows]
+        values = np.minimum(MOST, [row.ratio(ours, name) or np.nan for row in rows])
         axes.scatter(values, places, s=14, marker=mark, label=name, zorder=2, clip_on=False)
     if ours == PACKED:
-        values = [row.seconds.get(FUNCTIONAL, float("nan")) / row.seconds[ours] for row in rows]
+        values = [row.seconds.get(FUNCTIONAL, np.nan) / row.seconds[ours] for row in rows]
         axes.scatter(values, places, s=24, marker="|", color="black", label="npconv, weights not packed", zorder=2)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log", base=2)
