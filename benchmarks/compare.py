@@ -65,9 +65,7 @@ def prepare(workers: Iterable[Worker], case: Case, row: Row, notes: Notes) -> li
         error = 0.0 if ours is None else distance(y, ours)
         if error > TOLERANCE[case.dtype]:
             row.wrong[worker.name] = error
-            notes.say(
-                f"WRONG: {worker.name} differs from npconv by {error:.1e} of the largest value, {case.layer.name}"
-            )
+            notes.say(worker.name, f"WRONG, differs from npconv by {error:.1e} of the largest value", case.layer.name)
         else:
             ready.append(worker)
     return ready
@@ -147,8 +145,8 @@ def write(options: argparse.Namespace, rows: Sequence[Row], notes: Notes) -> Non
     """The table and the picture, and the README's table if asked for."""
     about = title(options, rows)
     remarks = "\n".join(f"- {text}" for text in notes.said.values())
-    command = f"`python -m benchmarks.compare --op {options.op} --threads {options.threads} --dtype {options.dtype}`"
-    parts = ["# npconv and its peers", about, f"Medians of {command}.", summary(rows), tables.table(rows), remarks]
+    command = f"Medians of `python -m {' '.join(['benchmarks.compare', *options.arguments])}`."
+    parts = ["# npconv and its peers", about, command, summary(rows), tables.table(rows), remarks]
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{stem(options)}.md"
     path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
@@ -170,6 +168,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0.5, help="time for each contestant and layer")
     parser.add_argument("--readme", action="store_true", help="write the README's table too")
     options = parser.parse_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else arguments
     if options.readme and options.layers:
         parser.error("the README's table is of all layers")
     try:
@@ -188,10 +187,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = compare(options, notes)
     print(f"\n{title(options, rows)}\n\n{summary(rows)}")
     write(options, rows, notes)
-    wrong = [f"{row.layer.name}: {', '.join(row.wrong)}" for row in rows if row.wrong]
-    if wrong:
-        print("\nRESULTS DIFFER\n" + "\n".join(wrong), file=sys.stderr)
-    return 1 if wrong else 0
+    failures = [f"{row.layer.name}: {name} DIFFERS from npconv" for row in rows for name in row.wrong]
+    failures += [f"{row.layer.name}: npconv gave NO RESULT" for row in rows if tables.FUNCTIONAL not in row.seconds]
+    if failures:
+        print("", *failures, sep="\n", file=sys.stderr)
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -42,14 +42,14 @@ def rate(layer: Layer, backend: str, algorithm: str, seconds: float) -> float | 
 def main(seconds: float = 0.3) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    print(f"{'GFLOP/s, one core':<22}" + "".join(f"{b + ' ' + a:>17}" for b, a in FORMS))
+    print(f"{'GFLOP/s, one core':<36}" + "".join(f"{b + ' ' + a:>17}" for b, a in FORMS))
     rates: dict[tuple[str, str], list[float]] = {form: [] for form in FORMS}
     for layer in LAYERS:
         row = {form: rate(layer, *form, seconds) for form in FORMS}
         for form, value in row.items():
             rates[form] += [value] if value is not None else []
-        print(f"{layer.name:<22}" + "".join(f"{'-' if v is None else f'{v:.1f}':>17}" for v in row.values()))
-    print(f"{'median':<22}" + "".join(f"{statistics.median(rates[form]):17.1f}" for form in FORMS))
+        print(f"{layer.name:<36}" + "".join(f"{'-' if v is None else f'{v:.1f}':>17}" for v in row.values()))
+    print(f"{'median':<36}" + "".join(f"{statistics.median(rates[form]):17.1f}" for form in FORMS))
 
 
 if __name__ == "__main__":

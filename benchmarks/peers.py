@@ -7,6 +7,7 @@ it can, arrays in its own layout where it has one.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import pickle
@@ -185,10 +186,12 @@ def _ncnn_param(case: Case) -> str:
 
 
 def jax(case: Case) -> Job:
+    """Channels last, where XLA is up to twice as fast on a CPU as with the channels first."""
     import jax as library
 
     library.config.update("jax_enable_x64", case.dtype == "float64")
     layer, rank = case.layer, len(case.layer.size)
+    axes = "DHW"[-rank:]
 
     def conv(x: Any, w: Any) -> Any:
         return library.lax.conv_general_dilated(
@@ -197,17 +200,20 @@ def jax(case: Case) -> Job:
             (layer.stride,) * rank,
             [(p, p) for p in layer.paddings],
             rhs_dilation=(layer.dilation,) * rank,
+            dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
             feature_group_count=layer.groups,
         )
 
-    x, w, dy = (library.device_put(array) for array in (case.x, case.w, case.dy))
     functions = {
         "forward": lambda x, w, _: conv(x, w),
         "input_grad": lambda x, w, dy: library.vjp(lambda x: conv(x, w), x)[1](dy)[0],
         "weight_grad": lambda x, w, dy: library.vjp(lambda w: conv(x, w), w)[1](dy)[0],
     }
     compiled = library.jit(functions[case.op])
-    return Job(lambda: compiled(x, w, dy).block_until_ready())
+    laid = (np.moveaxis(case.x, 1, -1), np.moveaxis(case.w, (1, 0), (-2, -1)), np.moveaxis(case.dy, 1, -1))
+    x, w, dy = (library.device_put(np.ascontiguousarray(array)) for array in laid)
+    back = ((-2, -1), (1, 0)) if case.op == "weight_grad" else (-1, 1)
+    return Job(lambda: compiled(x, w, dy).block_until_ready(), lambda y: np.moveaxis(np.asarray(y), *back))
 
 
 @dataclass(frozen=True)
@@ -259,6 +265,23 @@ def sample(run: Callable[[], Any], seconds: float) -> list[float]:
     return times
 
 
+def extra_memory(run: Callable[[], Any]) -> int:
+    """Bytes that a call holds at most beyond what the process held before, its result included.
+
+    Memory that an earlier call has left for the next is not seen.
+    """
+    status, marks = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not marks.exists():
+        raise Unsupported("only Linux tells the peak of one call")
+    ctypes.CDLL(None).malloc_trim(0)
+    marks.write_text("5", encoding="ascii")  # the peak starts anew
+    fields = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines())
+    result = run()
+    after = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines())
+    del result
+    return 1024 * (int(after["VmHWM"].split()[0]) - int(fields["VmRSS"].split()[0]))
+
+
 def answer(contestant: Contestant, job: Job | None, verb: str, value: Any) -> tuple[Job | None, Any]:
     """Do what is asked; the job that was made ready last, and the reply."""
     if verb == "refusal":
@@ -267,6 +290,8 @@ def answer(contestant: Contestant, job: Job | None, verb: str, value: Any) -> tu
         job = contestant.prepare(value)
         return job, (job.note, np.ascontiguousarray(job.result(job.run())))
     assert job is not None
+    if verb == "memory":
+        return job, extra_memory(job.run)
     return job, sample(job.run, value)
 
 

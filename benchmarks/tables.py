@@ -120,7 +120,9 @@ def line(row: Row) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """All layers, with the time of every peer; the fastest one's is bold."""
-    peers = list(dict.fromkeys(name for row in rows for name in row.seconds if name not in (FUNCTIONAL, PACKED)))
+    peers = list(
+        dict.fromkeys(name for row in rows for name in (*row.seconds, *row.wrong) if name not in (FUNCTIONAL, PACKED))
+    )
     head = ["layer", "algorithm"]
     for ours in (FUNCTIONAL, PACKED):
         head += [f"{ours} ms", "GFLOP/s", "of peak"]
@@ -165,7 +167,7 @@ def means(rows: Sequence[Row]) -> str:
 def shares(rows: Sequence[Row]) -> str:
     """How near the peak those forms come that save no products, where there is enough to do; empty without any."""
     enough = [row for row in rows if row.layer.products >= 256 and row.layer.pixels >= 196]
-    enough = [row for row in enough if row.algorithm not in ("winograd", "fft")]
+    enough = [row for row in enough if row.algorithm not in ("", "winograd", "fft")]
     sentences = []
     for ours in (FUNCTIONAL, PACKED):
         found = {row.layer.name: row.share(ours) for row in enough if ours in row.seconds}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ import pytest
 import npconv as nc
 from benchmarks import tables
 from benchmarks.cases import Case
-from benchmarks.compare import TOLERANCE, Notes, distance, measure, parse, present, stem
+from benchmarks.compare import TOLERANCE, Notes, distance, measure, parse, prepare, present, stem
 from benchmarks.layers import LAYERS, TINY, Layer, select
-from benchmarks.peers import Contestant, onnx_model
+from benchmarks.peers import Contestant, extra_memory, onnx_model
+from benchmarks.sweep import GROW, STEPS, Series, sizes
+from benchmarks.sweep import LAYERS as SWEPT
 from benchmarks.tables import FUNCTIONAL, PACKED, Row
 from benchmarks.workers import Failed, Worker
 
@@ -108,6 +111,36 @@ def test_a_result_that_differs_is_seen():
     assert distance(y[:1], y) == distance(y * np.nan, y) == math.inf
 
 
+class Told:
+    """A contestant that says what it is told to say."""
+
+    def __init__(self, name, y):
+        self.name, self.y = name, y
+
+    def ask(self, verb, value):
+        if isinstance(self.y, Failed):
+            raise self.y
+        return "direct", self.y
+
+
+def test_who_is_wrong_or_fails_is_not_measured_and_said_so_once(capsys):
+    right = np.arange(12, dtype=np.float32)
+    workers = [
+        Told(FUNCTIONAL, right),
+        Told("ncnn", right + 1),
+        Told("jax", Failed("too many")),
+        Told("pytorch", right),
+    ]
+    notes, one = Notes(), row()
+    for _ in range(2):
+        ready = prepare(workers, Case(SMALL), one, notes)
+    assert [worker.name for worker in ready] == [FUNCTIONAL, "pytorch"]
+    assert set(one.wrong) == {"ncnn"}
+    said = capsys.readouterr().err
+    assert said.count("WRONG") == said.count("too many") == 1
+    assert "differs" in tables.table([one])
+
+
 def test_files_of_a_part_do_not_replace_those_of_the_whole():
     assert stem(parse([])) == "compare-forward-1t"
     assert (
@@ -144,3 +177,26 @@ def test_a_layer_is_measured_in_processes_of_their_own(capfd):
     assert found.peak > 1e9
     assert not notes.said
     assert found.layer.name in tables.line(found)
+
+
+def test_a_point_off_the_line_is_found_and_does_not_bend_it():
+    seconds = [1.0 + n for n in range(1, 9)]
+    seconds[3] *= 2
+    off = Series(SMALL, "batch", range(1, 9), range(1, 9), seconds).off
+    assert off[3] == pytest.approx(1)
+    assert np.abs(np.delete(off, 3)).max() < 1e-9
+
+
+@pytest.mark.parametrize("layer", SWEPT, ids=lambda layer: layer.name)
+def test_all_that_grows_is_a_convolution(layer):
+    for size in sizes(layer):
+        for value in STEPS[size]:
+            grown = GROW[size](layer, value)
+            assert nc.plan(grown.x_shape, grown.w_shape, **grown.options).macs == grown.macs
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of one call")
+def test_the_memory_of_a_call_is_seen():
+    held = extra_memory(lambda: np.ones(4 * 2**20, np.uint8))
+    assert held > 3.9 * 2**20
+    assert held < 8 * 2**20
