@@ -298,4 +298,6 @@ def plan(
     chosen = config.get_backend() if backend is None else choice("backend", backend, config.BACKENDS)
     threads = None if threads is None else config.thread_count("threads", threads)
     max_workspace = None if max_workspace is None else integer("max_workspace", max_workspace)
-    return planning.plan_for(spec, "forward", require(chosen), dtype, algorithm, activation, threads, max_workspace)
+    return planning.plan_for(
+        spec, "forward", require(chosen), dtype, algorithm, activation, threads, max_workspace, True
+    )

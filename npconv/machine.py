@@ -36,6 +36,7 @@ SUSTAINED = {
     ("numba", "unfold_tiles"): 33e9,
     ("numba", "unfold_rows"): 4e9,
     ("numba", "rows"): 6e9,
+    ("numba", "winograd_tiles"): 75e9,
     ("numba", "winograd_matmul"): 0.5e9,  # the portable form, which is never the fastest there
     ("cupy", "matmul"): 40e12,
     ("cupy", "unfold_matmul"): 20e12,
@@ -44,23 +45,15 @@ SUSTAINED = {
     ("cupy", "narrow_matmul"): 0.5e12,
     ("cupy", "winograd_matmul"): 0.5e12,
 }
-# How fast an FFT convolution is depends on its lengths and channels, from 1 to 40 GFLOP/s: too much for one figure. The
-# algorithm estimates it, and its kernels are called by the rate that they come closest to.
-FFT_RATES = {f"fft_{rate:.3g}_gflops": rate * 1e9 for rate in (0.5 * 2 ** (step / 4) for step in range(28))}
-SUSTAINED |= {
-    (backend, name): rate * scale
-    for backend, scale in (("numpy", 1), ("numba", 1), ("cupy", 100))
-    for name, rate in FFT_RATES.items()
-}
+# How much faster than one core a GPU is held to be where an algorithm estimates its time on a core. Not measured.
+GPU_SPEEDUP = {"cupy": 100}
 BANDWIDTH = {"numpy": 10e9, "numba": 10e9, "cupy": 2.5e12}
 LAUNCH = {"numpy": 20e-6, "numba": 10e-6, "cupy": 20e-6}
 
 
-def predicted_seconds(backend: str, kernel: str, flops: int, nbytes: int, threads: int) -> float:
-    """Time that arithmetic or memory traffic takes, whichever is longer, and the launch."""
-    cores = threads if backend == "numba" else 1
-    arithmetic = flops / (SUSTAINED[backend, kernel] * cores)
-    return max(arithmetic, nbytes / BANDWIDTH[backend]) + LAUNCH[backend]
+def predicted_seconds(backend: str, kernel: str, flops: float, nbytes: float) -> float:
+    """Time that arithmetic or memory traffic takes on one core, whichever is longer, and the launch."""
+    return max(flops / SUSTAINED[backend, kernel], nbytes / BANDWIDTH[backend]) + LAUNCH[backend]
 
 
 def measured_rate(seconds: float = 1.0) -> Machine:

@@ -44,10 +44,13 @@ class Algorithm(Protocol):
         """What running it takes."""
 
     def kernel(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> str:
-        """Name of what does the work in `dtype`, under which `npconv.machine` knows its speed."""
+        """Name of what does the work in `dtype`."""
 
-    def pack(self, spec: ConvSpec, backend: Backend, w: Array) -> Any:
-        """The weights as `forward` wants them; done once where they serve many calls. May share memory with `w`."""
+    def seconds(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool) -> float:
+        """Predicted time of a call on one thread; `reused` leaves the time of `pack` out."""
+
+    def pack(self, spec: ConvSpec, backend: Backend, w: Array, reused: bool) -> Any:
+        """The weights as `forward` wants them, for one call or to be `reused`. May share memory with `w`."""
 
     def forward(
         self, spec: ConvSpec, backend: Backend, x: Array, packed: Any, bias: Array | None, activation: str | None
@@ -86,10 +89,12 @@ def is_narrow(elements: int, spec: ConvSpec) -> bool:
     return elements // spec.groups < 64
 
 
-def largest(value: Array) -> float:
+def largest(backend: Backend, value: Array) -> float:
     """Largest magnitude of a real or imaginary part; not finite where an element is not. On a GPU it is waited for."""
     if not value.size:
         return 0.0
+    if backend.kernels is not None:
+        return float(backend.kernels.largest(value.view(value.real.dtype)))
     parts = value.view(value.real.dtype)
     return max(float(parts.max()), -float(parts.min()))
 

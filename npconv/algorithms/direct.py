@@ -14,6 +14,7 @@ from npconv.algorithms.base import Work, grouped, grouped_weights, image_shape, 
 from npconv.arrays import Array, Backend, flatten
 from npconv.epilogue import finish
 from npconv.geometry import ConvSpec
+from npconv.machine import predicted_seconds
 
 
 class Direct:
@@ -36,7 +37,11 @@ class Direct:
             return self.portable_kernel(spec)
         return "tiles" if backend.kernels.uses_tiles(spec, op, dtype) else "rows"
 
-    def pack(self, spec: ConvSpec, backend: Backend, w: Array) -> Array:
+    def seconds(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool) -> float:
+        work = self.cost(spec, op, dtype.itemsize)
+        return predicted_seconds(backend.name, self.kernel(spec, op, backend, dtype), work.flops, work.bytes)
+
+    def pack(self, spec: ConvSpec, backend: Backend, w: Array, reused: bool) -> Array:
         return w
 
     def forward(

@@ -31,7 +31,7 @@ from npconv.algorithms.direct import Direct
 from npconv.arrays import Array, Backend
 from npconv.epilogue import finish
 from npconv.geometry import ConvSpec, Size
-from npconv.machine import FFT_RATES
+from npconv.machine import GPU_SPEEDUP
 
 STEP = 8 * 2**20
 """Bytes of blocks and spectra that are in work at once, unless one block of one group needs more."""
@@ -52,11 +52,6 @@ FEWEST_FOR_MATMUL = 32
 _TRANSFORM, _MULTIPLY, _MATMUL = 1 / 12e9, 1 / 10e9, 1 / 45e9
 _LINE, _MATRIX, _RUN, _STEP = 80e-9, 500e-9, 8e-6, 50e-6
 _BYTE, _TRANSPOSED_BYTE = 0.1e-9, 0.4e-9
-
-AS_ROWS_COUNT = 6 / 16
-"""The planner knows the compiled rows by 6 GFLOP/s, which 3x3 kernels sustain; where channels are few and kernels large
-enough for an FFT they sustain 14 to 25. So that the right one is chosen, its rate is put on their scale there, until
-rows have a rate by size."""
 
 
 @dataclass(frozen=True)
@@ -206,23 +201,22 @@ class Fft:
         return Work(blocks.transform_flops + blocks.product_flops, spec.bytes(itemsize), kernels + work)
 
     def kernel(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> str:
-        if is_trivial(spec):
-            return next(iter(FFT_RATES))
-        blocks = blocks_for(spec, op, dtype.itemsize)
-        rate = (blocks.transform_flops + blocks.product_flops) / blocks.seconds(dtype.itemsize)
-        if not blocks.by_matmul and self.otherwise.kernel(spec, op, backend, dtype) == "rows":
-            rate *= AS_ROWS_COUNT
-        return min(FFT_RATES, key=lambda name: abs(math.log(FFT_RATES[name] / rate)))
+        return "fft"
 
-    def pack(self, spec: ConvSpec, backend: Backend, w: Array) -> Packed:
+    def seconds(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool) -> float:
+        if is_trivial(spec):
+            return self.otherwise.seconds(spec, op, backend, dtype, reused)
+        return blocks_for(spec, op, dtype.itemsize).seconds(dtype.itemsize) / GPU_SPEEDUP.get(backend.name, 1)
+
+    def pack(self, spec: ConvSpec, backend: Backend, w: Array, reused: bool) -> Packed:
         if is_trivial(spec):
             return Packed(w, None, 0.0)
-        return Packed(w, kernel_spectra(spec, backend, w, "forward"), largest(w))
+        return Packed(w, kernel_spectra(spec, backend, w, "forward"), largest(backend, w))
 
     def forward(
         self, spec: ConvSpec, backend: Backend, x: Array, packed: Packed, bias: Array | None, activation: str | None
     ) -> Array:
-        if packed.spectra is None or not _is_tame(spec, "forward", x, packed.largest):
+        if packed.spectra is None or not _is_tame(spec, backend, "forward", x, packed.largest):
             return self.otherwise.forward(spec, backend, x, packed.w, bias, activation)
         y = backend.xp.empty(result_shape(spec), x.dtype)
         low = tuple(lo for lo, _ in spec.window.padding)
@@ -233,7 +227,7 @@ class Fft:
         return finish(backend, y, bias, activation)
 
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
-        if is_trivial(spec) or not _is_tame(spec, "input_grad", dy, largest(w)):
+        if is_trivial(spec) or not _is_tame(spec, backend, "input_grad", dy, largest(backend, w)):
             return self.otherwise.input_grad(spec, backend, dy, w)
         dx = backend.xp.zeros(image_shape(spec), dy.dtype)
         first, _ = _reached(spec)
@@ -246,7 +240,7 @@ class Fft:
         return dx
 
     def weight_grad(self, spec: ConvSpec, backend: Backend, x: Array, dy: Array) -> Array:
-        if is_trivial(spec) or not _is_tame(spec, "weight_grad", x, largest(dy)):
+        if is_trivial(spec) or not _is_tame(spec, backend, "weight_grad", x, largest(backend, dy)):
             return self.otherwise.weight_grad(spec, backend, x, dy)
         blocks = blocks_for(spec, "weight_grad", x.dtype.itemsize)
         low = tuple(lo for lo, _ in spec.window.padding)
@@ -625,11 +619,11 @@ def is_trivial(spec: ConvSpec) -> bool:
     return not (spec.batch and spec.in_channels and spec.out_channels and all(spec.window.size) and any(_reach(spec)))
 
 
-def _is_tame(spec: ConvSpec, op: str, source: Array, factor: float) -> bool:
+def _is_tame(spec: ConvSpec, backend: Backend, op: str, source: Array, factor: float) -> bool:
     """Whether the transforms keep what the definition says: NaN and infinity would spread over their whole block."""
     blocks = blocks_for(spec, op, source.dtype.itemsize)
     terms = blocks.inner if op != "weight_grad" else blocks.pairs * blocks.rows
-    return is_tame(source.dtype, 4.0 * terms * blocks.transform**2, largest(source), factor)
+    return is_tame(source.dtype, 4.0 * terms * blocks.transform**2, largest(backend, source), factor)
 
 
 def _reach(spec: ConvSpec) -> Size:

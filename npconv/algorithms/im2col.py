@@ -14,6 +14,7 @@ from npconv.algorithms.base import Work, grouped_weights, image_shape, is_narrow
 from npconv.arrays import Array, Backend, flatten
 from npconv.epilogue import finish
 from npconv.geometry import ConvSpec
+from npconv.machine import predicted_seconds
 from npconv.patches import columns_of, image_of
 
 WORKSPACE = 64 * 2**20
@@ -39,7 +40,11 @@ class Im2col:
             return "narrow_matmul" if is_narrow(spec.parameters, spec) else f"{self.before_matmul}matmul"
         return f"{self.before_matmul}{'tiles' if backend.kernels.multiplies_on_tiles(spec, op, dtype) else 'rows'}"
 
-    def pack(self, spec: ConvSpec, backend: Backend, w: Array) -> Array:
+    def seconds(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool) -> float:
+        work = self.cost(spec, op, dtype.itemsize)
+        return predicted_seconds(backend.name, self.kernel(spec, op, backend, dtype), work.flops, work.bytes)
+
+    def pack(self, spec: ConvSpec, backend: Backend, w: Array, reused: bool) -> Array:
         return w
 
     def forward(

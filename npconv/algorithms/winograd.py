@@ -31,8 +31,9 @@ from npconv.algorithms.cook_toom import (
 )
 from npconv.algorithms.direct import Direct
 from npconv.arrays import Array, Backend, flatten, require
-from npconv.epilogue import finish
+from npconv.epilogue import activate, finish
 from npconv.geometry import ConvSpec, Size
+from npconv.machine import predicted_seconds
 
 WORKSPACE = 16 * 2**20
 """Bytes of transformed tiles that are held at once, unless a single row of tiles needs more."""
@@ -40,19 +41,21 @@ WORKSPACE = 16 * 2**20
 _HELD = 3
 """Copies of a block's transformed tiles that exist at once: gathered, half way, and transformed."""
 
-TRANSFORM_COST = 2
-"""What an operation of a transform costs beside one of the products: a transform moves more than it computes."""
+TRANSFORM_COST, WEIGHT_COST, STREAM_COST = 5, 6, 12
+"""What takes as long as so many operations of the products, in the compiled form: an operation of a transform, which
+moves more than it computes; one of the transform of the weights; and one transformed weight read for the products."""
 
 
 @dataclass(frozen=True)
 class Packed:
     """Weights for `Winograd.forward`: transformed, and as they came for images that need the direct form.
 
-    `points` is ``(points * groups, C_out / groups, C / groups)``, or None where the weights themselves need it;
-    `largest` is the largest magnitude of a weight.
+    `points` are as `weight_points` or the compiled loops lay them out, or None where the weights themselves need the
+    direct form; `largest` is the largest magnitude of a weight.
     """
 
     weights: Array
+    tile: Tile
     points: Array | None
     largest: float
 
@@ -77,45 +80,64 @@ class Winograd:
         if op == "input_grad":
             return self.cost(turned(spec), "forward", itemsize)
         tile = tile_sizes(spec, op)
-        products, transforming = operations(spec, tile, op)
+        operations_ = operations(spec, tile, op)
         points = math.prod(_points(tile))
         # Transformed tiles are gathered, transformed, multiplied and joined; each step writes and reads them.
         tiled = (spec.in_channels + spec.out_channels) * spec.batch * points * math.prod(tile_counts(spec, tile))
         images, rows = block_shape(spec, tile, itemsize)
         weights = 2 * (points + spec.window.taps) * spec.parameters // spec.window.taps
         held = _HELD * images * rows * _row_elements(spec, tile) + weights
-        return Work(products + transforming, spec.bytes(itemsize) + 4 * itemsize * tiled, itemsize * held)
+        return Work(sum(operations_), spec.bytes(itemsize) + 4 * itemsize * tiled, itemsize * held)
 
     def kernel(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> str:
+        if is_compiled(spec, op, backend):
+            return "winograd_tiles"
         maps = spec.parameters // spec.window.taps
         return "narrow_matmul" if backend.kernels is None and is_narrow(maps, spec) else "winograd_matmul"
 
-    def pack(self, spec: ConvSpec, backend: Backend, w: Array) -> Packed:
-        tile, magnitude = tile_sizes(spec, "forward"), largest(w)
-        points = weight_points(backend, spec, matrices(tile), w) if _is_tame(spec, "forward", w, magnitude) else None
-        return Packed(w, points, magnitude)
+    def seconds(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool) -> float:
+        if op == "input_grad":
+            return self.seconds(turned(spec), "forward", backend, dtype, reused)
+        kernel = self.kernel(spec, op, backend, dtype)
+        if kernel != "winograd_tiles":
+            work = self.cost(spec, op, dtype.itemsize)
+            return predicted_seconds(backend.name, kernel, work.flops, work.bytes)
+        # The rate is that of float32: vectors hold half as many of the other.
+        effort = price(spec, tile_sizes(spec, op, reused), op, reused) * dtype.itemsize / 4
+        return predicted_seconds(backend.name, kernel, effort, spec.bytes(dtype.itemsize))
+
+    def pack(self, spec: ConvSpec, backend: Backend, w: Array, reused: bool) -> Packed:
+        tile, magnitude = tile_sizes(spec, "forward", reused), largest(backend, w)
+        if not _is_tame(spec, tile, "forward", w, magnitude):
+            return Packed(w, tile, None, magnitude)
+        if backend.kernels is not None and is_compiled(spec, "forward", backend):
+            return Packed(w, tile, backend.kernels.winograd_weights(spec, matrices(tile), w), magnitude)
+        return Packed(w, tile, weight_points(backend, spec, matrices(tile), w), magnitude)
 
     def forward(
         self, spec: ConvSpec, backend: Backend, x: Array, packed: Packed, bias: Array | None, activation: str | None
     ) -> Array:
-        if packed.points is None or not _is_tame(spec, "forward", x, packed.largest, largest(x)):
+        tile = packed.tile
+        if packed.points is None or not _is_tame(spec, tile, "forward", x, packed.largest, largest(backend, x)):
             return Direct().forward(spec, backend, x, packed.weights, bias, activation)
-        tile = tile_sizes(spec, "forward")
+        if backend.kernels is not None and is_compiled(spec, "forward", backend):
+            y = backend.xp.empty(result_shape(spec), x.dtype)
+            bias = backend.xp.zeros(spec.out_channels, x.dtype) if bias is None else bias
+            clamp = activation if activation != "hardswish" else None
+            backend.kernels.winograd_forward(spec, matrices(tile), x, packed.points, bias, clamp, y)
+            return activate(backend, y, activation) if activation != clamp else y
         y = correlated(backend, spec, tile, matrices(tile), x, packed.points)
         return finish(backend, y, bias, activation)
 
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         back = turned(spec)
-        if not _is_tame(back, "forward", dy, largest(w), largest(dy)):
-            return Direct().input_grad(spec, backend, dy, w)
-        tile = tile_sizes(back, "forward")
-        points = weight_points(backend, back, matrices(tile), turned_weights(backend, spec, w))
-        return correlated(backend, back, tile, matrices(tile), dy, points)
+        packed = self.pack(back, backend, turned_weights(backend, spec, w), False)
+        return self.forward(back, backend, dy, packed, None, None)
 
     def weight_grad(self, spec: ConvSpec, backend: Backend, x: Array, dy: Array) -> Array:
-        if not _is_tame(spec, "weight_grad", x, largest(x), largest(dy)):
-            return Direct().weight_grad(spec, backend, x, dy)
         tile = tile_sizes(spec, "weight_grad")
+        if not _is_tame(spec, tile, "weight_grad", x, largest(backend, x), largest(backend, dy)):
+            return Direct().weight_grad(spec, backend, x, dy)
         return weight_correlated(backend, spec, tile, matrices(tile), x, dy)
 
 
@@ -138,24 +160,31 @@ def obstacle(spec: ConvSpec, op: str) -> str | None:
     return None
 
 
+def is_compiled(spec: ConvSpec, op: str, backend: Backend) -> bool:
+    """Whether the backend has loops of its own: for one or two axes, but not for weight gradients."""
+    return backend.kernels is not None and spec.ndim <= 2 and op != "weight_grad"
+
+
 @functools.lru_cache(maxsize=1024)
-def tile_sizes(spec: ConvSpec, op: str) -> Tile:
+def tile_sizes(spec: ConvSpec, op: str, reused: bool = False) -> Tile:
     """The accurate tile of least cost, ``(m, r)`` per axis, for a spec that `obstacle` lets pass.
 
-    The cost counts whole tiles, so what hangs over the edges is paid for. An input gradient's tiles are those of the
-    forward convolution that `turned` gives.
+    The cost counts whole tiles, so what hangs over the edges is paid for, and the transform of the weights unless they
+    are `reused`. An input gradient's tiles are those of the forward convolution that `turned` gives.
     """
-
-    def price(tile: Tile) -> float:
-        products, transforming = operations(spec, tile, op)
-        return products + TRANSFORM_COST * transforming
-
     axes = [[(m, r) for m in SIZES[r]] for r in spec.window.kernel]
-    return min(filter(accurate_enough, itertools.product(*axes)), key=price)
+    return min(filter(accurate_enough, itertools.product(*axes)), key=lambda tile: price(spec, tile, op, reused))
 
 
-def operations(spec: ConvSpec, tile: Tile, op: str) -> tuple[int, int]:
-    """Floating-point operations of the products, and of all transforms."""
+def price(spec: ConvSpec, tile: Tile, op: str, reused: bool) -> float:
+    """Time of a call, in operations of the products that would take as long."""
+    products, transforming, weights = operations(spec, tile, op)
+    stream = math.prod(_points(tile)) * spec.parameters // spec.window.taps
+    return products + TRANSFORM_COST * transforming + STREAM_COST * stream + (0 if reused else WEIGHT_COST * weights)
+
+
+def operations(spec: ConvSpec, tile: Tile, op: str) -> tuple[int, int, int]:
+    """Floating-point operations of the products, of the transforms of images, and of those of weights."""
     counts, points, fs = tile_counts(spec, tile), _points(tile), matrices(tile)
     tiles = spec.batch * math.prod(counts)
     products = 2 * math.prod(points) * tiles * spec.parameters // spec.window.taps
@@ -166,10 +195,10 @@ def operations(spec: ConvSpec, tile: Tile, op: str) -> tuple[int, int]:
     if op == "weight_grad":
         covered = [t * m for t, (m, _) in zip(counts, tile, strict=True)]
         results = spec.batch * spec.out_channels * _chain([f.at.T for f in fs], counts, covered)
-        return products, data + results + maps * _chain([f.g.T for f in fs], one, points)
+        return products, data + results, maps * _chain([f.g.T for f in fs], one, points)
     weights = maps * _chain([f.g for f in fs], one, spec.window.kernel)
     tiled = [t * n for t, n in zip(counts, points, strict=True)]
-    return products, data + weights + spec.batch * spec.out_channels * _chain([f.at for f in fs], counts, tiled)
+    return products, data + spec.batch * spec.out_channels * _chain([f.at for f in fs], counts, tiled), weights
 
 
 def _chain(chain: Sequence[Matrix], counts: Size, sizes: Sequence[int]) -> int:
@@ -225,16 +254,15 @@ def _terms(spec: ConvSpec, tile: Tile, op: str) -> int:
     return spec.in_channels // spec.groups
 
 
-def _is_tame(spec: ConvSpec, op: str, value: Array, *magnitudes: float) -> bool:
+def _is_tame(spec: ConvSpec, tile: Tile, op: str, value: Array, *magnitudes: float) -> bool:
     """Whether operands of `value`'s dtype and these magnitudes may be transformed: what guards the transforms.
 
     To ask for a magnitude costs a pass over the operand.
     """
-    tile = tile_sizes(spec, op)
     return is_tame(value.real.dtype, overflow_growth(tile, _terms(spec, tile, op)), *magnitudes)
 
 
-def error_bound(spec: ConvSpec, op: str, a: Array, b: Array, dtype: np.dtype[Any]) -> Array:
+def error_bound(spec: ConvSpec, op: str, a: Array, b: Array, dtype: np.dtype[Any], reused: bool = False) -> Array:
     """How far each element computed in `dtype` may be from the exact one; proven in docs/accuracy.md.
 
     Parameters
@@ -246,6 +274,8 @@ def error_bound(spec: ConvSpec, op: str, a: Array, b: Array, dtype: np.dtype[Any
         As for `npconv.planning.Plan.run`: ``(x, w)``, ``(dy, w)`` or ``(x, dy)``; channels first, with a batch.
     dtype : numpy.dtype
         float32 or float64.
+    reused : bool
+        For weights that were packed to be used many times, whose tiles may be larger.
 
     Returns
     -------
@@ -255,7 +285,7 @@ def error_bound(spec: ConvSpec, op: str, a: Array, b: Array, dtype: np.dtype[Any
     backend = require("numpy")
     if op == "input_grad":
         return error_bound(turned(spec), "forward", a, turned_weights(backend, spec, b), dtype)
-    tile, info = tile_sizes(spec, op), np.finfo(dtype)
+    tile, info = tile_sizes(spec, op, reused), np.finfo(dtype)
     fs = tuple(f.absolute() for f in matrices(tile))
     # Below this, what underflows counts too.
     a, b = (np.abs(value).astype(np.float64) + float(info.tiny / info.eps) for value in (a, b))

@@ -37,6 +37,8 @@ class Plan:
         From typical rates of the backend, not measured on this machine.
     rejections : tuple of (str, str)
         Every other algorithm with the reason why it lost.
+    reused : bool
+        Whether the choice counts on weights that are packed once.
     """
 
     spec: ConvSpec
@@ -50,6 +52,7 @@ class Plan:
     work: Work
     predicted_seconds: float
     rejections: tuple[tuple[str, str], ...]
+    reused: bool = False
 
     @property
     def macs(self) -> int:
@@ -121,7 +124,7 @@ class Plan:
 
     def packed(self, w: Array) -> Any:
         """Weights as the algorithm's forward takes them."""
-        return ALGORITHMS[self.algorithm].pack(self._core, self.backend, w)
+        return ALGORITHMS[self.algorithm].pack(self._core, self.backend, w, self.reused)
 
     def _check(self, operands: Operands) -> None:
         """Raise unless the operands of a call are those that were planned for."""

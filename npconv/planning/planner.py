@@ -12,7 +12,6 @@ from npconv.algorithms.base import Work
 from npconv.arrays import Backend, compute_dtype
 from npconv.config import get_num_threads, is_strict
 from npconv.geometry import ConvSpec, choice
-from npconv.machine import predicted_seconds
 from npconv.planning.plan import Plan
 from npconv.units import amount, duration
 
@@ -29,8 +28,11 @@ def plan_for(
     activation: str | None = None,
     threads: int | None = None,
     max_workspace: int | None = None,
+    reused: bool = False,
 ) -> Plan:
     """Choose how to run one operation; see `npconv.plan` for the parameters.
+
+    With `reused` weights are packed once for many calls, so the time that this takes does not count.
 
     Raises
     ------
@@ -39,7 +41,7 @@ def plan_for(
     """
     choice("algorithm", algorithm, ("auto", *ALGORITHMS))
     threads = get_num_threads() if threads is None else threads
-    return _choose(spec, op, backend, dtype, algorithm, activation, threads, max_workspace, is_strict())
+    return _choose(spec, op, backend, dtype, algorithm, activation, threads, max_workspace, is_strict(), reused)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -53,6 +55,7 @@ def _choose(
     threads: int,
     max_workspace: int | None,
     strict: bool,
+    reused: bool,
 ) -> Plan:
     core = spec if spec.padding_mode == "zeros" else spec.without_padding()
     wide = compute_dtype(dtype)
@@ -68,9 +71,9 @@ def _choose(
         if reason is None and max_workspace is not None and work.workspace > max_workspace:
             reason = f"its workspace of {amount(work.workspace, 'B')} exceeds the {amount(max_workspace, 'B')} allowed"
         if reason is None:
-            kernel = candidate.kernel(core, op, backend, wide)
             # For one thread: the choice, and with it the last bits of a result, must not depend on their number.
-            possible[name] = predicted_seconds(backend.name, kernel, work.flops, work.bytes, 1), kernel, work
+            seconds = candidate.seconds(core, op, backend, wide, reused)
+            possible[name] = seconds, candidate.kernel(core, op, backend, wide), work
         else:
             rejected[name] = reason
     if algorithm in rejected:
@@ -79,8 +82,7 @@ def _choose(
     for name, (seconds, *_) in possible.items():
         if name != chosen:
             rejected[name] = f"predicted {duration(seconds)}" if algorithm == "auto" else f"{chosen} was asked for"
-    _, kernel, work = possible[chosen]
-    seconds = predicted_seconds(backend.name, kernel, work.flops, work.bytes, threads)
-    return Plan(
-        spec, op, backend, dtype, activation, threads, chosen, kernel, work, seconds, tuple(sorted(rejected.items()))
-    )
+    seconds, kernel, work = possible[chosen]
+    seconds /= threads if backend.name == "numba" else 1
+    reasons = tuple(sorted(rejected.items()))
+    return Plan(spec, op, backend, dtype, activation, threads, chosen, kernel, work, seconds, reasons, reused)

@@ -8,29 +8,39 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from npconv.arrays import flatten
 from npconv.config import get_num_threads
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cpu import loops, threads
+from npconv.kernels.cpu import loops, threads, winograd
 from npconv.kernels.cpu.blocking import (
     LOW_ROWS,
+    Tile,
     blocks_for,
     low_positions_for,
     low_tile_for,
     positions_for,
+    processor,
     tile_for,
 )
 from npconv.kernels.cpu.narrow import conv_narrow
 from npconv.kernels.cpu.tiled import conv_tiled
+from npconv.kernels.cpu.winograd import Factors
+
+if TYPE_CHECKING:
+    from npconv.algorithms.cook_toom import Transforms
 
 BOUNDS: dict[str | None, tuple[float, float]] = {None: (-np.inf, np.inf), "relu": (0, np.inf), "relu6": (0, 6)}
 """Activations that are a clamp."""
 
 ACTIVATIONS = {None: 0, "relu": loops.RELU, "relu6": loops.RELU6, "hardswish": loops.HARDSWISH}
+
+# Winograd tiles that a task transforms at once: what they hold for all channels should stay in L2.
+WINOGRAD_TILES = 48
 
 # Output channels below which a tile would be mostly empty rows.
 FEWEST_TILE_ROWS = 4
@@ -75,7 +85,9 @@ def conv_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
         padding = tuple((r - lo, r - hi) for r, (lo, hi) in zip(window.reach, window.padding, strict=True))
         turned = Window(window.out, window.kernel, window.stride, padding, window.dilation)
         weights = flatten(w.reshape(spec.groups, spec.out_channels // spec.groups, *w.shape[1:]), 3)[..., ::-1]
-        weights = flatten(np.ascontiguousarray(weights.swapaxes(1, 2)).reshape(spec.in_channels, -1, window.taps), 1)
+        weights = flatten(
+            np.ascontiguousarray(weights.swapaxes(1, 2)).reshape(spec.in_channels, weights.shape[1], window.taps), 1
+        )
         _run_tiles(dy, weights, np.zeros(spec.in_channels, dy.dtype), dx, None, spec.groups, turned)
         return
     rows = math.prod(spec.window.size[:-1])
@@ -159,6 +171,63 @@ def _read(value: Any) -> Any:
     view = value.view()
     view.flags.writeable = False
     return view
+
+
+def winograd_weights(spec: ConvSpec, transforms: Sequence[Transforms], w: Any) -> Any:
+    """Weights transformed for `winograd_forward`."""
+    down, across = _factors(transforms)
+    groups, channels = spec.groups, spec.in_channels // spec.groups
+    rows = winograd_tile(w.dtype).rows
+    points = len(down.g) * len(across.g)
+    u = np.zeros(winograd.weights_shape(groups, spec.out_channels // groups, channels, points, rows), w.dtype)
+    loop = winograd.winograd_weights(w.dtype, rows, down.g, across.g)
+    threads.run(loop, spec.out_channels, channels * spec.out_channels * points * 4, _read(flatten(w, 2)), u, groups)
+    return u
+
+
+def winograd_forward(
+    spec: ConvSpec, transforms: Sequence[Transforms], x: Any, u: Any, bias: Any, clamp: str | None, y: Any
+) -> None:
+    """The forward convolution over one or two axes in tiles, with an activation of `BOUNDS`."""
+    if y.size == 0:
+        return
+    (down, across), tile = _factors(transforms), winograd_tile(x.dtype)
+    groups, channels, outputs = spec.groups, spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    window = spec.window
+    # A signal is an image of one row.
+    missing = 2 - window.ndim
+    size, out = ((1,) * missing + part for part in (window.size, window.out))
+    low = (0,) * missing + tuple(low for low, _ in window.padding)
+    total = spec.batch * -(-out[0] // len(down.at)) * -(-out[1] // len(across.at))
+    most_tiles = min(WINOGRAD_TILES // tile.columns, -(-total // tile.columns)) * tile.columns
+    tasks = groups * -(-total // most_tiles)
+    shares = max(1, min(-(-outputs // tile.rows), -(-get_num_threads() // tasks)))
+    shape = np.array([spec.batch, channels, *size, *low, *out], np.int64)
+    threads.run(
+        winograd.conv_winograd(x.dtype, tile, down, across), tasks * shares, spec.macs,
+        _read(x.reshape(-1)), _read(u), _read(bias), y.reshape(-1), np.array(BOUNDS[clamp], x.dtype),
+        ACTIVATIONS[activation], groups, shares, most_tiles, _read(shape),
+    )  # fmt: skip
+
+
+def winograd_tile(dtype: np.dtype[Any]) -> Tile:
+    """The register tile of Winograd's products."""
+    rows, vectors = processor().tiles[0]
+    return Tile(rows, vectors, processor().register_bytes // dtype.itemsize)
+
+
+def largest(value: Any) -> Any:
+    """Largest magnitude of a float array; not finite where an element is not."""
+    bits = value.reshape(-1).view(np.int32 if value.dtype.itemsize == 4 else np.int64)
+    return np.array([loops.largest_magnitude(_read(bits))], bits.dtype).view(value.dtype)[0]
+
+
+def _factors(transforms: Sequence[Transforms]) -> tuple[Factors, Factors]:
+    """The matrices of rows and columns; a signal is an image of one row."""
+    factors = [Factors(*(tuple(map(tuple, matrix.tolist())) for matrix in (f.at, f.g, f.bt))) for f in transforms]
+    one = ((1.0,),)
+    down = Factors(one, one, one) if len(factors) == 1 else factors[0]
+    return down, factors[-1]
 
 
 def _run_tiles(x: Any, w: Any, bias: Any, y: Any, activation: str | None, groups: int, window: Window) -> None:

@@ -80,6 +80,16 @@ def activate(row: Any, activation: int) -> None:
 
 
 @compiled
+def largest_magnitude(bits: Any) -> Any:
+    """The largest of floats given as integers, without their signs: their order is that of the numbers, NaN highest."""
+    mask = ~(1 << (8 * bits.itemsize - 1))
+    found = bits.dtype.type(0)
+    for i in range(bits.shape[0]):
+        found = max(found, bits[i] & bits.dtype.type(mask))
+    return found
+
+
+@compiled
 def conv_forward(
     start: int, stop: int, x: Any, w: Any, bias: Any, y: Any, groups: int, activation: int, geometry: Any, spans: Any
 ) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 
 from npconv.kernels.cpu.blocking import PANEL_BYTES, Tile
 from npconv.kernels.cpu.compile import compiled
-from npconv.kernels.cpu.loops import HARDSWISH, activate
 from npconv.kernels.cpu.microkernel import CHUNK, tile_product
 from npconv.kernels.cpu.transforms import Rows, gatherer, row_width, scatterer
 from npconv.kernels.cpu.vectors import Vectors, address_of, copiers, on_addresses
@@ -43,10 +42,10 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
 
     @compiled
     def conv_winograd_loop(
-        start: int, stop: int, x: Any, u: Any, bias: Any, y: Any, limits: Any, activation: int, groups: int,
+        start: int, stop: int, x: Any, u: Any, bias: Any, y: Any, limits: Any, groups: int,
         shares: int, most_tiles: int, shape: Any,
     ) -> None:  # fmt: skip
-        """``y = act(clamp(bias + x * w))`` with weights from `winograd_weights`.
+        """``y = clamp(bias + x * w)`` with weights from `winograd_weights`.
 
         A task is (group, block of tiles, share): one of `shares` parts of the group's output channels. `shape` holds
         batch, channels of a group, height and width, low paddings, and output height and width.
