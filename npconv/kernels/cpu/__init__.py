@@ -206,7 +206,7 @@ def winograd_forward(
     threads.run(
         winograd.conv_winograd(x.dtype, tile, down, across), tasks * shares, spec.macs,
         _read(x.reshape(-1)), _read(u), _read(bias), y.reshape(-1), np.array(BOUNDS[clamp], x.dtype),
-        ACTIVATIONS[activation], groups, shares, most_tiles, _read(shape),
+        groups, shares, most_tiles, _read(shape),
     )  # fmt: skip
 
 

@@ -3,12 +3,13 @@
 ``C[i, j] := bias[i] + sum over k of A[i, k] * B[k, j]``, or ``C[i, j] +=`` the sum, then clamped. Written out, not left
 to a vectoriser, because the whole speed is in keeping `rows` x `vectors` sums in registers while two streams pass by.
 
-Contract: A has rows `lda` elements apart, each contiguous, so weights are read where they are; or it is "chunked": for
-every `CHUNK` of the depth, a multiple of it, the elements of all rows follow each other, row by row, and the chunks too,
-so that weights too large for a cache arrive as one stream. B has rows of `columns` contiguous elements: one behind the
-other ("packed"), or each at an offset of its own ("listed": a table of int64 element offsets, one per k). C has rows `ldc` elements apart. Only `used_rows` rows of A, bias and C and `used_columns`
-columns of C are touched: columns by masked loads and stores, rows by directing what is too many at the last row in use,
-before its own value. All columns of B are read. "Overwrite" never reads C. Nothing is aligned beyond an element.
+Contract: A has rows `lda` elements apart, each contiguous, so weights are read where they are; or it is "chunked": the
+elements of all rows for `CHUNK` k follow each other, row by row, and so do the chunks, so that weights too large for a
+cache arrive as one stream. B has rows of `columns` contiguous elements: one behind the other ("packed"), or each at an
+offset of its own ("listed": a table of int64 element offsets, one per k). C has rows `ldc` elements apart. Only
+`used_rows` rows of A, bias and C and `used_columns` columns of C are touched: columns by masked loads and stores, rows
+by directing what is too many at the last row in use, before its own value. (A chunked A has all rows.) All columns of B
+are read. "Overwrite" never reads C. Nothing is aligned beyond an element.
 """
 
 from __future__ import annotations

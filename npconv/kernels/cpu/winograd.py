@@ -1,8 +1,8 @@
 """Winograd convolution of images and signals: transforms in registers around a tile product per point.
 
-A task takes some tiles of outputs (of any images of the batch) and some or all output channels of a group. It transforms
-the patches under them, one lane a tile, into panels; runs the register tiles for every point; and transforms the sums
-back into the result. The patches are read where they lie; those that reach over an edge are copied first.
+A task takes some tiles of outputs (of any images of the batch) and some or all output channels of a group. It
+transforms the patches under them, one lane a tile, into panels; runs the register tiles for every point; and transforms
+the sums back into the result. The patches are read where they lie; those that reach over an edge are copied first.
 """
 
 from __future__ import annotations
