@@ -104,7 +104,7 @@ def operands(spec: ConvSpec, op: str, rng: np.random.Generator, dtype: str, spre
 def run(algorithm: str, backend: str, spec: ConvSpec, op: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     row, where = ALGORITHMS[algorithm], require(backend)
     if op == "forward":
-        return row.forward(spec, where, a, row.pack(spec, where, b), None, None)
+        return row.forward(spec, where, a, row.pack(spec, where, b, False), None, None)
     return getattr(row, op)(spec, where, a, b)
 
 
@@ -155,7 +155,9 @@ def test_errors_stay_within_the_proven_bound(
 
 def fits(spec: ConvSpec, op: str, *values: np.ndarray) -> bool:
     spec, op = (winograd.turned(spec), "forward") if op == "input_grad" else (spec, op)
-    return winograd._is_tame(spec, op, values[0], *map(largest, values))
+    return winograd._is_tame(
+        spec, winograd.tile_sizes(spec, op), op, values[0], *(largest(require("numpy"), v) for v in values)
+    )
 
 
 TILES = [((m, r), (m, r)) for m, r in TABLE if r in (2, 3, 5) and accurate_enough(((m, r), (m, r)))]
@@ -329,14 +331,14 @@ def test_tiles_follow_the_output_and_the_channels() -> None:
 
     assert tile(56, 64, 5) == ((4, 5), (4, 5))
     assert tile(2, 512) == ((2, 3), (2, 3))
-    assert tile(96, 256) == ((6, 3), (6, 3))
+    assert tile(96, 256) == ((4, 3), (4, 3))
 
 
 def test_the_cost_counts_whole_tiles() -> None:
     spec = ConvSpec.of((2, 8, 11, 9), (6, 4, 3, 3), groups=2)  # an output of 9 by 7
-    products, transforming = winograd.operations(spec, ((4, 3), (2, 3)), "forward")
+    products, *transforming = winograd.operations(spec, ((4, 3), (2, 3)), "forward")
     assert products == 2 * (6 * 4) * (2 * 3 * 4) * 6 * 4
-    assert transforming > 0
+    assert min(transforming) > 0
 
 
 @pytest.mark.parametrize("op", OPERATIONS)

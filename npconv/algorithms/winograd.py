@@ -131,6 +131,9 @@ class Winograd:
 
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         back = turned(spec)
+        magnitudes = largest(backend, w), largest(backend, dy)
+        if not _is_tame(back, tile_sizes(back, "forward"), "forward", dy, *magnitudes):
+            return Direct().input_grad(spec, backend, dy, w)
         packed = self.pack(back, backend, turned_weights(backend, spec, w), False)
         return self.forward(back, backend, dy, packed, None, None)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -30,9 +30,6 @@ from npconv.kernels.cpu.blocking import (
 from npconv.kernels.cpu.narrow import conv_narrow
 from npconv.kernels.cpu.tiled import conv_tiled
 from npconv.kernels.cpu.winograd import Factors
-
-if TYPE_CHECKING:
-    from npconv.algorithms.cook_toom import Transforms
 
 BOUNDS: dict[str | None, tuple[float, float]] = {None: (-np.inf, np.inf), "relu": (0, np.inf), "relu6": (0, 6)}
 """Activations that are a clamp."""
@@ -173,7 +170,7 @@ def _read(value: Any) -> Any:
     return view
 
 
-def winograd_weights(spec: ConvSpec, transforms: Sequence[Transforms], w: Any) -> Any:
+def winograd_weights(spec: ConvSpec, transforms: Sequence[Any], w: Any) -> Any:
     """Weights transformed for `winograd_forward`."""
     down, across = _factors(transforms)
     groups, channels = spec.groups, spec.in_channels // spec.groups
@@ -186,7 +183,7 @@ def winograd_weights(spec: ConvSpec, transforms: Sequence[Transforms], w: Any) -
 
 
 def winograd_forward(
-    spec: ConvSpec, transforms: Sequence[Transforms], x: Any, u: Any, bias: Any, clamp: str | None, y: Any
+    spec: ConvSpec, transforms: Sequence[Any], x: Any, u: Any, bias: Any, clamp: str | None, y: Any
 ) -> None:
     """The forward convolution over one or two axes in tiles, with an activation of `BOUNDS`."""
     if y.size == 0:
@@ -222,8 +219,8 @@ def largest(value: Any) -> Any:
     return np.array([loops.largest_magnitude(_read(bits))], bits.dtype).view(value.dtype)[0]
 
 
-def _factors(transforms: Sequence[Transforms]) -> tuple[Factors, Factors]:
-    """The matrices of rows and columns; a signal is an image of one row."""
+def _factors(transforms: Sequence[Any]) -> tuple[Factors, Factors]:
+    """The matrices of rows and columns from objects with `at`, `g` and `bt`; a signal is an image of one row."""
     factors = [Factors(*(tuple(map(tuple, matrix.tolist())) for matrix in (f.at, f.g, f.bt))) for f in transforms]
     one = ((1.0,),)
     down = Factors(one, one, one) if len(factors) == 1 else factors[0]
