@@ -50,6 +50,12 @@ def compiled_reduction(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _compile(function: Callable[..., Any], fastmath: set[str]) -> Callable[..., Any]:
+    captured = _captured(function)
+    if captured:
+        # The linker knows compiled code by the function's name and its argument types, and where some of it comes from
+        # the disk by nothing else: without a name of its own, one tile's code would be taken for another's.
+        digest = hashlib.sha256(repr(captured).encode()).hexdigest()[:16]
+        function.__qualname__ = f"{function.__qualname__}_{digest}"
     dispatcher: Any = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)(function)
     folder = cache_folder()
     if folder is not None:
@@ -91,7 +97,6 @@ class _DiskCache(caching._Cache):
 
     def __init__(self, function: Callable[..., None], folder: Path) -> None:
         self._function = function
-        self._captured = _captured(function)
         self._folder = folder
         self._enabled = True
 
@@ -137,7 +142,7 @@ class _DiskCache(caching._Cache):
 
     def _path(self, sig: Any, codegen: Any) -> Path:
         options = (_numba_config.BOUNDSCHECK, _numba_config.OPT)
-        key = repr((self._function.__module__, self._captured, sig, codegen.magic_tuple(), options))
+        key = repr((self._function.__module__, sig, codegen.magic_tuple(), options))
         return self._folder / f"{self._function.__qualname__}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.nbc"
 
 
