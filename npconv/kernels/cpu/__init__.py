@@ -27,6 +27,7 @@ from npconv.kernels.cpu.blocking import (
     processor,
     tile_for,
 )
+from npconv.kernels.cpu.depthwise import MOST_TAPS, conv_depthwise
 from npconv.kernels.cpu.narrow import conv_narrow
 from npconv.kernels.cpu.tiled import conv_tiled
 from npconv.kernels.cpu.winograd import Factors
@@ -237,8 +238,16 @@ def _run_tiles(x: Any, w: Any, bias: Any, y: Any, activation: str | None, groups
         _read(x.reshape(-1)), _read(w), _read(bias), y.reshape(-1), dtype.type(low), dtype.type(high),
         ACTIVATIONS[activation], groups,
     )  # fmt: skip
+    planes = w.shape[1] // max(1, math.prod(window.kernel[-2:]))
+    if planes == 1 and window.positions == math.prod(window.out[-2:]) and w.shape[1] <= MOST_TAPS:
+        blocks = blocks_for(window, low_positions_for(1))
+        lanes = processor().register_bytes // dtype.itemsize
+        tasks = y.shape[0] * groups * blocks.number
+        loop = conv_depthwise(dtype, lanes, blocks.places)
+        threads.run(loop, tasks, y.size * w.shape[1], *operands, blocks[:4])
+        return
     if outputs <= LOW_ROWS:
-        blocks = blocks_for(window, low_positions_for(w.shape[1] // max(1, math.prod(window.kernel[-2:]))))
+        blocks = blocks_for(window, low_positions_for(planes))
         tile = low_tile_for(dtype, outputs, blocks.line)
         tasks = y.shape[0] * groups * blocks.number
         threads.run(conv_narrow(dtype, tile), tasks, y.size * w.shape[1], *operands, blocks[:4])

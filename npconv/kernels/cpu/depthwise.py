@@ -1,0 +1,140 @@
+"""Depthwise convolution: one input channel to an output, a few rows of the result at a time in registers.
+
+There is no product of matrices here, so the register tile has nothing to reuse. What can be reused is the image: a
+vector of the staged plane serves every tap and every row of the result under which it lies. The instructions for one
+kernel size, stride and dilation are written out, so that each vector is loaded once for all of them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+from npconv.kernels.cpu.compile import compiled
+from npconv.kernels.cpu.loops import HARDSWISH, activate
+from npconv.kernels.cpu.staging import stager
+from npconv.kernels.cpu.vectors import Vectors, address_of, number
+
+Taps = tuple[tuple[int, int, int], ...]
+"""For every tap its phase, and its row and column in that phase of the staged plane."""
+
+FEW_TAPS, FEW_ROWS, MANY_ROWS = 16, 4, 6
+"""Rows of the result that are summed at once: the more taps, the more rows share each vector and each weight."""
+
+MOST_TAPS = 64
+"""Kernels with more taps are too much code to be written out."""
+
+
+def rows_for(taps: Taps) -> int:
+    """Rows of a strip."""
+    return FEW_ROWS if len(taps) <= FEW_TAPS else MANY_ROWS
+
+
+def strip_sums(itemsize: int, lanes: int, taps: Taps) -> Any:
+    """``strip(staged, phase, pitch, w, bias, y, width, used_rows, used_columns, low, high)`` for compiled code.
+
+    Sums `rows_for` rows of one vector of the result: ``y[i, j] := clamp(bias + sum over taps of w * staged)``.
+
+    Contract: `staged`, `w`, `bias` and `y` are addresses. The staged plane has phases `phase` elements apart and rows
+    `pitch` elements apart, of which each tap's row, as many rows below as are summed, and whole vectors are read. Only
+    `used_rows` rows and `used_columns` columns of `y`, whose rows are `width` elements apart, are written.
+    """
+    scalar = types.float32 if itemsize == 4 else types.float64
+
+    @intrinsic
+    def strip(
+        typing_context: Any, staged: Any, phase: Any, pitch: Any, w: Any, bias: Any, y: Any, width: Any, used_rows: Any,
+        used_columns: Any, low: Any, high: Any,
+    ) -> Any:  # fmt: skip
+        def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+            _emit(Vectors(builder, itemsize, lanes), taps, *arguments)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 9, scalar, scalar), generate
+
+    return strip
+
+
+def _emit(
+    vectors: Vectors, taps: Taps, staged: Any, phase: Any, pitch: Any, w: Any, bias: Any, y: Any, width: Any,
+    used_rows: Any, used_columns: Any, low: Any, high: Any,
+) -> None:  # fmt: skip
+    builder = vectors.builder
+    source, weights, result = map(vectors.pointer, (staged, w, y))
+    rows = rows_for(taps)
+    sums = [vectors.broadcast(builder.load(vectors.pointer(bias)))] * rows
+    # A column of taps at a time: its vectors of the image stay in registers, and each weight is loaded once.
+    for part, column in dict.fromkeys((part, column) for part, _, column in taps):
+        here = [(tap, row) for tap, (p, row, c) in enumerate(taps) if (p, c) == (part, column)]
+        image = {}
+        for tap, row in here:
+            factor = vectors.broadcast(builder.load(builder.gep(weights, [number(tap)])))
+            for i in range(rows):
+                if row + i not in image:
+                    start = builder.add(builder.mul(phase, number(part)), builder.mul(pitch, number(row + i)))
+                    image[row + i] = vectors.load(source, builder.add(start, number(column)))
+                sums[i] = vectors.multiply_add(factor, image[row + i], sums[i])
+    limits = vectors.broadcast(low), vectors.broadcast(high)
+    last = builder.sub(used_rows, number(1))
+    full = builder.icmp_signed(">=", used_columns, number(vectors.lanes))
+    with builder.if_else(full) as (whole, part_):
+        for branch, mask in ((whole, None), (part_, vectors.first_lanes)):
+            with branch:
+                chosen = mask(used_columns) if mask else None
+                # From the last row to the first: rows too many go to the last used one, whose own value comes after.
+                for i in reversed(range(rows)):
+                    row = builder.select(builder.icmp_signed("<", number(i), last), number(i), last)
+                    value, place = vectors.clamp(sums[i], *limits), builder.mul(row, width)
+                    if chosen is None:
+                        vectors.store(value, result, place)
+                    else:
+                        vectors.store_masked(value, result, chosen, place)
+
+
+@functools.lru_cache(maxsize=64)
+def conv_depthwise(dtype: np.dtype[Any], lanes: int, taps: Taps) -> Callable[..., None]:
+    """The driver for float32 or float64 and the taps of one kernel size, stride and dilation."""
+    size, count, rows = dtype.itemsize, len(taps), rows_for(taps)
+    strip, stage_planes = strip_sums(size, lanes, taps), stager(size, lanes)
+
+    @compiled
+    def conv_depthwise_loop(
+        start: int, stop: int, x: Any, w: Any, bias: Any, y: Any, low: Any, high: Any, activation: int, groups: int,
+        blocks: Any,
+    ) -> None:  # fmt: skip
+        """``y = act(clamp(bias + x * w))`` for flat `x`, `bias` and `y`, and weights ``(outputs, taps)``.
+
+        A task is (n, channel, row block, column block).
+        """
+        shape, _, phases, _ = blocks
+        out_h, out_w, block_h, block_w, pitch, plane = shape[5], shape[6], shape[7], shape[8], shape[14], shape[15]
+        outputs = w.shape[0] // groups
+        rows_of_blocks, columns_of_blocks = (out_h + block_h - 1) // block_h, (out_w + block_w - 1) // block_w
+        # Strips read whole vectors of all their rows, beyond the last position too.
+        staged = np.zeros(plane + rows * pitch + lanes, x.dtype)
+        for task in range(start, stop):
+            left, rest = task % columns_of_blocks * block_w, task // columns_of_blocks
+            top, rest = rest % rows_of_blocks * block_h, rest // rows_of_blocks
+            group, n = rest % groups, rest // groups
+            height, width = min(block_h, out_h - top), min(block_w, out_w - left)
+            stage_planes(address_of(x), n * groups + group, 0, 0, 1, top, left, address_of(staged), blocks)
+            for o in range(group * outputs, (group + 1) * outputs):
+                place = (n * groups * outputs + o) * out_h * out_w + top * out_w + left
+                for i in range(0, height, rows):
+                    for j in range(0, width, lanes):
+                        strip(
+                            address_of(staged) + (i * pitch + j) * size, plane // phases.shape[0], pitch,
+                            address_of(w) + o * count * size, address_of(bias) + o * size,
+                            address_of(y) + (place + i * out_w + j) * size, out_w, min(rows, height - i), width - j,
+                            low, high,
+                        )  # fmt: skip
+                if activation == HARDSWISH:
+                    for i in range(height):
+                        activate(y[place + i * out_w : place + i * out_w + width], activation)
+
+    return conv_depthwise_loop
