@@ -12,13 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
 from npconv.kernels.cpu.compile import compiled
 from npconv.kernels.cpu.loops import HARDSWISH, activate
 from npconv.kernels.cpu.staging import stager
-from npconv.kernels.cpu.vectors import Vectors, address_of, number
+from npconv.kernels.cpu.vectors import Vectors, address_of, number, on_addresses
 
 Taps = tuple[tuple[int, int, int], ...]
 """For every tap its phase, and its row and column in that phase of the staged plane."""
@@ -36,64 +34,51 @@ def rows_for(taps: Taps) -> int:
 
 
 def strip_sums(itemsize: int, lanes: int, taps: Taps) -> Any:
-    """``strip(staged, phase, pitch, w, bias, y, width, used_rows, used_columns, low, high)`` for compiled code.
+    """``strip(staged, phase, pitch, w, bias, y, width, used_rows, used_columns, limits)`` for compiled code.
 
     Sums `rows_for` rows of one vector of the result: ``y[i, j] := clamp(bias + sum over taps of w * staged)``.
 
-    Contract: `staged`, `w`, `bias` and `y` are addresses. The staged plane has phases `phase` elements apart and rows
-    `pitch` elements apart, of which each tap's row, as many rows below as are summed, and whole vectors are read. Only
-    `used_rows` rows and `used_columns` columns of `y`, whose rows are `width` elements apart, are written.
+    Contract: `staged`, `w`, `bias`, `y` and `limits`, of two numbers, are addresses. The staged plane has phases `phase`
+    elements apart and rows `pitch` elements apart, of which each tap's row, as many rows below as are summed, and whole
+    vectors are read. Only `used_rows` rows and `used_columns` columns of `y`, whose rows are `width` elements apart, are
+    written.
     """
-    scalar = types.float32 if itemsize == 4 else types.float64
-
-    @intrinsic
-    def strip(
-        typing_context: Any, staged: Any, phase: Any, pitch: Any, w: Any, bias: Any, y: Any, width: Any, used_rows: Any,
-        used_columns: Any, low: Any, high: Any,
-    ) -> Any:  # fmt: skip
-        def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
-            _emit(Vectors(builder, itemsize, lanes), taps, *arguments)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 9, scalar, scalar), generate
-
-    return strip
-
-
-def _emit(
-    vectors: Vectors, taps: Taps, staged: Any, phase: Any, pitch: Any, w: Any, bias: Any, y: Any, width: Any,
-    used_rows: Any, used_columns: Any, low: Any, high: Any,
-) -> None:  # fmt: skip
-    builder = vectors.builder
-    source, weights, result = map(vectors.pointer, (staged, w, y))
     rows = rows_for(taps)
-    sums = [vectors.broadcast(builder.load(vectors.pointer(bias)))] * rows
-    # A column of taps at a time: its vectors of the image stay in registers, and each weight is loaded once.
-    for part, column in dict.fromkeys((part, column) for part, _, column in taps):
-        here = [(tap, row) for tap, (p, row, c) in enumerate(taps) if (p, c) == (part, column)]
-        image = {}
-        for tap, row in here:
-            factor = vectors.broadcast(builder.load(builder.gep(weights, [number(tap)])))
-            for i in range(rows):
-                if row + i not in image:
-                    start = builder.add(builder.mul(phase, number(part)), builder.mul(pitch, number(row + i)))
-                    image[row + i] = vectors.load(source, builder.add(start, number(column)))
-                sums[i] = vectors.multiply_add(factor, image[row + i], sums[i])
-    limits = vectors.broadcast(low), vectors.broadcast(high)
-    last = builder.sub(used_rows, number(1))
-    full = builder.icmp_signed(">=", used_columns, number(vectors.lanes))
-    with builder.if_else(full) as (whole, part_):
-        for branch, mask in ((whole, None), (part_, vectors.first_lanes)):
-            with branch:
-                chosen = mask(used_columns) if mask else None
-                # From the last row to the first: rows too many go to the last used one, whose own value comes after.
-                for i in reversed(range(rows)):
-                    row = builder.select(builder.icmp_signed("<", number(i), last), number(i), last)
-                    value, place = vectors.clamp(sums[i], *limits), builder.mul(row, width)
-                    if chosen is None:
-                        vectors.store(value, result, place)
-                    else:
-                        vectors.store_masked(value, result, chosen, place)
+
+    def strip(
+        vectors: Vectors, staged: Any, phase: Any, pitch: Any, w: Any, bias: Any, y: Any, width: Any, used_rows: Any,
+        used_columns: Any, limits: Any,
+    ) -> None:  # fmt: skip
+        builder = vectors.builder
+        source, weights, result, bounds = map(vectors.pointer, (staged, w, y, limits))
+        sums = [vectors.broadcast(builder.load(vectors.pointer(bias)))] * rows
+        # A column of taps at a time: its vectors of the image stay in registers, and each weight is loaded once.
+        for part, column in dict.fromkeys((part, column) for part, _, column in taps):
+            image: dict[int, Any] = {}
+            for tap, row in [(tap, row) for tap, (p, row, c) in enumerate(taps) if (p, c) == (part, column)]:
+                factor = vectors.broadcast(builder.load(builder.gep(weights, [number(tap)])))
+                for i in range(rows):
+                    if row + i not in image:
+                        start = builder.add(builder.mul(phase, number(part)), builder.mul(pitch, number(row + i)))
+                        image[row + i] = vectors.load(source, builder.add(start, number(column)))
+                    sums[i] = vectors.multiply_add(factor, image[row + i], sums[i])
+        low, high = (vectors.broadcast(builder.load(builder.gep(bounds, [number(i)]))) for i in range(2))
+        sums = [vectors.clamp(value, low, high) for value in sums]
+        last = builder.sub(used_rows, number(1))
+        inside = vectors.first_lanes(used_columns)
+        with builder.if_else(builder.icmp_signed(">=", used_columns, number(lanes))) as (whole, some):
+            for branch, mask in ((whole, None), (some, inside)):
+                with branch:
+                    # From the last row to the first: rows too many go to the last used one, before its own value.
+                    for i in reversed(range(rows)):
+                        row = builder.select(builder.icmp_signed("<", number(i), last), number(i), last)
+                        place = builder.mul(row, width)
+                        if mask is None:
+                            vectors.store(sums[i], result, place)
+                        else:
+                            vectors.store_masked(sums[i], result, mask, place)
+
+    return on_addresses(strip, itemsize, lanes)
 
 
 @functools.lru_cache(maxsize=64)
@@ -117,6 +102,8 @@ def conv_depthwise(dtype: np.dtype[Any], lanes: int, taps: Taps) -> Callable[...
         rows_of_blocks, columns_of_blocks = (out_h + block_h - 1) // block_h, (out_w + block_w - 1) // block_w
         # Strips read whole vectors of all their rows, beyond the last position too.
         staged = np.zeros(plane + rows * pitch + lanes, x.dtype)
+        limits = np.empty(2, x.dtype)
+        limits[0], limits[1] = low, high
         for task in range(start, stop):
             left, rest = task % columns_of_blocks * block_w, task // columns_of_blocks
             top, rest = rest % rows_of_blocks * block_h, rest // rows_of_blocks
@@ -131,7 +118,7 @@ def conv_depthwise(dtype: np.dtype[Any], lanes: int, taps: Taps) -> Callable[...
                             address_of(staged) + (i * pitch + j) * size, plane // phases.shape[0], pitch,
                             address_of(w) + o * count * size, address_of(bias) + o * size,
                             address_of(y) + (place + i * out_w + j) * size, out_w, min(rows, height - i), width - j,
-                            low, high,
+                            address_of(limits),
                         )  # fmt: skip
                 if activation == HARDSWISH:
                     for i in range(height):
