@@ -38,10 +38,10 @@ def strip_sums(itemsize: int, lanes: int, taps: Taps) -> Any:
 
     Sums `rows_for` rows of one vector of the result: ``y[i, j] := clamp(bias + sum over taps of w * staged)``.
 
-    Contract: `staged`, `w`, `bias`, `y` and `limits`, of two numbers, are addresses. The staged plane has phases `phase`
-    elements apart and rows `pitch` elements apart, of which each tap's row, as many rows below as are summed, and whole
-    vectors are read. Only `used_rows` rows and `used_columns` columns of `y`, whose rows are `width` elements apart, are
-    written.
+    Contract: `staged`, `w`, `bias`, `y` and `limits`, of two numbers, are addresses. The staged plane has phases
+    `phase` elements apart and rows `pitch` elements apart, of which each tap's row, as many rows below as are summed,
+    and whole vectors are read. Only `used_rows` rows and `used_columns` columns of `y`, whose rows are `width` elements
+    apart, are written.
     """
     rows = rows_for(taps)
 
