@@ -35,7 +35,7 @@ def key(
     if not (is_plain(x) and is_plain(w)):
         return None
     dtype = x.dtype
-    if w.dtype != dtype or (bias is not None and not (is_plain(bias) and bias.dtype == dtype)):
+    if not dtype.isnative or w.dtype != dtype or (bias is not None and not (is_plain(bias) and bias.dtype == dtype)):
         return None
     for value in geometry:
         if type(value) is not int and not _is_exact(value):
