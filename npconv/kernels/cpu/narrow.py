@@ -15,7 +15,7 @@ import numpy as np
 
 from npconv.kernels.cpu.blocking import Tile
 from npconv.kernels.cpu.compile import entry
-from npconv.kernels.cpu.loops import HARDSWISH, activate
+from npconv.kernels.cpu.loops import HARDSWISH, hardswish
 from npconv.kernels.cpu.microkernel import tile_product
 from npconv.kernels.cpu.staging import row_movers, stager
 from npconv.kernels.cpu.tiled import arguments
@@ -75,7 +75,7 @@ def conv_narrow(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                         source = address_of(result) + (row * line + i * pitch) * size
                         copy_row(y + place * size, source, width)
                         if activation == HARDSWISH:
-                            activate(elements(y + place * size, width, kind), activation)
+                            hardswish(elements(y + place * size, width, kind))
                         place += out_w
 
     return conv_narrow_loop

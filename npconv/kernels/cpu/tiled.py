@@ -18,7 +18,7 @@ from numba import types
 
 from npconv.kernels.cpu.blocking import PANELS, Tile, depth_for
 from npconv.kernels.cpu.compile import compiled, entry
-from npconv.kernels.cpu.loops import HARDSWISH, activate
+from npconv.kernels.cpu.loops import HARDSWISH, hardswish
 from npconv.kernels.cpu.microkernel import tile_product
 from npconv.kernels.cpu.staging import stager
 from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, copiers, elements, number_of, prefetch
@@ -163,6 +163,6 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
             if activation == HARDSWISH:
                 for o in range(tiles * share // shares * rows, min(outputs, tiles * (share + 1) // shares * rows)):
                     begin = (result + o) * positions + (lead * out_h + top) * out_w + left
-                    activate(elements(y + begin * size, count, kind), activation)
+                    hardswish(elements(y + begin * size, count, kind))
 
     return conv_tiled_loop

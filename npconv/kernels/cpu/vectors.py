@@ -10,21 +10,13 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import NativeValue, intrinsic, models, register_model, unbox
-
-from npconv.kernels.cpu.compile import compiled
+from numba.np.arrayobj import populate_array
 
 INT32, INT64, BIT = ir.IntType(32), ir.IntType(64), ir.IntType(1)
-
-
-@compiled
-def address_of(array: Any) -> Any:
-    """Address of an array's first element."""
-    return array.ctypes.data
 
 
 class Address(types.Type):
@@ -55,34 +47,46 @@ def _unbox_address(_: Any, array: Any, context: Any) -> Any:
 
 # Numba carries no types for these.
 _native: Any = NativeValue
-_carray: Any = numba.carray  # type: ignore[attr-defined]
+_populate: Any = populate_array
 _register_model: Any = register_model
 _register_unbox: Any = unbox
 _register_model(Address)(_address_model)
 _register_unbox(Address)(_unbox_address)
 
 
+# Intrinsics rather than compiled functions: they are in every loop, once for each type, and need no compiling.
+
+
 def _number_of(_: Any, address: Any) -> Any:
     return types.int64(address), lambda context, builder, signature, arguments: arguments[0]  # noqa: ARG005
 
 
-def _pointer_to(_: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+def _address_of(_: Any, array: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ptrtoint(context.make_array(signature.args[0])(context, builder, arguments[0]).data, INT64)
 
-    return types.voidptr(address), generate
+    return types.int64(array), generate
+
+
+def _elements(_: Any, address: Any, count: Any, scalar: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.return_type)(context, builder)
+        data = builder.inttoptr(arguments[0], array.data.type)
+        size = context.get_constant(types.intp, scalar.dtype.bitwidth // 8)
+        _populate(array, data, [arguments[1]], [size], size, None)
+        return array._getvalue()
+
+    return types.Array(scalar.dtype, 1, "C")(address, count, scalar), generate
 
 
 number_of: Any = intrinsic(_number_of)
-"""An `Address` as a number, to reckon with."""
+"""``number_of(address)``: an `Address` as a number, to reckon with."""
 
-_pointer: Any = intrinsic(_pointer_to)
+address_of: Any = intrinsic(_address_of)
+"""``address_of(array)``: the address of an array's first element."""
 
-
-@compiled
-def elements(address: int, count: int, dtype: Any) -> Any:
-    """The memory behind an address as an array."""
-    return _carray(_pointer(address), (count,), dtype)
+elements: Any = intrinsic(_elements)
+"""``elements(address, count, numpy.float32)``: the memory behind an address as an array, which does not own it."""
 
 
 def number(value: int) -> Any:
