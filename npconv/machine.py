@@ -31,7 +31,7 @@ SUSTAINED = {
     ("numpy", "matmul_per_tap"): 45e9,
     ("numpy", "scale_per_tap"): 2.5e9,
     ("numpy", "narrow_matmul"): 2e9,
-    ("numpy", "winograd_matmul"): 17e9,
+    ("numpy", "winograd_matmul"): 25e9,
     ("numba", "tiles"): 60e9,
     ("numba", "unfold_tiles"): 33e9,
     ("numba", "unfold_rows"): 4e9,

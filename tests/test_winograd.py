@@ -331,7 +331,8 @@ def test_tiles_follow_the_output_and_the_channels() -> None:
 
     assert tile(56, 64, 5) == ((4, 5), (4, 5))
     assert tile(2, 512) == ((2, 3), (2, 3))
-    assert tile(96, 256) == ((4, 3), (4, 3))
+    assert tile(96, 256) == ((6, 3), (6, 3))
+    assert tile(56, 64) == ((4, 3), (4, 3))
 
 
 def test_the_cost_counts_whole_tiles() -> None:

@@ -31,7 +31,7 @@ from npconv.algorithms.direct import Direct
 from npconv.arrays import Array, Backend
 from npconv.epilogue import finish
 from npconv.geometry import ConvSpec, Size
-from npconv.machine import GPU_SPEEDUP
+from npconv.machine import GPU_SPEEDUP, LAUNCH
 
 STEP = 8 * 2**20
 """Bytes of blocks and spectra that are in work at once, unless one block of one group needs more."""
@@ -206,7 +206,8 @@ class Fft:
     def seconds(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool) -> float:
         if is_trivial(spec):
             return self.otherwise.seconds(spec, op, backend, dtype, reused)
-        return blocks_for(spec, op, dtype.itemsize).seconds(dtype.itemsize) / GPU_SPEEDUP.get(backend.name, 1)
+        seconds = blocks_for(spec, op, dtype.itemsize).seconds(dtype.itemsize)
+        return seconds / GPU_SPEEDUP.get(backend.name, 1) + LAUNCH[backend.name]
 
     def pack(self, spec: ConvSpec, backend: Backend, w: Array, reused: bool) -> Packed:
         if is_trivial(spec):

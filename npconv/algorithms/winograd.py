@@ -99,12 +99,11 @@ class Winograd:
         if op == "input_grad":
             return self.seconds(turned(spec), "forward", backend, dtype, reused)
         kernel = self.kernel(spec, op, backend, dtype)
-        if kernel != "winograd_tiles":
-            work = self.cost(spec, op, dtype.itemsize)
-            return predicted_seconds(backend.name, kernel, work.flops, work.bytes)
-        # The rate is that of float32: vectors hold half as many of the other.
+        compiled = kernel == "winograd_tiles"
+        nbytes = spec.bytes(dtype.itemsize) if compiled else self.cost(spec, op, dtype.itemsize).bytes
+        # Rates are those of float32: vectors hold half as many of the other.
         effort = price(spec, tile_sizes(spec, op, reused), op, reused) * dtype.itemsize / 4
-        return predicted_seconds(backend.name, kernel, effort, spec.bytes(dtype.itemsize))
+        return predicted_seconds(backend.name, kernel, effort, nbytes)
 
     def pack(self, spec: ConvSpec, backend: Backend, w: Array, reused: bool) -> Packed:
         tile, magnitude = tile_sizes(spec, "forward", reused), largest(backend, w)

@@ -27,6 +27,7 @@ from npconv.kernels.cpu.blocking import (
     processor,
     tile_for,
 )
+from npconv.kernels.cpu.depthwise import MOST_TAPS, conv_depthwise
 from npconv.kernels.cpu.narrow import conv_narrow
 from npconv.kernels.cpu.tiled import conv_tiled
 from npconv.kernels.cpu.winograd import Factors
@@ -256,20 +257,23 @@ def _tile_runner(
     low, high = BOUNDS.get(activation, BOUNDS[None])
     settings = (float(low), float(high), ACTIVATIONS[activation], groups, outputs, depth)
     none = _read(np.zeros(groups * outputs, dtype))
-    narrow = outputs <= LOW_ROWS
     staging = window.taps > 1 or window.has_padding or set(window.stride) != {1}
-    if narrow:
-        blocks = blocks_for(window, low_positions_for(depth // max(1, math.prod(window.kernel[-2:]))))
-        tile = low_tile_for(dtype, outputs, blocks.line)
-        kernel = conv_narrow(dtype, tile)
+    planes = depth // max(1, math.prod(window.kernel[-2:]))
+    rows, divisible = outputs, False
+    if planes == 1 and window.positions == math.prod(window.out[-2:]) and depth <= MOST_TAPS:
+        blocks = blocks_for(window, low_positions_for(1))
+        kernel = conv_depthwise(dtype, processor().register_bytes // dtype.itemsize, blocks.places)
+    elif outputs <= LOW_ROWS:
+        blocks = blocks_for(window, low_positions_for(planes))
+        kernel = conv_narrow(dtype, low_tile_for(dtype, outputs, blocks.line))
     else:
         if not staging:
             window = Window((window.positions,), (1,), (1,), ((0, 0),), (1,))
         blocks = blocks_for(window, positions_for(outputs, dtype.itemsize))
         tile = tile_for(dtype, outputs, window.positions)
-        kernel = conv_tiled(dtype, tile)
+        kernel, rows, divisible = conv_tiled(dtype, tile), tile.rows, True
     tasks, tables, work = batch * groups * blocks.number, blocks[:4], size * depth
-    alone = (*settings, tables) if narrow else (*settings, tables, 1, staging)
+    alone = (*settings, tables, 1, staging) if divisible else (*settings, tables)
 
     def run_alone(x: Any, w: Any, bias: Any, y: Any, _: int | None = None) -> None:
         kernel(0, tasks, x, w, none if bias is None else bias, y, *alone)
@@ -277,8 +281,8 @@ def _tile_runner(
     def run_spread(x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> None:
         limit = get_num_threads() if limit is None else limit
         # With fewer tasks than threads would like, several share a block and divide its output channels.
-        shares = 1 if narrow else max(1, min(-(-outputs // tile.rows), -(-2 * limit // tasks)))
-        rest = alone if narrow else (*settings, tables, shares, staging)
+        shares = max(1, min(-(-outputs // rows), -(-2 * limit // tasks))) if divisible else 1
+        rest = (*settings, tables, shares, staging) if divisible else alone
         threads.run(kernel, tasks * shares, work, x, w, none if bias is None else bias, y, *rest, limit=limit)
 
     return run_spread if threads.most_parts(work) > 1 else run_alone

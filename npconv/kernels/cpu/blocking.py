@@ -123,6 +123,8 @@ class Blocks(NamedTuple):
     leads: Any
     phases: Any
     taps: Any
+    places: tuple[tuple[int, int, int], ...]
+    """For every tap its phase, and its row and column there."""
     number: int
     """Number of blocks."""
     line: int
@@ -142,10 +144,11 @@ def blocks_for(window: Window, most_positions: int) -> Blocks:
     staged_h, staged_w = block_h + reach_h // stride_h, block_w + reach_w // stride_w
     phases_h, phases_w = (list(dict.fromkeys((t % s).tolist())) for t, s in ((tap_h, stride_h), (tap_w, stride_w)))
     phases = list(itertools.product(phases_h, phases_w))
-    taps = [
-        phases.index((y % stride_h, x % stride_w)) * staged_h * staged_w + y // stride_h * staged_w + x // stride_w
+    places = tuple(
+        (phases.index((y % stride_h, x % stride_w)), y // stride_h, x // stride_w)
         for y, x in itertools.product(tap_h.tolist(), tap_w.tolist())
-    ]
+    )
+    taps = [(phase * staged_h + y) * staged_w + x for phase, y, x in places]
     leads = _leads(leading)
     shape = [
         math.prod(leading.size), height, width, *leads.shape, out_h, out_w, block_h, block_w, stride_h, stride_w,
@@ -155,7 +158,7 @@ def blocks_for(window: Window, most_positions: int) -> Blocks:
     tables = (np.array(shape, np.int64), leads, np.array(phases, np.int64), np.array(taps, np.int64))
     for table in tables:
         table.flags.writeable = False
-    return Blocks(*tables, count, (block_h - 1) * staged_w + block_w)
+    return Blocks(*tables, places, count, (block_h - 1) * staged_w + block_w)
 
 
 def positions_for(outputs: int, itemsize: int) -> int:

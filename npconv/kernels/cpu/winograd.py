@@ -109,7 +109,7 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
                     )
             first_tile, last_tile = tiles * share // shares, tiles * (share + 1) // shares
             for point in range(points):
-                for above in range(0, depth, most_depth):
+                for above in range(0, max(depth, 1), most_depth):  # once without channels too: zeros are written
                     for o in range(first_tile * rows, min(last_tile * rows, outputs), rows):
                         weights = point * u.shape[1] + (group * tiles * rows + o) * depth + above * rows
                         place = point * sums_pitch + (o - first_tile * rows) * most_tiles
