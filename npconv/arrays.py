@@ -31,6 +31,9 @@ DTYPES = "float16, float32, float64, complex64, complex128 and all integer types
 _OPTIONAL = ("bias",)
 _DLPACK_CPU = 1
 
+# NumPy's flags C_CONTIGUOUS and ALIGNED.
+_C_ORDER_ALIGNED = 0x101
+
 # Whether two strided arrays share memory is a hard problem; beyond this effort they count as sharing.
 _MAX_OVERLAP_WORK: Any = 10_000
 
@@ -229,6 +232,11 @@ class Operands:
             _enter("out", out)[...] = result
             return out
         return result if self._exit is None else self._exit(result)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a kernel may have the array as it is, but for its dtype: NumPy's own, in C order and aligned."""
+    return type(value) is np.ndarray and value.flags.num & _C_ORDER_ALIGNED == _C_ORDER_ALIGNED
 
 
 def contiguous(backend: Backend, value: Array, dtype: np.dtype[Any]) -> Array:

@@ -27,6 +27,7 @@ VARIABLES = {
 }
 
 _MAX_THREADS = 1024
+_ENCODED: dict[str, Any] = {name: getattr(os.environ, "encodekey", str)(name) for name in VARIABLES}
 
 _lock = threading.Lock()
 _process_backend: str | None = None
@@ -55,7 +56,7 @@ def get_backend() -> str:
     """
     chosen = _block_backend.get() or _process_backend
     if chosen is None:
-        chosen = os.environ.get("NPCONV_BACKEND", "").strip() or "auto"
+        chosen = _variable("NPCONV_BACKEND").strip() or "auto"
         choice("NPCONV_BACKEND", chosen, BACKENDS)
     return chosen
 
@@ -175,7 +176,7 @@ def get_num_threads() -> int:
     chosen = _block_threads.get() or _process_threads
     if chosen is not None:
         return chosen
-    text = os.environ.get("NPCONV_NUM_THREADS", "").strip()
+    text = _variable("NPCONV_NUM_THREADS").strip()
     if not text:
         return available_cpus()
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _MAX_THREADS):
@@ -230,6 +231,25 @@ def limit_threads(n: int) -> Iterator[None]:
         _block_threads.reset(token)
 
 
+def settings() -> tuple[Any, ...]:
+    """All that a call depends on beside its arguments, as it was set; the same as long as nothing was set otherwise."""
+    return (
+        _block_backend.get() or _process_backend or _variable("NPCONV_BACKEND"),
+        _block_threads.get() or _process_threads or _variable("NPCONV_NUM_THREADS"),
+        _block_strict.get(),
+    )
+
+
+def _variable(name: str) -> str:
+    """An environment variable, empty where it is not set; every call asks.
+
+    `os.environ` takes 2 microseconds to say that something is missing, the dictionary behind it a tenth of one.
+    """
+    if _ENCODED[name] not in getattr(os.environ, "_data", (_ENCODED[name],)):
+        return ""
+    return os.environ.get(name, "")
+
+
 def available_cpus() -> int:
     """Number of CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -241,7 +261,7 @@ def cache_dir() -> Path | None:
     """Folder for compiled code, or None where ``NPCONV_CACHE_DIR`` is ``off``. The folder need not exist yet."""
     from pathlib import Path
 
-    text = os.environ.get("NPCONV_CACHE_DIR", "").strip()
+    text = _variable("NPCONV_CACHE_DIR").strip()
     if text.lower() == "off":
         return None
     if text:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from npconv import config, epilogue, planning
-from npconv.arrays import Array, Operands, from_channels_first, require, supported_dtype
+from npconv.arrays import Array, Operands, require, supported_dtype
 from npconv.geometry import ConvSpec, choice, integer
+from npconv.planning import recent
 
 Ints = int | tuple[int, ...]
 
@@ -121,6 +122,12 @@ def _forward(
     backend: str | None,
     out: Array | None,
 ) -> Array:
+    key = None
+    if out is None:
+        geometry, words = (stride, padding, dilation, groups), (padding_mode, layout, activation, algorithm, backend)
+        key = recent.key(ndim, x, w, bias, geometry, words)
+        if key is not None and (call := recent.find(key)) is not None:
+            return call(x, w, bias)
     operands = Operands(backend, x=x, w=w, bias=bias)
     spec = ConvSpec.of(
         operands.shape("x"), operands.shape("w"), stride, padding, dilation, groups, padding_mode, layout, ndim=ndim
@@ -128,12 +135,11 @@ def _forward(
     epilogue.check(operands, spec.out_channels, activation)
     operands.check_out(out, spec.y_shape)
     plan = planning.plan_for(spec, "forward", operands.backend, operands.dtype, algorithm, activation)
-    y = plan.run(
-        operands.load_image("x", layout, spec.batched),
-        plan.packed(operands.load("w")),
-        None if bias is None else operands.load("bias"),
-    )
-    return operands.deliver(from_channels_first(operands.backend.xp, y, layout, spec.batched), out)
+    packed = plan.packed(operands.load("w"))
+    y = plan.finish(operands, packed, None if bias is None else operands.load("bias"), out)
+    if key is not None and (compute := plan.ready()) is not None:
+        recent.remember(key, lambda x, w, bias: compute(x, plan.packed(w), bias))
+    return y
 
 
 def conv1d(

@@ -12,6 +12,7 @@ Arrays are ``(N, C, *spatial)``, contiguous and of one dtype; the padding is zer
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ import numpy as np
 
 from npconv.arrays import Array, Backend
 from npconv.geometry import ConvSpec
+
+Runner = Callable[..., None]
 
 OPERATIONS = ("forward", "input_grad", "weight_grad")
 
@@ -56,6 +59,13 @@ class Algorithm(Protocol):
         self, spec: ConvSpec, backend: Backend, x: Array, packed: Any, bias: Array | None, activation: str | None
     ) -> Array:
         """``y = activation(x * w + bias)``, shape ``(N, C_out, *out)``, with weights from `pack`."""
+
+    def prepare(self, spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: str | None) -> Runner | None:
+        """`forward` made ready for many calls, as ``run(x, packed, bias, y)``; None where that would gain nothing.
+
+        Nothing of the arrays is looked at but their addresses, so batch axes may be missing. It takes the number of
+        threads as `limit`, by default what `npconv.get_num_threads` says.
+        """
 
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         """``dx``, shape ``(N, C_in, *size)``."""

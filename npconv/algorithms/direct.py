@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from npconv.algorithms.base import Work, grouped, grouped_weights, image_shape, is_narrow, result_shape
+from npconv.algorithms.base import Runner, Work, grouped, grouped_weights, image_shape, is_narrow, result_shape
 from npconv.arrays import Array, Backend, flatten
 from npconv.epilogue import finish
 from npconv.geometry import ConvSpec
@@ -53,7 +53,6 @@ class Direct:
             spec, x = explicit_zeros(spec, backend, x, packed)
         if backend.kernels is not None:
             y = xp.empty(result_shape(spec), x.dtype)
-            bias = xp.zeros(spec.out_channels, x.dtype) if bias is None else bias
             backend.kernels.conv_forward(spec, x, packed, bias, activation, y)
             return y
         y = xp.zeros(result_shape(spec), x.dtype)
@@ -61,6 +60,12 @@ class Direct:
         for tap, inp, out in spec.window.tap_slices():
             outputs[..., *out] += self.product(backend, weights[..., tap], images[..., *inp])
         return finish(backend, y, bias, activation)
+
+    def prepare(self, spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: str | None) -> Runner | None:
+        if backend.kernels is None or not backend.kernels.uses_tiles(spec, "forward", dtype):
+            return None
+        run: Runner = backend.kernels.runner(spec, dtype, activation)
+        return run
 
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         xp = backend.xp

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from npconv.algorithms.base import Work, image_shape, is_tame, largest, result_shape
+from npconv.algorithms.base import Runner, Work, image_shape, is_tame, largest, result_shape
 from npconv.algorithms.direct import Direct
 from npconv.arrays import Array, Backend
 from npconv.epilogue import finish
@@ -226,6 +226,9 @@ class Fft:
             Samples(x, low, spec.window.stride), Samples(y, (0,) * spec.ndim, (1,) * spec.ndim),
         )  # fmt: skip
         return finish(backend, y, bias, activation)
+
+    def prepare(self, spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: str | None) -> Runner | None:
+        return None
 
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         if is_trivial(spec) or not _is_tame(spec, backend, "input_grad", dy, largest(backend, w)):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from npconv.algorithms.base import Work, grouped_weights, image_shape, is_narrow, result_shape
+from npconv.algorithms.base import Runner, Work, grouped_weights, image_shape, is_narrow, result_shape
 from npconv.arrays import Array, Backend, flatten
 from npconv.epilogue import finish
 from npconv.geometry import ConvSpec
@@ -56,6 +56,9 @@ class Im2col:
             columns = self.columns(spec, backend, x[part])
             y[part] = backend.matmul(weights, columns).reshape(y[part].shape)
         return finish(backend, y, bias, activation)
+
+    def prepare(self, spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: str | None) -> Runner | None:
+        return None
 
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         dx = backend.xp.empty(image_shape(spec), dy.dtype)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from npconv.algorithms.base import Work, image_shape
+from npconv.algorithms.base import Runner, Work, image_shape
 from npconv.algorithms.direct import Direct
 from npconv.algorithms.im2col import Im2col
 from npconv.arrays import Array, Backend
@@ -35,6 +35,9 @@ class Pointwise(Im2col):
         if backend.kernels is None:
             return super().forward(spec, backend, x, packed, bias, activation)
         return Direct().forward(spec, backend, x, packed, bias, activation)
+
+    def prepare(self, spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: str | None) -> Runner | None:
+        return Direct().prepare(spec, backend, dtype, activation)
 
     def columns(self, spec: ConvSpec, backend: Backend, x: Array) -> Array:
         ((_, seen, _),) = spec.window.tap_slices()

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from npconv.algorithms.base import Work, is_narrow, is_tame, largest, result_shape
+from npconv.algorithms.base import Runner, Work, is_narrow, is_tame, largest, result_shape
 from npconv.algorithms.cook_toom import (
     SIZES,
     Matrix,
@@ -127,6 +127,9 @@ class Winograd:
             return activate(backend, y, activation) if activation != clamp else y
         y = correlated(backend, spec, tile, matrices(tile), x, packed.points)
         return finish(backend, y, bias, activation)
+
+    def prepare(self, spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: str | None) -> Runner | None:
+        return None
 
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         back = turned(spec)

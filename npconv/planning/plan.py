@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,13 @@ import numpy as np
 from npconv import epilogue
 from npconv.algorithms import ALGORITHMS
 from npconv.algorithms.base import Work
-from npconv.arrays import Array, Backend, Operands, check_shape, compute_dtype, from_channels_first
+from npconv.arrays import Array, Backend, Operands, check_shape, compute_dtype, from_channels_first, is_plain
 from npconv.config import limit_threads
 from npconv.geometry import ConvSpec
 from npconv.padding import pad, pad_adjoint
 from npconv.units import amount, duration
+
+Compute = Callable[..., Array]
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,7 +104,7 @@ class Plan:
         operands = Operands(self.backend.name, x=x, w=w, bias=bias)
         self._check(operands)
         operands.check_out(out, self.spec.y_shape, self.dtype)
-        return self._finish(
+        return self.finish(
             operands, self.packed(operands.load("w", compute_dtype(self.dtype))), self._bias(operands), out
         )
 
@@ -146,10 +150,51 @@ class Plan:
         """The convolution that the algorithm sees: any padding that is not zeros is written down before."""
         return self.spec if self.spec.padding_mode == "zeros" else self.spec.without_padding()
 
-    def _finish(self, operands: Operands, packed: Any, bias: Array | None, out: Array | None) -> Array:
+    def ready(self) -> Compute | None:
+        """The forward operation without conversions, as ``compute(x, packed, bias, y=None, limit=None)``.
+
+        It takes plain arrays of the planned shapes and dtype, and writes into `y` where it is given. None where arrays
+        must be converted or reordered first.
+        """
+        spec, backend, shape, dtype = self.spec, self.backend, self.spec.y_shape, self.dtype
+        if self.op != "forward" or backend.xp is not np or spec.layout != "channels_first":
+            return None
+        if dtype != compute_dtype(dtype):
+            return None
+        run = None
+        if spec.padding_mode == "zeros":
+            run = ALGORITHMS[self.algorithm].prepare(spec, backend, dtype, self.activation)
+        if run is None:
+            return self._compute
+
+        def compute(x: Array, packed: Any, bias: Array | None, y: Array | None = None, limit: int | None = None) -> Any:
+            if y is None:
+                y = np.empty(shape, dtype)
+            run(x, packed, bias, y, limit)
+            return y
+
+        return compute
+
+    def _compute(
+        self, x: Array, packed: Any, bias: Array | None, y: Array | None = None, limit: int | None = None
+    ) -> Array:
+        """`ready` for algorithms that prepare nothing."""
+        x = x if self.spec.batched else x[None]
+        with nullcontext() if limit is None else limit_threads(limit):
+            result = self._run(x, packed, bias)
+        result = result if self.spec.batched else result[0]
+        if y is None:
+            return result
+        y[...] = result
+        return y
+
+    def finish(self, operands: Operands, packed: Any, bias: Array | None, out: Array | None) -> Array:
         """Run on an image that was taken in, and hand the result over."""
         spec = self.spec
-        y = self.run(operands.load_image("x", spec.layout, spec.batched, compute_dtype(self.dtype)), packed, bias)
+        x = operands.load_image("x", spec.layout, spec.batched, compute_dtype(self.dtype))
+        if is_plain(out) and (compute := self.ready()) is not None:
+            return compute(x.reshape(spec.x_shape), packed, bias, out, self.threads)
+        y = self.run(x, packed, bias)
         return operands.deliver(from_channels_first(self.backend.xp, y, spec.layout, spec.batched), out, self.dtype)
 
     def run(self, a: Array, b: Array, bias: Array | None = None) -> Array:
@@ -207,6 +252,16 @@ class PackedConv:
     plan: Plan
     packed: Any
     bias: Array | None
+    _ready: Any = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        spec, compute, limit = self.plan.spec, self.plan.ready(), self.plan.threads
+        packed, bias = self.packed, self.bias
+        fast = None if compute is None else lambda x: compute(x, packed, bias, None, limit)
+        object.__setattr__(self, "_ready", (spec.x_shape, self.plan.dtype, fast))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PackedConv, (self.plan, self.packed, self.bias)
 
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """Convolve `x`, an array of the planned shape and dtype.
@@ -216,11 +271,14 @@ class PackedConv:
         ValueError, TypeError
             If `x` or `out` is not what was planned for.
         """
+        shape, dtype, fast = self._ready
+        if fast is not None and out is None and is_plain(x) and x.shape == shape and x.dtype == dtype:
+            return fast(x)
         plan = self.plan
         operands = Operands(plan.backend.name, x=x)
         plan._check(operands)
         operands.check_out(out, plan.spec.y_shape, plan.dtype)
-        return plan._finish(operands, self.packed, self.bias, out)
+        return plan.finish(operands, self.packed, self.bias, out)
 
 
 def _times(sizes: tuple[int, ...]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,7 @@ def conv_forward(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | No
     if uses_tiles(spec, "forward", x.dtype):
         _run_tiles(x, flatten(w, 1), bias, y, activation, spec.groups, spec.window)
         return
-    code = ACTIVATIONS[activation]
+    code, bias = ACTIVATIONS[activation], np.zeros(spec.out_channels, x.dtype) if bias is None else bias
     rows = spec.window.positions // spec.window.out[-1]
     threads.run(
         loops.conv_forward, spec.batch * spec.out_channels * rows, spec.macs,
@@ -86,7 +86,7 @@ def conv_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
         weights = flatten(
             np.ascontiguousarray(weights.swapaxes(1, 2)).reshape(spec.in_channels, weights.shape[1], window.taps), 1
         )
-        _run_tiles(dy, weights, np.zeros(spec.in_channels, dy.dtype), dx, None, spec.groups, turned)
+        _run_tiles(dy, weights, None, dx, None, spec.groups, turned)
         return
     rows = math.prod(spec.window.size[:-1])
     if dx.size:
@@ -110,7 +110,7 @@ def matmul(a: Any, b: Any, product: Any) -> None:
     if b.dtype.kind == "f" and rows >= FEWEST_TILE_ROWS and positions:
         one_tap = Window((positions,), (1,), (1,), ((0, 0),), (1,))
         weights = np.ascontiguousarray(a).reshape(groups * rows, a.shape[2])
-        _run_tiles(b, weights, np.zeros(groups * rows, b.dtype), product, None, groups, one_tap)
+        _run_tiles(b, weights, None, product, None, groups, one_tap)
         return
     threads.run(
         loops.matmul, batch * groups * rows, product.size * a.shape[-1],
@@ -228,38 +228,65 @@ def _factors(transforms: Sequence[Any]) -> tuple[Factors, Factors]:
     return down, factors[-1]
 
 
+def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Callable[..., None]:
+    """The forward convolution on tiles, prepared for many calls; for a spec that `uses_tiles` lets pass."""
+    depth = spec.parameters // max(spec.out_channels, 1)
+    return _tile_runner(
+        dtype, spec.batch, spec.groups, spec.out_channels // spec.groups, depth, activation, spec.window
+    )
+
+
 def _run_tiles(x: Any, w: Any, bias: Any, y: Any, activation: str | None, groups: int, window: Window) -> None:
-    """Run the driver of tiles that suits on an image, weights ``(outputs, depth)``, a bias and a result."""
-    if y.size == 0:
-        return
-    outputs, dtype = w.shape[0] // groups, x.dtype
+    """Convolve an image with weights ``(outputs, depth)``."""
+    _tile_runner(x.dtype, y.shape[0], groups, w.shape[0] // groups, w.shape[1], activation, window)(x, w, bias, y)
+
+
+@functools.lru_cache(maxsize=1024)
+def _tile_runner(
+    dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: int, activation: str | None, window: Window
+) -> Callable[..., None]:
+    """Everything that can be known before the arrays are: the driver of tiles that suits, its tables and its tasks.
+
+    The runner takes an image, weights of ``groups * outputs`` rows of `depth`, a bias or None and a result, of which
+    nothing but the addresses is looked at: they must be in C order and of the dtype. `limit` is the number of threads,
+    by default what `npconv.get_num_threads` says.
+    """
+    size = batch * groups * outputs * window.positions
+    if size == 0:
+        return _nothing
     low, high = BOUNDS.get(activation, BOUNDS[None])
-    operands = (
-        _read(x.reshape(-1)), _read(w), _read(bias), y.reshape(-1), dtype.type(low), dtype.type(high),
-        ACTIVATIONS[activation], groups,
-    )  # fmt: skip
-    planes = w.shape[1] // max(1, math.prod(window.kernel[-2:]))
-    if planes == 1 and window.positions == math.prod(window.out[-2:]) and w.shape[1] <= MOST_TAPS:
-        blocks = blocks_for(window, low_positions_for(1))
-        lanes = processor().register_bytes // dtype.itemsize
-        tasks = y.shape[0] * groups * blocks.number
-        loop = conv_depthwise(dtype, lanes, blocks.places)
-        threads.run(loop, tasks, y.size * w.shape[1], *operands, blocks[:4])
-        return
-    if outputs <= LOW_ROWS:
-        blocks = blocks_for(window, low_positions_for(planes))
-        tile = low_tile_for(dtype, outputs, blocks.line)
-        tasks = y.shape[0] * groups * blocks.number
-        threads.run(conv_narrow(dtype, tile), tasks, y.size * w.shape[1], *operands, blocks[:4])
-        return
+    settings = (float(low), float(high), ACTIVATIONS[activation], groups, outputs, depth)
+    none = _read(np.zeros(groups * outputs, dtype))
     staging = window.taps > 1 or window.has_padding or set(window.stride) != {1}
-    if not staging:
-        window = Window((window.positions,), (1,), (1,), ((0, 0),), (1,))
-    blocks = blocks_for(window, positions_for(outputs, dtype.itemsize))
-    tile = tile_for(dtype, outputs, window.positions)
-    tasks = y.shape[0] * groups * blocks.number
-    # With fewer tasks than threads would like, several share a block and divide its output channels.
-    shares = max(1, min(-(-outputs // tile.rows), -(-2 * get_num_threads() // tasks)))
-    threads.run(
-        conv_tiled(dtype, tile), tasks * shares, y.size * w.shape[1], *operands, shares, staging, blocks[:4]
-    )  # fmt: skip
+    planes = depth // max(1, math.prod(window.kernel[-2:]))
+    rows, divisible = outputs, False
+    if planes == 1 and window.positions == math.prod(window.out[-2:]) and depth <= MOST_TAPS:
+        blocks = blocks_for(window, low_positions_for(1))
+        kernel = conv_depthwise(dtype, processor().register_bytes // dtype.itemsize, blocks.places)
+    elif outputs <= LOW_ROWS:
+        blocks = blocks_for(window, low_positions_for(planes))
+        kernel = conv_narrow(dtype, low_tile_for(dtype, outputs, blocks.line))
+    else:
+        if not staging:
+            window = Window((window.positions,), (1,), (1,), ((0, 0),), (1,))
+        blocks = blocks_for(window, positions_for(outputs, dtype.itemsize))
+        tile = tile_for(dtype, outputs, window.positions)
+        kernel, rows, divisible = conv_tiled(dtype, tile), tile.rows, True
+    tasks, tables, work = batch * groups * blocks.number, blocks[:4], size * depth
+    alone = (*settings, tables, 1, staging) if divisible else (*settings, tables)
+
+    def run_alone(x: Any, w: Any, bias: Any, y: Any, _: int | None = None) -> None:
+        kernel(0, tasks, x, w, none if bias is None else bias, y, *alone)
+
+    def run_spread(x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> None:
+        limit = get_num_threads() if limit is None else limit
+        # With fewer tasks than threads would like, several share a block and divide its output channels.
+        shares = max(1, min(-(-outputs // rows), -(-2 * limit // tasks))) if divisible else 1
+        rest = (*settings, tables, shares, staging) if divisible else alone
+        threads.run(kernel, tasks * shares, work, x, w, none if bias is None else bias, y, *rest, limit=limit)
+
+    return run_spread if threads.most_parts(work) > 1 else run_alone
+
+
+def _nothing(*_: Any) -> None:
+    """A runner for a result without elements."""

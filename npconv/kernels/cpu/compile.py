@@ -49,6 +49,21 @@ def compiled_reduction(function: Callable[..., Any]) -> Callable[..., Any]:
     return _compile(function, {"contract", "reassoc", "nsz"})
 
 
+def entry(*signature: Any) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """Compile a loop at once for these types of its arguments, as what Python calls.
+
+    What comes out looks at no argument's type, as a compiled function otherwise does at each call: the caller vouches
+    for them.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., None]:
+        dispatcher: Any = _compile(function, {"contract"})
+        point: Callable[..., None] = dispatcher.compile(signature)
+        return point
+
+    return decorate
+
+
 def _compile(function: Callable[..., Any], fastmath: set[str]) -> Callable[..., Any]:
     captured = _captured(function)
     if captured:

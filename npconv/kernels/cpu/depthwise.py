@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from npconv.kernels.cpu.compile import compiled
-from npconv.kernels.cpu.loops import HARDSWISH, activate
+from npconv.kernels.cpu.compile import entry
+from npconv.kernels.cpu.loops import HARDSWISH, hardswish
 from npconv.kernels.cpu.staging import stager
-from npconv.kernels.cpu.vectors import Vectors, address_of, number, on_addresses
+from npconv.kernels.cpu.tiled import arguments
+from npconv.kernels.cpu.vectors import Vectors, address_of, elements, number, number_of, on_addresses
 
 Taps = tuple[tuple[int, int, int], ...]
 """For every tap its phase, and its row and column in that phase of the staged plane."""
@@ -84,44 +85,45 @@ def strip_sums(itemsize: int, lanes: int, taps: Taps) -> Any:
 @functools.lru_cache(maxsize=64)
 def conv_depthwise(dtype: np.dtype[Any], lanes: int, taps: Taps) -> Callable[..., None]:
     """The driver for float32 or float64 and the taps of one kernel size, stride and dilation."""
-    size, count, rows = dtype.itemsize, len(taps), rows_for(taps)
+    size, rows, kind = dtype.itemsize, rows_for(taps), dtype.type
     strip, stage_planes = strip_sums(size, lanes, taps), stager(size, lanes)
 
-    @compiled
+    @entry(*arguments(dtype))
     def conv_depthwise_loop(
         start: int, stop: int, x: Any, w: Any, bias: Any, y: Any, low: Any, high: Any, activation: int, groups: int,
-        blocks: Any,
+        outputs: int, total: int, blocks: Any,
     ) -> None:  # fmt: skip
-        """``y = act(clamp(bias + x * w))`` for flat `x`, `bias` and `y`, and weights ``(outputs, taps)``.
+        """``y = act(clamp(bias + x * w))`` for the addresses of an image, weights ``(groups * outputs, total)``, a bias
+        and a result.
 
         A task is (n, channel, row block, column block).
         """
+        x, w, bias, y = number_of(x), number_of(w), number_of(bias), number_of(y)
         shape, _, phases, _ = blocks
         out_h, out_w, block_h, block_w, pitch, plane = shape[5], shape[6], shape[7], shape[8], shape[14], shape[15]
-        outputs = w.shape[0] // groups
         rows_of_blocks, columns_of_blocks = (out_h + block_h - 1) // block_h, (out_w + block_w - 1) // block_w
         # Strips read whole vectors of all their rows, beyond the last position too.
-        staged = np.zeros(plane + rows * pitch + lanes, x.dtype)
-        limits = np.empty(2, x.dtype)
+        staged = np.zeros(plane + rows * pitch + lanes, kind)
+        limits = np.empty(2, kind)
         limits[0], limits[1] = low, high
         for task in range(start, stop):
             left, rest = task % columns_of_blocks * block_w, task // columns_of_blocks
             top, rest = rest % rows_of_blocks * block_h, rest // rows_of_blocks
             group, n = rest % groups, rest // groups
             height, width = min(block_h, out_h - top), min(block_w, out_w - left)
-            stage_planes(address_of(x), n * groups + group, 0, 0, 1, top, left, address_of(staged), blocks)
+            stage_planes(x, n * groups + group, 0, 0, 1, top, left, address_of(staged), blocks)
             for o in range(group * outputs, (group + 1) * outputs):
                 place = (n * groups * outputs + o) * out_h * out_w + top * out_w + left
                 for i in range(0, height, rows):
                     for j in range(0, width, lanes):
                         strip(
                             address_of(staged) + (i * pitch + j) * size, plane // phases.shape[0], pitch,
-                            address_of(w) + o * count * size, address_of(bias) + o * size,
-                            address_of(y) + (place + i * out_w + j) * size, out_w, min(rows, height - i), width - j,
+                            w + o * total * size, bias + o * size,
+                            y + (place + i * out_w + j) * size, out_w, min(rows, height - i), width - j,
                             address_of(limits),
                         )  # fmt: skip
                 if activation == HARDSWISH:
                     for i in range(height):
-                        activate(y[place + i * out_w : place + i * out_w + width], activation)
+                        hardswish(elements(y + (place + i * out_w) * size, width, kind))
 
     return conv_depthwise_loop

@@ -61,6 +61,18 @@ def output_row(row: int, tap: int, geometry: Any) -> Any:
 
 
 @compiled
+def hardswish(row: Any) -> None:
+    """Apply the activation in place."""
+    # In the row's own dtype: with plain numbers the middle would be computed in float64.
+    three, six = row.dtype.type(3), row.dtype.type(6)
+    for j in range(row.shape[0]):
+        if row[j].real <= -3:
+            row[j] = 0
+        elif row[j].real < 3:
+            row[j] = row[j] * ((row[j] + three) / six)
+
+
+@compiled
 def activate(row: Any, activation: int) -> None:
     """Apply an activation in place. `.real` lets the same source compile for complex rows, which never have one."""
     if activation == RELU or activation == RELU6:
@@ -70,13 +82,7 @@ def activate(row: Any, activation: int) -> None:
             elif activation == RELU6 and row[j].real > 6:
                 row[j] = 6
     elif activation == HARDSWISH:
-        # In the row's own dtype: with plain numbers the middle would be computed in float64.
-        three, six = row.dtype.type(3), row.dtype.type(6)
-        for j in range(row.shape[0]):
-            if row[j].real <= -3:
-                row[j] = 0
-            elif row[j].real < 3:
-                row[j] = row[j] * ((row[j] + three) / six)
+        hardswish(row)
 
 
 @compiled

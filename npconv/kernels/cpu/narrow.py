@@ -14,38 +14,40 @@ from typing import Any
 import numpy as np
 
 from npconv.kernels.cpu.blocking import Tile
-from npconv.kernels.cpu.compile import compiled
-from npconv.kernels.cpu.loops import HARDSWISH, activate
+from npconv.kernels.cpu.compile import entry
+from npconv.kernels.cpu.loops import HARDSWISH, hardswish
 from npconv.kernels.cpu.microkernel import tile_product
 from npconv.kernels.cpu.staging import row_movers, stager
-from npconv.kernels.cpu.vectors import address_of
+from npconv.kernels.cpu.tiled import arguments
+from npconv.kernels.cpu.vectors import address_of, elements, number_of
 
 
 @functools.lru_cache(maxsize=64)
 def conv_narrow(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
     """The driver for float32 or float64 and a tile of few rows."""
-    size, rows, columns = dtype.itemsize, tile.rows, tile.columns
+    size, rows, columns, kind = dtype.itemsize, tile.rows, tile.columns, dtype.type
     product, stage_planes = tile_product(size, tile, listed=True), stager(size, tile.lanes)
     _, copy_row, _ = row_movers(size, tile.lanes)
 
-    @compiled
+    @entry(*arguments(dtype))
     def conv_narrow_loop(
         start: int, stop: int, x: Any, w: Any, bias: Any, y: Any, low: Any, high: Any, activation: int, groups: int,
-        blocks: Any,
+        outputs: int, total: int, blocks: Any,
     ) -> None:  # fmt: skip
-        """``y = act(clamp(bias + x * w))`` for flat `x`, `bias` and `y`, and weights ``(outputs, depth)``.
+        """``y = act(clamp(bias + x * w))`` for the addresses of an image, weights of ``groups * outputs`` rows of
+        `total`, a bias and a result.
 
         A task is (n, group, leading output, row block, column block).
         """
+        x, w, bias, y = number_of(x), number_of(w), number_of(bias), number_of(y)
         shape, leads, _, taps = blocks
         out_h, out_w, block_h, block_w, pitch, plane = shape[5], shape[6], shape[7], shape[8], shape[14], shape[15]
-        outputs, total = w.shape[0] // groups, w.shape[1]
         planes, positions = total // taps.size, leads.shape[0] * out_h * out_w
         rows_of_blocks, columns_of_blocks = (out_h + block_h - 1) // block_h, (out_w + block_w - 1) // block_w
         # Tiles read whole vectors, up to one tile behind the last position.
-        staged = np.zeros(planes * plane + columns, x.dtype)
+        staged = np.zeros(planes * plane + columns, kind)
         line = (block_h * pitch + columns - 1) // columns * columns
-        result = np.empty(rows * line, x.dtype)
+        result = np.empty(rows * line, kind)
         offsets = np.empty(total, np.int64)
         for k in range(total):
             offsets[k] = k // taps.size * plane + taps[k % taps.size]
@@ -56,24 +58,24 @@ def conv_narrow(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
             group, n = rest % groups, rest // groups
             height, width = min(block_h, out_h - top), min(block_w, out_w - left)
             image = (n * groups + group) * (planes // leads.shape[1])
-            stage_planes(address_of(x), image, lead, 0, planes, top, left, address_of(staged), blocks)
+            stage_planes(x, image, lead, 0, planes, top, left, address_of(staged), blocks)
             for first in range(0, outputs, rows):
                 used = min(rows, outputs - first)
                 channel = group * outputs + first
                 for position in range(0, (height - 1) * pitch + width, columns):
                     product(
-                        total, address_of(w) + channel * total * size, total,
+                        total, w + channel * total * size, total,
                         address_of(staged) + position * size, address_of(offsets),
                         address_of(result) + position * size, line,
-                        used, columns, address_of(bias) + channel * size, False, low, high,
+                        used, columns, bias + channel * size, False, low, high,
                     )  # fmt: skip
                 for row in range(used):
                     place = ((n * groups * outputs + channel + row) * positions) + (lead * out_h + top) * out_w + left
                     for i in range(height):
                         source = address_of(result) + (row * line + i * pitch) * size
-                        copy_row(address_of(y) + place * size, source, width)
+                        copy_row(y + place * size, source, width)
                         if activation == HARDSWISH:
-                            activate(y[place : place + width], activation)
+                            hardswish(elements(y + place * size, width, kind))
                         place += out_w
 
     return conv_narrow_loop

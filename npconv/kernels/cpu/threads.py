@@ -26,7 +26,12 @@ _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 
 
-def run(kernel: Callable[..., None], tasks: int, work: int, *arguments: Any) -> None:
+def most_parts(work: int) -> int:
+    """Number of threads above which so many multiply-adds do not pay."""
+    return max(1, work // WORTH_A_THREAD)
+
+
+def run(kernel: Callable[..., None], tasks: int, work: int, *arguments: Any, limit: int | None = None) -> None:
     """Run `kernel` over all tasks.
 
     Parameters
@@ -37,8 +42,11 @@ def run(kernel: Callable[..., None], tasks: int, work: int, *arguments: Any) -> 
         Number of independent tasks.
     work : int
         About how many multiply-adds there are in all.
+    limit : int, optional
+        Number of threads; by default what `npconv.get_num_threads` says.
     """
-    parts = max(1, min(get_num_threads(), tasks, work // WORTH_A_THREAD))
+    limit = get_num_threads() if limit is None else limit
+    parts = max(1, min(limit, tasks, most_parts(work)))
     bounds = [tasks * part // parts for part in range(parts + 1)]
     futures: list[Future[None]] = []
     try:

@@ -14,23 +14,34 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numba import types
 
 from npconv.kernels.cpu.blocking import PANELS, Tile, depth_for
-from npconv.kernels.cpu.compile import compiled
-from npconv.kernels.cpu.loops import HARDSWISH, activate
+from npconv.kernels.cpu.compile import compiled, entry
+from npconv.kernels.cpu.loops import HARDSWISH, hardswish
 from npconv.kernels.cpu.microkernel import tile_product
 from npconv.kernels.cpu.staging import stager
-from npconv.kernels.cpu.vectors import address_of, copiers, prefetch
+from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, copiers, elements, number_of, prefetch
 
 # Rows of a panel that are fetched before they are packed: a plane apart, they lie on pages of their own.
 AHEAD = 8
+
+
+def arguments(dtype: np.dtype[Any]) -> tuple[Any, ...]:
+    """The types that a driver's arguments begin with: from `start` to `blocks`."""
+    scalar = types.float32 if dtype.itemsize == 4 else types.float64
+    tuple_of: Any = types.Tuple
+    tables = tuple_of((TABLE, GRID, GRID, TABLE))
+    return (
+        types.int64, types.int64, *[ADDRESS] * 4, scalar, scalar, *[types.int64] * 4, tables,
+    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=8)
 def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
     """The driver for float32 or float64 and a tile."""
     size, lanes, vectors, rows, columns = dtype.itemsize, tile.lanes, tile.vectors, tile.rows, tile.columns
-    most_depth, panels = depth_for(tile, size), PANELS
+    most_depth, panels, kind = depth_for(tile, size), PANELS, dtype.type
     # A little more than the panel: at a distance of 16 KiB all panels would compete for the same lines of L1.
     panel_pitch = (most_depth + 4) * columns
     product, stage_planes = tile_product(size, tile), stager(size, lanes)
@@ -82,27 +93,28 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                         move(target + (k * columns + lane) * size, here + offsets[k] * size)
             begin += lanes
 
-    @compiled
+    @entry(*arguments(dtype), types.int64, types.boolean)
     def conv_tiled_loop(
         start: int, stop: int, x: Any, w: Any, bias: Any, y: Any, low: Any, high: Any, activation: int, groups: int,
-        shares: int, staging: bool, blocks: Any,
+        outputs: int, total: int, blocks: Any, shares: int, staging: bool,
     ) -> None:  # fmt: skip
-        """``y = act(clamp(bias + x * w))`` for flat `x`, `bias` and `y`, and weights ``(outputs, depth)``.
+        """``y = act(clamp(bias + x * w))`` for the addresses of an image, weights of ``groups * outputs`` rows of
+        `total`, a bias and a result.
 
         A task is (n, group, leading output, row block, column block, share): one of `shares` parts of the group's
         output channels.
         """
+        x, w, bias, y = number_of(x), number_of(w), number_of(bias), number_of(y)
         shape, leads, _, taps = blocks
         width_in, out_h, out_w, block_h, block_w = shape[2], shape[5], shape[6], shape[7], shape[8]
         pitch, plane = shape[14] if staging else out_w, shape[15]
-        outputs, total = w.shape[0] // groups, w.shape[1]
         channels, positions = total // (taps.size * leads.shape[1]), leads.shape[0] * out_h * out_w
         depth = most_depth // taps.size * taps.size if taps.size <= most_depth else most_depth
         most_planes = min(channels * leads.shape[1], (depth + 2 * taps.size - 2) // taps.size)
         rows_of_blocks, columns_of_blocks = (out_h + block_h - 1) // block_h, (out_w + block_w - 1) // block_w
         tiles = (outputs + rows - 1) // rows
-        staged = np.empty(most_planes * plane if staging else 0, x.dtype)
-        packed = np.empty(panels * panel_pitch, x.dtype)
+        staged = np.empty(most_planes * plane if staging else 0, kind)
+        packed = np.empty(panels * panel_pitch, kind)
         offsets = np.empty(depth, np.int64)
         for task in range(start, stop):
             share, rest = task % shares, task // shares
@@ -113,9 +125,9 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
             width = min(block_w, out_w - left)
             count = min(block_h, out_h - top) * width
             image, result = (n * groups + group) * channels, (n * groups + group) * outputs
-            target = address_of(y) + (result * positions + (lead * out_h + top) * out_w + left) * size
-            weights = address_of(w) + group * outputs * total * size
-            shifts = address_of(bias) + group * outputs * size
+            target = y + (result * positions + (lead * out_h + top) * out_w + left) * size
+            weights = w + group * outputs * total * size
+            shifts = bias + group * outputs * size
             for above in range(0, max(total, 1), depth):  # once without channels too: the bias is written
                 steps = min(depth, total - above)
                 last = above + steps == total
@@ -124,12 +136,12 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                     first_plane = above // taps.size
                     last_plane = (above + steps + taps.size - 1) // taps.size
                     source = address_of(staged)
-                    stage_planes(address_of(x), image, lead, first_plane, last_plane, top, left, source, blocks)
+                    stage_planes(x, image, lead, first_plane, last_plane, top, left, source, blocks)
                     for k in range(steps):
                         number, tap = (above + k) // taps.size, (above + k) % taps.size
                         offsets[k] = (number - first_plane) * plane + taps[tap]
                 else:
-                    source = address_of(x) + ((image + above) * width_in + left) * size
+                    source = x + ((image + above) * width_in + left) * size
                     for k in range(steps):
                         offsets[k] = k * width_in
                 for group_start in range(0, count, panels * columns):
@@ -151,6 +163,6 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
             if activation == HARDSWISH:
                 for o in range(tiles * share // shares * rows, min(outputs, tiles * (share + 1) // shares * rows)):
                     begin = (result + o) * positions + (lead * out_h + top) * out_w + left
-                    activate(y[begin : begin + count], activation)
+                    hardswish(elements(y + begin * size, count, kind))
 
     return conv_tiled_loop

@@ -1,0 +1,70 @@
+"""Calls like an earlier one: what was decided then is used again, so that a small convolution costs no more than it is.
+
+One dictionary leads from everything that decides a call to the call made ready. A call that is out of the ordinary in
+any way (another kind of array, an argument of another type) has no key: it takes the long road through `npconv.conv`,
+where all checks and all errors are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from npconv import config
+from npconv.arrays import Array, is_plain
+
+Call = Callable[[Array, Array, Array | None], Array]
+"""``call(x, w, bias)`` for arrays that are like those of an earlier call."""
+
+MOST = 1024
+"""Calls that are remembered; the oldest makes room for a new one."""
+
+_calls: dict[Any, Call] = {}
+_lock = threading.Lock()
+
+
+def key(
+    ndim: int | None, x: Array, w: Array, bias: Array | None, geometry: tuple[Any, ...], words: tuple[Any, ...]
+) -> Any:
+    """Everything that decides a call, or None where it is out of the ordinary.
+
+    `geometry` are the arguments that are numbers: 1, 1.0 and True are the same to a dictionary, but not to a check, so
+    only integers, words and tuples of them have a key. `words` are the names among the arguments.
+    """
+    if not (is_plain(x) and is_plain(w)):
+        return None
+    dtype = x.dtype
+    if not dtype.isnative or w.dtype != dtype or (bias is not None and not (is_plain(bias) and bias.dtype == dtype)):
+        return None
+    for value in geometry:
+        if type(value) is not int and not _is_exact(value):
+            return None
+    return ndim, x.shape, w.shape, None if bias is None else bias.shape, dtype, geometry, words, config.settings()
+
+
+def find(key: Any) -> Call | None:
+    """The call with this key, if there was one."""
+    try:
+        return _calls.get(key)
+    except TypeError:  # an unhashable word, which the long road refuses
+        return None
+
+
+def remember(key: Any, call: Call) -> None:
+    """Keep a call that went well."""
+    with _lock:
+        while len(_calls) >= MOST:
+            del _calls[next(iter(_calls))]
+        _calls[key] = call
+
+
+def forget() -> None:
+    """Forget all calls: what decides about a plan has changed."""
+    with _lock:
+        _calls.clear()
+
+
+def _is_exact(value: Any) -> bool:
+    kind = type(value)
+    return kind is int or kind is str or (kind is tuple and all(map(_is_exact, value)))
