@@ -61,14 +61,20 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
         sums_pitch = ((tiles + shares - 1) // shares) * rows * most_tiles + 16
         data = np.zeros(points * data_pitch, x.dtype)  # what pads the depth stays zero
         sums = np.empty(points * sums_pitch, x.dtype)
-        patches = np.zeros(lanes * max(points_h * read, out_h * written), x.dtype)
+        # Patches over an edge are copied to rows as far apart as those of the image, so that one vector may hold both
+        # kinds; where the image has rows shorter than a patch, all of them are copied.
+        pitch = max(width, read)
+        beside = pitch // read
+        patches = np.zeros(max((lanes + beside - 1) // beside * points_h * pitch, lanes * out_h * written), x.dtype)
+        inside, places = np.empty(lanes, np.bool_), np.empty(lanes, np.int64)
         scratch = np.empty(points * lanes, x.dtype)
         none = np.zeros(rows, x.dtype)
         sources, targets = np.empty(most_tiles, np.int64), np.empty(most_tiles, np.int64)
         tops, lefts = np.empty(most_tiles, np.int64), np.empty(most_tiles, np.int64)
         patch_offsets, result_offsets = np.empty(lanes, np.int64), np.empty(lanes, np.int64)
         for lane in range(lanes):
-            patch_offsets[lane], result_offsets[lane] = lane * points_h * read, lane * out_h * written
+            patch_offsets[lane] = lane // beside * points_h * pitch + lane % beside * read
+            result_offsets[lane] = lane * out_h * written
         for task in range(start, stop):
             share, rest = task % shares, task // shares
             block, group = rest % blocks, rest // blocks
@@ -82,31 +88,27 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
                 sources[t] = (n * groups * channels * height + tops[t]) * width + lefts[t]
                 targets[t] = (n * groups * outputs * result_h + row * out_h) * result_w + column * out_w
             for v in range(used_vectors):
-                inside = True
-                for t in range(v * lanes, (v + 1) * lanes):
-                    inside = inside and 0 <= tops[t] <= height - points_h and 0 <= lefts[t] <= width - read
+                for lane in range(lanes):
+                    t = v * lanes + lane
+                    inside[lane] = 0 <= tops[t] <= height - points_h and 0 <= lefts[t] <= width - read
                 panel, column = v * lanes // columns, v * lanes % columns
                 for c in range(channels):
                     plane = address_of(x) + (group * channels + c) * height * width * size
                     target = address_of(data) + ((panel * depth + c) * columns + column) * size
-                    if inside:
-                        gather(
-                            plane, address_of(sources) + v * lanes * 8, width, address_of(scratch), target, data_pitch
-                        )
-                        continue
                     for lane in range(lanes):
                         t = v * lanes + lane
+                        if inside[lane]:
+                            places[lane] = sources[t]
+                            continue
                         begin, end = max(0, -lefts[t]), min(read, width - lefts[t])
+                        patch = address_of(patches) + patch_offsets[lane] * size
                         for i in range(points_h):
-                            row = tops[t] + i
                             window(
-                                address_of(patches) + (lane * points_h + i) * read * size,
-                                plane + (sources[t] + i * width) * size,
-                                begin, end if 0 <= row < height else 0,
+                                patch + i * pitch * size, plane + (sources[t] + i * width) * size,
+                                begin, end if 0 <= tops[t] + i < height else 0,
                             )  # fmt: skip
-                    gather(
-                        address_of(patches), address_of(patch_offsets), read, address_of(scratch), target, data_pitch
-                    )
+                        places[lane] = (patch - plane) // size
+                    gather(plane, address_of(places), pitch, address_of(scratch), target, data_pitch)
             first_tile, last_tile = tiles * share // shares, tiles * (share + 1) // shares
             for point in range(points):
                 for above in range(0, max(depth, 1), most_depth):  # once without channels too: zeros are written
