@@ -215,7 +215,7 @@ def _read(path: Path, backend: Backend, quiet: bool = False) -> dict[str, Entry]
         table: dict[str, Entry] = {}
         _add(table, dict(_parsed(backend, item) for item in data["entries"]))
         return table
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         if not quiet:
