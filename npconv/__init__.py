@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from npconv import cost, d2l, machine, nn, reference
     from npconv.arrays import available_backends
     from npconv.patches import col2im, fold, im2col, unfold
+    from npconv.planning import autotune
     from npconv.pooling import avg_pool, avg_pool_vjp, max_pool, max_pool_vjp
     from npconv.report import show_config, warmup
 
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "autotune",
     "available_backends",
     "avg_pool",
     "avg_pool_vjp",
@@ -64,6 +66,7 @@ __all__ = [
 # What is loaded when it is first touched: whole rooms, and the functions of some.
 _ROOMS = ("cost", "d2l", "machine", "nn", "reference")
 _FUNCTIONS = {
+    "autotune": "planning.tuning",
     "available_backends": "arrays",
     **dict.fromkeys(("col2im", "fold", "im2col", "unfold"), "patches"),
     **dict.fromkeys(("avg_pool", "avg_pool_vjp", "max_pool", "max_pool_vjp"), "pooling"),

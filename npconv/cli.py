@@ -1,4 +1,4 @@
-"""The command line: ``npconv demo``, ``info``, ``plan``, ``cost``, ``warmup``.
+"""The command line: ``npconv demo``, ``info``, ``plan``, ``autotune``, ``cost``, ``warmup``.
 
 Exit status 0, 1 (it failed) or 2 (it was called wrongly). A user's mistake is one line on standard error, never a
 traceback.
@@ -93,6 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--algorithm", default="auto", help="default: %(default)s")
     plan.set_defaults(run=_plan)
 
+    tune = commands.add_parser("autotune", help="measure how it runs best, and remember it", description=_tune.__doc__)
+    _add_geometry(tune)
+    tune.add_argument("--backend", default=None, help="auto, numpy, numba or cupy")
+    tune.add_argument("--op", default="forward", help="forward, input_grad or weight_grad (default: %(default)s)")
+    tune.set_defaults(run=_tune)
+
     cost = commands.add_parser("cost", help="what a convolution costs", description=_cost.__doc__)
     _add_geometry(cost)
     cost.set_defaults(run=_cost)
@@ -172,6 +178,12 @@ def _info(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     """Print how a convolution would run: algorithm, work, memory, predicted time, and why the others lost."""
     print(nc.plan(options.x, options.w, **_geometry(options), backend=options.backend, algorithm=options.algorithm))
+    return 0
+
+
+def _tune(options: argparse.Namespace) -> int:
+    """Measure every algorithm on a convolution, keep the times in the cache folder, and print the plan they give."""
+    print(nc.autotune(options.x, options.w, **_geometry(options), backend=options.backend, op=options.op))
     return 0
 
 

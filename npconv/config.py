@@ -6,8 +6,8 @@ holds for the code that runs inside it, in this thread or asynchronous task alon
 
 from __future__ import annotations
 
-import importlib
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ BACKENDS = ("auto", "numpy", "numba", "cupy")
 VARIABLES = {
     "NPCONV_BACKEND": "auto, numpy, numba or cupy",
     "NPCONV_NUM_THREADS": "a positive number; default: the CPUs this process may use",
-    "NPCONV_CACHE_DIR": "a folder for compiled code, or off; default: the user's cache folder",
+    "NPCONV_CACHE_DIR": "a folder for compiled code and measurements, or off; default: the user's cache folder",
 }
 
 _MAX_THREADS = 1024
@@ -258,7 +258,7 @@ def available_cpus() -> int:
 
 
 def cache_dir() -> Path | None:
-    """Folder for compiled code, or None where ``NPCONV_CACHE_DIR`` is ``off``. The folder need not exist yet."""
+    """Folder for compiled code and measurements, which need not exist; None where ``NPCONV_CACHE_DIR`` is ``off``."""
     from pathlib import Path
 
     text = _variable("NPCONV_CACHE_DIR").strip()
@@ -266,5 +266,16 @@ def cache_dir() -> Path | None:
         return None
     if text:
         return Path(text).expanduser()
-    appdirs: Any = importlib.import_module("numba.misc.appdirs")
-    return Path(appdirs.user_cache_dir("npconv", appauthor=False))
+    return _user_caches() / "npconv"
+
+
+def _user_caches() -> Path:
+    """Where this system keeps what a user's programs can compute again."""
+    from pathlib import Path
+
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return Path(local) if local else Path.home() / "AppData" / "Local"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

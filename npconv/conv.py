@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from npconv import config, epilogue, planning
-from npconv.arrays import Array, Operands, require, supported_dtype
-from npconv.geometry import ConvSpec, choice, integer
+from npconv import epilogue, planning
+from npconv.arrays import Array, Operands
+from npconv.geometry import ConvSpec
 from npconv.planning import recent
 
 Ints = int | tuple[int, ...]
@@ -277,6 +277,7 @@ def plan(
         Number of threads, defaults to `npconv.get_num_threads`.
     max_workspace : int, optional
         Bytes of memory that an algorithm may use beyond operands and result; 1 GiB where the choice is ``"auto"``.
+        What `npconv.autotune` has measured decides before any prediction does.
 
     Returns
     -------
@@ -299,11 +300,5 @@ def plan(
     spec = ConvSpec.of(
         x_shape, w_shape, stride, padding, dilation, groups, padding_mode, layout, x_name="x_shape", w_name="w_shape"
     )
-    dtype = supported_dtype("dtype", dtype)
-    epilogue.check_activation(dtype, activation)
-    chosen = config.get_backend() if backend is None else choice("backend", backend, config.BACKENDS)
-    threads = None if threads is None else config.thread_count("threads", threads)
-    max_workspace = None if max_workspace is None else integer("max_workspace", max_workspace)
-    return planning.plan_for(
-        spec, "forward", require(chosen), dtype, algorithm, activation, threads, max_workspace, True
-    )
+    where, dtype, threads, max_workspace = planning.checked(dtype, activation, backend, threads, max_workspace)
+    return planning.plan_for(spec, "forward", where, dtype, algorithm, activation, threads, max_workspace, True)

@@ -5,6 +5,9 @@ The rates are typical figures that order the algorithms, not measurements of thi
 
 from __future__ import annotations
 
+import functools
+import itertools
+import platform
 import time
 from dataclasses import dataclass
 
@@ -54,6 +57,24 @@ LAUNCH = {"numpy": 20e-6, "numba": 10e-6, "cupy": 20e-6}
 def predicted_seconds(backend: str, kernel: str, flops: float, nbytes: float) -> float:
     """Time that arithmetic or memory traffic takes on one core, whichever is longer, and the launch."""
     return max(flops / SUSTAINED[backend, kernel], nbytes / BANDWIDTH[backend]) + LAUNCH[backend]
+
+
+@functools.lru_cache(maxsize=1)
+def processor() -> str:
+    """The processor's name as its maker writes it, or at least its kind."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - no module more
+            # The first of possibly hundreds of equal processors says it; Arm's say it by numbers.
+            facts = dict(_fact(line) for line in itertools.islice(file, 40))
+    except OSError:
+        return platform.processor() or platform.machine()
+    numbers = [facts[name] for name in ("CPU implementer", "CPU part") if name in facts]
+    return facts.get("model name") or " ".join(numbers) or platform.machine()
+
+
+def _fact(line: str) -> tuple[str, str]:
+    name, _, value = line.partition(":")
+    return name.strip(), value.strip()
 
 
 def measured_rate(seconds: float = 1.0) -> Machine:

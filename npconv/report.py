@@ -17,7 +17,7 @@ def configuration() -> dict[str, Any]:
 
     versions = {name: _version(name) for name in ("npconv", "numpy", "numba", "cupy-cuda12x", "cupy-cuda13x")}
     available = available_backends()
-    folder = config.cache_dir() if "numba" in available else None
+    folder = config.cache_dir()
     return {
         "versions": {name: version for name, version in versions.items() if version},
         "python": platform.python_version(),

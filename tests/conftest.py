@@ -10,11 +10,20 @@ from strategies import BACKENDS
 
 import npconv as nc
 from npconv.algorithms import ALGORITHMS
+from npconv.planning import measurements
 
 # "quick" is for every run and always draws the same examples; "long" is for a night: --hypothesis-profile=long.
 settings.register_profile("quick", max_examples=15, deadline=None, derandomize=True)
 settings.register_profile("long", max_examples=1500, deadline=None, print_blob=True)
 settings.load_profile("quick")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def without_measurements_of_this_machine() -> Iterator[None]:
+    """Plans are what they are everywhere, whatever the user's cache folder knows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measurements, "cache_dir", lambda: None)
+        yield
 
 
 @pytest.fixture(params=BACKENDS, scope="session")

@@ -5,18 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from guards import OTHER_PROCESSORS, Guarded, run_python
 
 import npconv as nc
 from npconv.geometry import ConvSpec
 from npconv.kernels import cpu
 from npconv.kernels.cpu import threads
 
-GUARD = 64
 SPECS = [
     ConvSpec.of((2, 3, 9), (4, 3, 3), padding=((2, 1),)),
     ConvSpec.of((1, 4, 7), (4, 2, 2), stride=3, dilation=2, groups=2),
@@ -28,29 +26,6 @@ SPECS = [
     ConvSpec.of((2, 3, 4, 4), (5, 3, 1, 1), stride=2),
     ConvSpec.of((1, 2, 0, 3), (1, 2, 2, 2), padding=2),
 ]
-
-
-class Guarded:
-    """Arrays inside larger buffers: what lies before and after must be as it was, and an input must never show it."""
-
-    def __init__(self) -> None:
-        self._buffers: list[np.ndarray] = []
-
-    def array(self, shape, rng=None, dtype=np.float32):
-        count = int(np.prod(shape))
-        # A read outside turns the result into NaN, or an integer into a huge number.
-        poison = np.nan if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max // 3
-        buffer = np.full(count + 2 * GUARD, poison, dtype)
-        self._buffers.append(buffer)
-        inside = buffer[GUARD : GUARD + count]
-        if rng is not None:
-            inside[:] = rng.integers(-3, 4, count)
-        return inside.reshape(shape)
-
-    def check(self) -> None:
-        for buffer in self._buffers:
-            outside = np.concatenate([buffer[:GUARD], buffer[-GUARD:]])
-            assert np.isnan(outside).all() if buffer.dtype.kind == "f" else (outside == outside[0]).all()
 
 
 def image(spec):
@@ -100,12 +75,6 @@ def test_kernels_stay_inside_their_arrays(spec, n_threads, monkeypatch):
         nc.set_num_threads(None)
 
 
-def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
-    )
-
-
 def test_numba_s_own_bounds_checks_find_nothing():
     code = """
 import numpy as np, npconv as nc
@@ -125,13 +94,6 @@ print('inside')
 """
     done = run_python(code, NUMBA_BOUNDSCHECK="1")
     assert done.stdout.strip() == "inside", done.stderr
-
-
-OTHER_PROCESSORS = {
-    "SSE": {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2"},
-    "AVX": {"NUMBA_CPU_NAME": "sandybridge", "NUMBA_CPU_FEATURES": "+avx,+sse2,+sse4.1,+sse4.2"},
-    "AVX2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+sse2,+bmi,+bmi2"},
-}
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="these are processors of one kind")

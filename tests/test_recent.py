@@ -190,3 +190,13 @@ def test_a_packed_plan_can_be_copied_and_sent():
         with pytest.raises((TypeError, ValueError)):
             packed(wrong)
     np.testing.assert_array_equal(packed(X[..., ::-1]), nc.conv(X[..., ::-1], W))
+
+
+def test_a_measurement_counts_for_the_very_next_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NPCONV_CACHE_DIR", str(tmp_path))
+    x, w = np.ones((1, 3, 9, 9), np.float32), np.ones((4, 3, 3, 3), np.float32)
+    nc.conv(x, w)
+    before = recent._epoch
+    nc.autotune(x.shape, w.shape)
+    assert recent._epoch > before
+    assert not recent._calls

@@ -1,4 +1,4 @@
-"""A spec becomes a plan: which algorithm runs, why, and why not the others.
+"""A spec becomes a plan: which algorithm runs, why, and why not the others; `tuning` measures it.
 
 Planner and algorithms are loaded at the first convolution, so that importing npconv stays cheap.
 """
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from npconv.planning.plan import PackedConv, Plan
-    from npconv.planning.planner import plan_for
+    from npconv.planning.planner import checked, plan_for
+    from npconv.planning.tuning import autotune
 
-__all__ = ["PackedConv", "Plan", "plan_for"]
+__all__ = ["PackedConv", "Plan", "autotune", "checked", "plan_for"]
 
-_HOMES = {"PackedConv": "plan", "Plan": "plan", "plan_for": "planner"}
+_HOMES = {"PackedConv": "plan", "Plan": "plan", "autotune": "tuning", "checked": "planner", "plan_for": "planner"}
 
 
 def __getattr__(name: str) -> Any:

@@ -43,6 +43,9 @@ class Plan:
         Every other algorithm with the reason why it lost.
     reused : bool
         Whether the choice counts on weights that are packed once.
+    measured_seconds : float or None
+        What `npconv.autotune` measured, with `measured_threads`; None where a prediction made the choice.
+    measured_threads : int or None
     """
 
     spec: ConvSpec
@@ -57,6 +60,8 @@ class Plan:
     predicted_seconds: float
     rejections: tuple[tuple[str, str], ...]
     reused: bool = False
+    measured_seconds: float | None = None
+    measured_threads: int | None = None
 
     @property
     def macs(self) -> int:
@@ -236,12 +241,14 @@ class Plan:
         lines = [
             ("window", f"stride {_times(window.stride)}, dilation {_times(window.dilation)}, groups {spec.groups}"),
             ("padding", f"{padding} {spec.padding_mode}, {spec.layout}"),
-            ("backend", f"{self.backend.name}, {self.threads} thread{'s' if self.threads > 1 else ''}"),
+            ("backend", f"{self.backend.name}, {_threads(self.threads)}"),
             ("algorithm", f"{self.algorithm} ({self.kernel})"),
             ("work", f"{amount(self.macs, 'MAC')} = {amount(self.flops, 'FLOP')}"),
             ("memory", f"{amount(self.bytes, 'B')} of operands, {amount(self.workspace, 'B')} of workspace"),
             ("predicted", duration(self.predicted_seconds)),
         ]  # fmt: skip
+        if self.measured_seconds is not None:
+            lines.append(("measured", f"{duration(self.measured_seconds)} on {_threads(self.measured_threads or 1)}"))
         return lines + [(f"not {name}", reason) for name, reason in self.rejections]
 
 
@@ -279,6 +286,10 @@ class PackedConv:
         plan._check(operands)
         operands.check_out(out, plan.spec.y_shape, plan.dtype)
         return plan.finish(operands, self.packed, self.bias, out)
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
 
 
 def _times(sizes: tuple[int, ...]) -> str:

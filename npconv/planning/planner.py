@@ -1,17 +1,22 @@
-"""Candidates and choice: pure numbers and the machine, no arrays. Answers are remembered by spec."""
+"""Candidates and choice: pure numbers and the machine, no arrays. Answers are remembered by spec.
+
+What `npconv.autotune` has measured decides; where it has measured nothing, predictions do.
+"""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from npconv import config, epilogue
 from npconv.algorithms import ALGORITHMS, TRANSFORMED
 from npconv.algorithms.base import Work
-from npconv.arrays import Backend, compute_dtype
+from npconv.arrays import Backend, compute_dtype, require, supported_dtype
 from npconv.config import get_num_threads, is_strict
-from npconv.geometry import ConvSpec, choice
+from npconv.geometry import ConvSpec, choice, integer
+from npconv.planning import measurements
 from npconv.planning.plan import Plan
 from npconv.units import amount, duration
 
@@ -41,7 +46,60 @@ def plan_for(
     """
     choice("algorithm", algorithm, ("auto", *ALGORITHMS))
     threads = get_num_threads() if threads is None else threads
-    return _choose(spec, op, backend, dtype, algorithm, activation, threads, max_workspace, is_strict(), reused)
+    return _choose(
+        spec, op, backend, dtype, algorithm, activation, threads, max_workspace, is_strict(), reused,
+        measurements.generation(),
+    )  # fmt: skip
+
+
+def checked(
+    dtype: Any, activation: str | None, backend: str | None, threads: int | None, max_workspace: int | None
+) -> tuple[Backend, np.dtype[Any], int, int | None]:
+    """Return the backend, dtype, threads and workspace that a caller without arrays asks for, or raise."""
+    dtype = supported_dtype("dtype", dtype)
+    epilogue.check_activation(dtype, activation)
+    chosen = config.get_backend() if backend is None else choice("backend", backend, config.BACKENDS)
+    threads = get_num_threads() if threads is None else config.thread_count("threads", threads)
+    max_workspace = None if max_workspace is None else integer("max_workspace", max_workspace)
+    return require(chosen), dtype, threads, max_workspace
+
+
+class Candidate(NamedTuple):
+    """An algorithm that may be chosen: predicted time, what does the work, and how much of it."""
+
+    seconds: float
+    kernel: str
+    work: Work
+
+
+def candidates(
+    spec: ConvSpec,
+    op: str,
+    backend: Backend,
+    dtype: np.dtype[Any],
+    max_workspace: int | None,
+    strict: bool,
+    reused: bool,
+) -> tuple[dict[str, Candidate], dict[str, str]]:
+    """The algorithms that may be chosen, and why the others may not."""
+    core = spec if spec.padding_mode == "zeros" else spec.without_padding()
+    wide = compute_dtype(dtype)
+    possible: dict[str, Candidate] = {}
+    rejected: dict[str, str] = {}
+    for name, algorithm in ALGORITHMS.items():
+        work = algorithm.cost(core, op, wide.itemsize)
+        reason = algorithm.supports(core, op, backend, wide)
+        if reason is None and strict and name in TRANSFORMED:
+            reason = "strict arithmetic was asked for"
+        if reason is None and max_workspace is not None and work.workspace > max_workspace:
+            reason = f"its workspace of {amount(work.workspace, 'B')} exceeds the {amount(max_workspace, 'B')} allowed"
+        if reason is None:
+            # For one thread: the choice, and with it the last bits of a result, must not depend on their number.
+            seconds = algorithm.seconds(core, op, backend, wide, reused)
+            possible[name] = Candidate(seconds, algorithm.kernel(core, op, backend, wide), work)
+        else:
+            rejected[name] = reason
+    return possible, rejected
 
 
 @functools.lru_cache(maxsize=1024)
@@ -56,33 +114,48 @@ def _choose(
     max_workspace: int | None,
     strict: bool,
     reused: bool,
+    generation: int,  # noqa: ARG001 - so that no plan made from older measurements is found again
 ) -> Plan:
-    core = spec if spec.padding_mode == "zeros" else spec.without_padding()
-    wide = compute_dtype(dtype)
     if max_workspace is None and algorithm == "auto":
         max_workspace = AUTO_WORKSPACE
-    possible: dict[str, tuple[float, str, Work]] = {}
-    rejected: dict[str, str] = {}
-    for name, candidate in ALGORITHMS.items():
-        work = candidate.cost(core, op, wide.itemsize)
-        reason = candidate.supports(core, op, backend, wide)
-        if reason is None and strict and name in TRANSFORMED:
-            reason = "strict arithmetic was asked for"
-        if reason is None and max_workspace is not None and work.workspace > max_workspace:
-            reason = f"its workspace of {amount(work.workspace, 'B')} exceeds the {amount(max_workspace, 'B')} allowed"
-        if reason is None:
-            # For one thread: the choice, and with it the last bits of a result, must not depend on their number.
-            seconds = candidate.seconds(core, op, backend, wide, reused)
-            possible[name] = seconds, candidate.kernel(core, op, backend, wide), work
-        else:
-            rejected[name] = reason
+    possible, rejected = candidates(spec, op, backend, dtype, max_workspace, strict, reused)
     if algorithm in rejected:
         raise ValueError(f"algorithm {algorithm!r} cannot run this convolution: {rejected[algorithm]}")
-    chosen = min(possible, key=lambda name: possible[name][0]) if algorithm == "auto" else algorithm
-    for name, (seconds, *_) in possible.items():
-        if name != chosen:
-            rejected[name] = f"predicted {duration(seconds)}" if algorithm == "auto" else f"{chosen} was asked for"
+    if algorithm == "auto":
+        entry = _measured(spec, op, backend, dtype, reused, possible)
+        chosen, reasons = _by_time(possible, entry.seconds(reused) if entry else {})
+    else:
+        entry, chosen, reasons = None, algorithm, dict.fromkeys(possible, f"{algorithm} was asked for")
+    rejected |= {name: reason for name, reason in reasons.items() if name != chosen}
     seconds, kernel, work = possible[chosen]
     seconds /= threads if backend.name == "numba" else 1
-    reasons = tuple(sorted(rejected.items()))
-    return Plan(spec, op, backend, dtype, activation, threads, chosen, kernel, work, seconds, reasons, reused)
+    return Plan(
+        spec, op, backend, dtype, activation, threads, chosen, kernel, work, seconds, tuple(sorted(rejected.items())),
+        reused, entry.seconds(reused)[chosen] if entry else None, entry.threads if entry else None,
+    )  # fmt: skip
+
+
+def _measured(
+    spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool, possible: dict[str, Candidate]
+) -> measurements.Entry | None:
+    """What was measured, if it was for all that may be chosen here: the best of some is not the best."""
+    entry = measurements.find(backend, spec, op, compute_dtype(dtype))
+    if entry is None:
+        return None
+    seconds = entry.seconds(reused)
+    complete = possible.keys() <= seconds.keys() and any(seconds[name] is not None for name in possible)
+    return entry if complete else None
+
+
+def _by_time(possible: dict[str, Candidate], measured: measurements.Seconds) -> tuple[str, dict[str, str]]:
+    """The fastest algorithm, by what was measured if anything was, and what is to be said of each."""
+    if not measured:
+        reasons = {name: f"predicted {duration(candidate.seconds)}" for name, candidate in possible.items()}
+        return min(possible, key=lambda name: possible[name].seconds), reasons
+    times = {name: seconds for name in possible if (seconds := measured[name]) is not None}
+    reasons = {
+        name: f"measured {duration(times[name])}" if name in times
+        else f"predicted {duration(candidate.seconds)}, too slow to be measured"
+        for name, candidate in possible.items()
+    }  # fmt: skip
+    return min(times, key=lambda name: times[name]), reasons

@@ -21,6 +21,7 @@ MOST = 1024
 """Calls that are remembered; the oldest makes room for a new one."""
 
 _calls: dict[Any, Call] = {}
+_epoch = 0  # part of every key, so that a call under way while all are forgotten is not remembered for those after it
 _lock = threading.Lock()
 
 
@@ -40,7 +41,17 @@ def key(
     for value in geometry:
         if type(value) is not int and not _is_exact(value):
             return None
-    return ndim, x.shape, w.shape, None if bias is None else bias.shape, dtype, geometry, words, config.settings()
+    return (
+        ndim,
+        x.shape,
+        w.shape,
+        None if bias is None else bias.shape,
+        dtype,
+        geometry,
+        words,
+        config.settings(),
+        _epoch,
+    )
 
 
 def find(key: Any) -> Call | None:
@@ -61,7 +72,9 @@ def remember(key: Any, call: Call) -> None:
 
 def forget() -> None:
     """Forget all calls: what decides about a plan has changed."""
+    global _epoch
     with _lock:
+        _epoch += 1
         _calls.clear()
 
 
