@@ -40,7 +40,7 @@ SUSTAINED = {
     ("numba", "unfold_rows"): 4e9,
     ("numba", "rows"): 6e9,
     ("numba", "winograd_tiles"): 75e9,
-    ("numba", "winograd_matmul"): 0.5e9,  # the portable form, which is never the fastest there
+    ("numba", "winograd_matmul"): 10e9,
     ("cupy", "matmul"): 40e12,
     ("cupy", "unfold_matmul"): 20e12,
     ("cupy", "matmul_per_tap"): 15e12,

@@ -58,7 +58,7 @@ class Processor(NamedTuple):
 # A tile needs a register for every sum, for the shorter side of the tile, and one for what streams. The first of the
 # tiles is the one to use when in doubt.
 PROCESSORS = {
-    "avx512f": Processor(64, ((14, 2), (8, 3), (12, 2), (16, 1)), 28),
+    "avx512f": Processor(64, ((12, 2), (8, 3), (10, 2)), 24),
     "avx": Processor(32, ((6, 2), (4, 3), (5, 2)), 12),
     "neon": Processor(16, ((8, 3), (6, 4)), 24),
     "": Processor(16, ((6, 2), (4, 3), (5, 2)), 12),
