@@ -1,0 +1,284 @@
+"""Input gradients as forward convolutions at stride 1: one for every phase, with nothing inserted between elements.
+
+An element of the input, seen modulo the stride, belongs to a phase. All elements of a phase are reached by the same
+taps of the kernel, at steps of one output, so along an axis the gradient of a phase is a convolution of the result's
+gradient with those taps in reverse order. The phases of the last axis are woven into rows, or, at stride 1 everywhere,
+the one phase is written where it belongs.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npconv.geometry import Window
+from npconv.kernels.cpu import threads
+from npconv.kernels.cpu.blocking import processor
+from npconv.kernels.cpu.compile import compiled
+from npconv.kernels.cpu.correlation import turner
+from npconv.kernels.cpu.staging import row_movers
+from npconv.kernels.cpu.vectors import Vectors, address_of, copiers, on_addresses
+
+# Bytes of phases that wait to be woven: they stay in the last cache, and the memory that a call takes is bounded.
+WAITING = 4 * 2**20
+# Input channels whose turned weights are written side by side.
+TURNED = 16
+
+
+class AxisPhase(NamedTuple):
+    """The elements ``first, first + stride, ...`` of an axis, and the convolution that gives them."""
+
+    first: int
+    count: int
+    taps: tuple[int, ...]
+    """Taps of the kernel that reach them, in the order of the convolution."""
+    dilation: int
+    low: int
+    """Padding before the result's gradient; a negative one leaves out elements."""
+
+
+class Phase(NamedTuple):
+    """A phase of all axes."""
+
+    window: Window
+    taps: Any
+    """Numbers of the kernel's taps, in order."""
+
+
+class RowPhases(NamedTuple):
+    """All phases of the last axis for one of the axes before: together they are rows of the image."""
+
+    rows: Any
+    """Element of an image plane at which each row begins."""
+    phases: tuple[Phase | None, ...]
+    """By the first element; None where there is no tap or no element."""
+
+
+def axis_phase(size: int, kernel: int, stride: int, dilation: int, low: int, out: int, first: int) -> AxisPhase:
+    """The phase of an axis that begins at element `first`.
+
+    Element ``first + m * stride`` is reached by tap t of output p where ``first + m * stride + low == p * stride + t *
+    dilation``. The taps that solve this are `step` apart; consecutive ones reach outputs ``dilation * step / stride``
+    apart.
+    """
+    step = stride // math.gcd(stride, dilation)
+    start = next((t for t in range(min(step, kernel)) if (first + low - t * dilation) % stride == 0), kernel)
+    taps = tuple(range(start, kernel, step))[::-1]
+    count = len(range(first, size, stride))
+    spread = dilation * step // stride
+    nearest = (first + low - start * dilation) // stride
+    return AxisPhase(first, count, taps, spread, (len(taps) - 1) * spread - nearest)
+
+
+@functools.lru_cache(maxsize=256)
+def row_phases(window: Window) -> tuple[RowPhases, ...]:
+    """What a window's input gradient is made of."""
+    lows = [low for low, _ in window.padding]
+    axes = zip(window.size, window.kernel, window.stride, window.dilation, lows, window.out, strict=True)
+    phases = [[axis_phase(*axis, first) for first in range(axis[2])] for axis in axes]
+    found = []
+    for leading in itertools.product(*phases[:-1]):
+        rows = np.zeros(1, np.int64)
+        for axis, phase in enumerate(leading):
+            places = np.arange(phase.count) * window.stride[axis] + phase.first
+            rows = (rows[:, None] * window.size[axis] + places).reshape(-1)
+        rows *= window.size[-1]
+        if rows.size:
+            found.append(RowPhases(_read_only(rows), tuple(_phase(window, (*leading, last)) for last in phases[-1])))
+    return tuple(found)
+
+
+def _phase(window: Window, axes: tuple[AxisPhase, ...]) -> Phase | None:
+    """The convolution that gives one phase."""
+    if not all(axis.taps and axis.count for axis in axes):
+        return None
+    kernel, dilation = tuple(len(axis.taps) for axis in axes), tuple(axis.dilation for axis in axes)
+    padding = tuple(
+        (axis.low, axis.count + (len(axis.taps) - 1) * axis.dilation - out - axis.low)
+        for axis, out in zip(axes, window.out, strict=True)
+    )
+    numbers = np.zeros(1, np.int64)
+    for axis, k in zip(axes, window.kernel, strict=True):
+        numbers = (numbers[:, None] * k + np.array(axis.taps)).reshape(-1)
+    return Phase(Window(window.out, kernel, (1,) * window.ndim, padding, dilation), _read_only(numbers))
+
+
+def reads_padding(window: Window) -> bool:
+    """Whether some phase multiplies weights with zeros that stand for outputs which do not exist."""
+    pads = (pad for rows in row_phases(window) for phase in rows.phases if phase for pad in phase.window.padding)
+    return any(max(pair) > 0 for pair in pads)
+
+
+def run(window: Window, groups: int, dy: Any, w: Any, dx: Any, forward: Callable[..., None]) -> None:
+    """Write the gradient ``(batch, channels, size)`` from ``(batch, outputs, out)`` and ``(outputs, depth, taps)``.
+
+    All are float and in C order, `dy` and `w` read-only; ``forward(image, weights, result, groups, window)`` computes a
+    convolution at stride 1 whose padding may be negative. Without padding (`reads_padding`) or with finite weights
+    numbers that are not finite spread as in the definition.
+    """
+    if 0 in (dx.size, dy.size, w.size):
+        dx[...] = 0
+        return
+    rows = row_phases(window)
+    if set(window.stride) == {1}:
+        phase = rows[0].phases[0]
+        assert phase is not None
+        forward(dy, turned_weights(w, groups, phase.taps), dx, groups, phase.window)
+        return
+    outputs, depth = w.shape[0] // groups, w.shape[1]
+    for part in rows:
+        weights = [None if phase is None else turned_weights(w, groups, phase.taps) for phase in part.phases]
+        element = part.rows.size * window.size[-1]
+        for piece in pieces(dx.shape[0], groups, depth, element * dx.itemsize):
+            images, of_groups, channels = piece
+            seen = dy[images, of_groups.start * outputs : of_groups.stop * outputs]
+            count, first = len(range(*of_groups.indices(groups))), of_groups.start * depth + channels.start
+            width = channels.stop - channels.start
+            chosen = slice(first, first + (count - 1) * depth + width)
+            planes = seen.shape[0] * count * width
+            waiting = np.empty(planes * element, dx.dtype)
+            widths, begin = np.zeros(len(weights), np.int64), np.zeros(len(weights), np.int64)
+            place = 0
+            for number, (phase, turned) in enumerate(zip(part.phases, weights, strict=True)):
+                if phase is None or turned is None:
+                    continue
+                result = waiting[place : place + planes * phase.window.positions]
+                result = result.reshape(seen.shape[0], count * width, *phase.window.out)
+                forward(seen, turned[chosen], result, count, phase.window)
+                widths[number], begin[number] = phase.window.out[-1], place
+                place += result.size
+            weave(window, part.rows, waiting, widths, begin, dx, images.start * dx.shape[1] + first, planes)
+
+
+def pieces(batch: int, groups: int, depth: int, plane_bytes: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Images, groups and channels of a group, in parts that are worked through together.
+
+    Several images have all groups, and several groups all channels, so that a part is contiguous.
+    """
+    planes = max(1, WAITING // max(1, plane_bytes))
+    images = max(1, min(batch, planes // (groups * depth)))
+    some_groups = groups if images > 1 else max(1, min(groups, planes // depth))
+    channels = depth if some_groups > 1 else max(min(depth, TURNED), min(depth, planes))
+    for n, g, c in itertools.product(
+        range(0, batch, images), range(0, groups, some_groups), range(0, depth, channels)
+    ):
+        yield (
+            slice(n, min(batch, n + images)), slice(g, min(groups, g + some_groups)), slice(c, min(depth, c + channels)),
+        )  # fmt: skip
+
+
+def turned_weights(w: Any, groups: int, taps: Any) -> Any:
+    """``(inputs, outputs of a group * taps)``: inputs and outputs exchanged, with some of the taps in some order."""
+    outputs, depth = w.shape[0] // groups, w.shape[1]
+    turned = np.empty((groups * depth, outputs * taps.size), w.dtype)
+    parts = -(-depth // TURNED)
+    threads.run(weight_turner(w.dtype), groups * parts, turned.size, w, turned, groups, taps)
+    return turned
+
+
+@functools.lru_cache(maxsize=2)
+def weight_turner(dtype: np.dtype[Any]) -> Callable[..., None]:
+    """The loop of `turned_weights`."""
+    size, lanes = dtype.itemsize, processor().register_bytes // dtype.itemsize
+    turn, (move, *_) = turner(size, lanes), copiers(size, 1)
+
+    @compiled
+    def weight_turner_loop(start: int, stop: int, w: Any, turned: Any, groups: int, taps: Any) -> None:
+        """A task is (group, part of its input channels)."""
+        outputs, depth, total = w.shape[0] // groups, w.shape[1], w.shape[2]
+        parts = (depth + TURNED - 1) // TURNED
+        for task in range(start, stop):
+            group, first = task // parts, task % parts * TURNED
+            count = min(TURNED, depth - first)
+            source = address_of(w) + (group * outputs * depth + first) * total * size
+            target = address_of(turned) + (group * depth + first) * outputs * taps.size * size
+            if total == 1:
+                for o in range(0, outputs, lanes):
+                    for c in range(0, count, lanes):
+                        turn(
+                            target + (c * outputs + o) * size, outputs, source + (o * depth + c) * size, depth,
+                            outputs - o, count - c,
+                        )  # fmt: skip
+                continue
+            for o in range(outputs):
+                for c in range(count):
+                    here = source + (o * depth + c) * total * size
+                    there = target + (c * outputs + o) * taps.size * size
+                    for t in range(taps.size):
+                        move(there + t * size, here + taps[t] * size)
+
+    return weight_turner_loop
+
+
+def weave(
+    window: Window, rows: Any, waiting: Any, widths: Any, begin: Any, dx: Any, first_plane: int, planes: int
+) -> None:
+    """Write `rows` of so many planes of `dx` from the phases of the last axis.
+
+    Phase a has rows of ``widths[a]`` elements from ``begin[a]`` on in `waiting`; where that is 0, it is zeros.
+    """
+    sizes = math.prod(window.size), window.size[-1]
+    threads.run(
+        weaver(dx.dtype), planes, planes * rows.size * window.size[-1],
+        rows, waiting, widths, begin, dx.reshape(-1), first_plane, *sizes,
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=2)
+def weaver(dtype: np.dtype[Any]) -> Callable[..., None]:
+    """The loop of `weave`."""
+    size, lanes = dtype.itemsize, processor().register_bytes // dtype.itemsize
+    zip_two, (move, clear, *_), (fill_row, _, _) = zipper(size, lanes), copiers(size, 1), row_movers(size, lanes)
+
+    @compiled
+    def weaver_loop(
+        start: int, stop: int, rows: Any, waiting: Any, widths: Any, begin: Any, dx: Any, first_plane: int,
+        plane: int, width: int,
+    ) -> None:  # fmt: skip
+        """A task is a plane."""
+        stride, source = widths.size, address_of(waiting)
+        for task in range(start, stop):
+            for r in range(rows.size):
+                target = address_of(dx) + ((first_plane + task) * plane + rows[r]) * size
+                if widths.max() == 0:
+                    fill_row(target, width)
+                    continue
+                done = 0
+                if stride == 2 and widths.min() > 0:
+                    even = source + (begin[0] + (task * rows.size + r) * widths[0]) * size
+                    odd = source + (begin[1] + (task * rows.size + r) * widths[1]) * size
+                    for j in range(0, widths[1] - lanes + 1, lanes):
+                        zip_two(target + 2 * j * size, even + j * size, odd + j * size)
+                        done = j + lanes
+                for a in range(stride):
+                    here = source + (begin[a] + (task * rows.size + r) * widths[a]) * size
+                    for j in range(done, (width - a + stride - 1) // stride):
+                        if widths[a] > 0:
+                            move(target + (j * stride + a) * size, here + j * size)
+                        else:
+                            clear(target + (j * stride + a) * size)
+
+    return weaver_loop
+
+
+def zipper(itemsize: int, lanes: int) -> Any:
+    """``zip_two(target, even, odd)``: two vectors element by element in turn."""
+
+    def zip_two(vectors: Vectors, target: Any, even: Any, odd: Any) -> None:
+        low, high = vectors.load(vectors.pointer(even)), vectors.load(vectors.pointer(odd))
+        order = [lane // 2 + lanes * (lane % 2) for lane in range(2 * lanes)]
+        result = vectors.pointer(target)
+        vectors.store(vectors.shuffle(low, high, order[:lanes]), result)
+        vectors.store(vectors.shuffle(low, high, order[lanes:]), result, lanes)
+
+    return on_addresses(zip_two, itemsize, lanes)
+
+
+def _read_only(table: Any) -> Any:
+    table.flags.writeable = False
+    return table
