@@ -67,9 +67,7 @@ def conv_forward(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | No
 
 
 def conv_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
-    # A zero that stands for an output which does not exist must not meet an infinite weight.
-    if uses_tiles(spec, "input_grad", dy.dtype) and (not input_grad.reads_padding(spec.window) or _is_finite(w)):
-        input_grad.run(spec.window, spec.groups, _read(dy), _read(flatten(w, 2)), dx, _forward)
+    if uses_tiles(spec, "input_grad", dy.dtype) and _input_grad_tiles(spec, dy, w, dx):
         return
     rows = math.prod(spec.window.size[:-1])
     if dx.size:
@@ -77,6 +75,19 @@ def conv_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
             loops.conv_input_grad, spec.batch * spec.in_channels * rows, spec.macs,
             _read(flatten(dy, 2)), _read(flatten(w, 2)), flatten(dx, 2), spec.groups, *tables(spec.window),
         )  # fmt: skip
+
+
+def _input_grad_tiles(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> bool:
+    """Compute an input gradient on tiles; False if the result may not be used.
+
+    There a zero that stands for an output which does not exist meets an infinite weight, and NaN spreads further than in
+    the definition. It would show in the result, so the smaller of the two is looked at.
+    """
+    guarded, before = input_grad.reads_padding(spec.window), w.size <= dx.size
+    if guarded and before and not _is_finite(w):
+        return False
+    input_grad.run(spec.window, spec.groups, _read(dy), _read(flatten(w, 2)), dx, _forward)
+    return not guarded or before or _is_finite(dx) or _is_finite(w)
 
 
 def conv_weight_grad(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:

@@ -26,8 +26,8 @@ from npconv.kernels.cpu.vectors import Vectors, address_of, copiers, on_addresse
 
 # Bytes of phases that wait to be woven: they stay in the last cache, and the memory that a call takes is bounded.
 WAITING = 4 * 2**20
-# Input channels whose turned weights are written side by side.
-TURNED = 16
+# Input channels whose turned weights are written side by side: their lines share few places of a small L1 cache.
+TURNED = 8
 
 
 class AxisPhase(NamedTuple):
@@ -185,7 +185,7 @@ def turned_weights(w: Any, groups: int, taps: Any) -> Any:
 def weight_turner(dtype: np.dtype[Any]) -> Callable[..., None]:
     """The loop of `turned_weights`."""
     size, lanes = dtype.itemsize, processor().register_bytes // dtype.itemsize
-    turn, (move, *_) = turner(size, lanes), copiers(size, 1)
+    turn, reverse, (move, *_) = turner(size, lanes), reverser(size, lanes), copiers(size, 1)
 
     @compiled
     def weight_turner_loop(start: int, stop: int, w: Any, turned: Any, groups: int, taps: Any) -> None:
@@ -209,6 +209,12 @@ def weight_turner(dtype: np.dtype[Any]) -> Callable[..., None]:
                 for c in range(count):
                     here = source + (o * depth + c) * total * size
                     there = target + (c * outputs + o) * taps.size * size
+                    if taps.size == total >= lanes:
+                        # All taps, in reverse; the last vector overlaps the one before.
+                        for t in range(0, total - lanes, lanes):
+                            reverse(there + t * size, here + (total - lanes - t) * size)
+                        reverse(there + (total - lanes) * size, here)
+                        continue
                     for t in range(taps.size):
                         move(there + t * size, here + taps[t] * size)
 
@@ -242,14 +248,15 @@ def weaver(dtype: np.dtype[Any]) -> Callable[..., None]:
     ) -> None:  # fmt: skip
         """A task is a plane."""
         stride, source = widths.size, address_of(waiting)
+        empty, pairs = widths.max() == 0, stride == 2 and widths.min() > 0
         for task in range(start, stop):
             for r in range(rows.size):
                 target = address_of(dx) + ((first_plane + task) * plane + rows[r]) * size
-                if widths.max() == 0:
+                if empty:
                     fill_row(target, width)
                     continue
                 done = 0
-                if stride == 2 and widths.min() > 0:
+                if pairs:
                     even = source + (begin[0] + (task * rows.size + r) * widths[0]) * size
                     odd = source + (begin[1] + (task * rows.size + r) * widths[1]) * size
                     for j in range(0, widths[1] - lanes + 1, lanes):
@@ -277,6 +284,16 @@ def zipper(itemsize: int, lanes: int) -> Any:
         vectors.store(vectors.shuffle(low, high, order[lanes:]), result, lanes)
 
     return on_addresses(zip_two, itemsize, lanes)
+
+
+def reverser(itemsize: int, lanes: int) -> Any:
+    """``reverse(target, source)``: a vector from its last element to its first."""
+
+    def reverse(vectors: Vectors, target: Any, source: Any) -> None:
+        value = vectors.load(vectors.pointer(source))
+        vectors.store(vectors.shuffle(value, value, list(range(lanes))[::-1]), vectors.pointer(target))
+
+    return on_addresses(reverse, itemsize, lanes)
 
 
 def _read_only(table: Any) -> Any:
