@@ -43,7 +43,7 @@ WINOGRAD_TILES = 48
 FEWEST_TILE_ROWS = 4
 
 
-def uses_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:
+def uses_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:  # noqa: ARG001 - part of the contract
     """Whether an operation runs on register tiles: all of float32 and float64 do."""
     return dtype.kind == "f"
 
@@ -80,8 +80,8 @@ def conv_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
 def _input_grad_tiles(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> bool:
     """Compute an input gradient on tiles; False if the result may not be used.
 
-    There a zero that stands for an output which does not exist meets an infinite weight, and NaN spreads further than in
-    the definition. It would show in the result, so the smaller of the two is looked at.
+    There a zero that stands for an output which does not exist meets an infinite weight, and NaN spreads further than
+    in the definition. It would show in the result, so the smaller of the two is looked at.
     """
     guarded, before = input_grad.reads_padding(spec.window), w.size <= dx.size
     if guarded and before and not _is_finite(w):

@@ -170,7 +170,9 @@ def turner(itemsize: int, lanes: int) -> Any:
         with builder.if_else(builder.and_(*enough)) as (whole, part):
             with whole:
                 read = [vectors.load(place) for place in places(first, source_pitch, None)]
-                for value, place in zip(transpose(vectors, read, lanes), places(result, target_pitch, None), strict=True):
+                for value, place in zip(
+                    transpose(vectors, read, lanes), places(result, target_pitch, None), strict=True
+                ):
                     vectors.store(value, place)
             with part:
                 inside, outside = vectors.first_lanes(columns), vectors.first_lanes(rows)

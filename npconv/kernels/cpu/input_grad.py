@@ -34,7 +34,7 @@ class AxisPhase(NamedTuple):
     """The elements ``first, first + stride, ...`` of an axis, and the convolution that gives them."""
 
     first: int
-    count: int
+    length: int
     taps: tuple[int, ...]
     """Taps of the kernel that reach them, in the order of the convolution."""
     dilation: int
@@ -59,7 +59,7 @@ class RowPhases(NamedTuple):
     """By the first element; None where there is no tap or no element."""
 
 
-def axis_phase(size: int, kernel: int, stride: int, dilation: int, low: int, out: int, first: int) -> AxisPhase:
+def axis_phase(size: int, kernel: int, stride: int, dilation: int, low: int, first: int) -> AxisPhase:
     """The phase of an axis that begins at element `first`.
 
     Element ``first + m * stride`` is reached by tap t of output p where ``first + m * stride + low == p * stride + t *
@@ -69,23 +69,23 @@ def axis_phase(size: int, kernel: int, stride: int, dilation: int, low: int, out
     step = stride // math.gcd(stride, dilation)
     start = next((t for t in range(min(step, kernel)) if (first + low - t * dilation) % stride == 0), kernel)
     taps = tuple(range(start, kernel, step))[::-1]
-    count = len(range(first, size, stride))
+    length = len(range(first, size, stride))
     spread = dilation * step // stride
     nearest = (first + low - start * dilation) // stride
-    return AxisPhase(first, count, taps, spread, (len(taps) - 1) * spread - nearest)
+    return AxisPhase(first, length, taps, spread, (len(taps) - 1) * spread - nearest)
 
 
 @functools.lru_cache(maxsize=256)
 def row_phases(window: Window) -> tuple[RowPhases, ...]:
     """What a window's input gradient is made of."""
     lows = [low for low, _ in window.padding]
-    axes = zip(window.size, window.kernel, window.stride, window.dilation, lows, window.out, strict=True)
+    axes = zip(window.size, window.kernel, window.stride, window.dilation, lows, strict=True)
     phases = [[axis_phase(*axis, first) for first in range(axis[2])] for axis in axes]
     found = []
     for leading in itertools.product(*phases[:-1]):
         rows = np.zeros(1, np.int64)
         for axis, phase in enumerate(leading):
-            places = np.arange(phase.count) * window.stride[axis] + phase.first
+            places = np.arange(phase.length) * window.stride[axis] + phase.first
             rows = (rows[:, None] * window.size[axis] + places).reshape(-1)
         rows *= window.size[-1]
         if rows.size:
@@ -95,11 +95,11 @@ def row_phases(window: Window) -> tuple[RowPhases, ...]:
 
 def _phase(window: Window, axes: tuple[AxisPhase, ...]) -> Phase | None:
     """The convolution that gives one phase."""
-    if not all(axis.taps and axis.count for axis in axes):
+    if not all(axis.taps and axis.length for axis in axes):
         return None
     kernel, dilation = tuple(len(axis.taps) for axis in axes), tuple(axis.dilation for axis in axes)
     padding = tuple(
-        (axis.low, axis.count + (len(axis.taps) - 1) * axis.dilation - out - axis.low)
+        (axis.low, axis.length + (len(axis.taps) - 1) * axis.dilation - out - axis.low)
         for axis, out in zip(axes, window.out, strict=True)
     )
     numbers = np.zeros(1, np.int64)
@@ -164,12 +164,9 @@ def pieces(batch: int, groups: int, depth: int, plane_bytes: int) -> Iterator[tu
     images = max(1, min(batch, planes // (groups * depth)))
     some_groups = groups if images > 1 else max(1, min(groups, planes // depth))
     channels = depth if some_groups > 1 else max(min(depth, TURNED), min(depth, planes))
-    for n, g, c in itertools.product(
-        range(0, batch, images), range(0, groups, some_groups), range(0, depth, channels)
-    ):
-        yield (
-            slice(n, min(batch, n + images)), slice(g, min(groups, g + some_groups)), slice(c, min(depth, c + channels)),
-        )  # fmt: skip
+    for n, g, c in itertools.product(range(0, batch, images), range(0, groups, some_groups), range(0, depth, channels)):
+        stops = min(batch, n + images), min(groups, g + some_groups), min(depth, c + channels)
+        yield slice(n, stops[0]), slice(g, stops[1]), slice(c, stops[2])
 
 
 def turned_weights(w: Any, groups: int, taps: Any) -> Any:

@@ -1,9 +1,9 @@
 """Weight gradients: sums over positions in blocks, with no matrix of patches.
 
 A task owns some rows and columns of the gradient and works through the whole reduction for them: image by image, block
-of positions by block, always in this order. So the bits do not depend on the number of threads, and the sums are blocked,
-which keeps their rounding low. For a block the planes of the image under it are staged (see `staging`), or read where
-they lie where there is one tap without stride and padding; then one of the two kernels of `correlation` sums.
+of positions by block, always in this order. So the bits do not depend on the number of threads, and the sums are
+blocked, which keeps their rounding low. For a block the planes of the image under it are staged (see `staging`), or
+read where they lie where there is one tap without stride and padding; then a kernel of `correlation` sums.
 """
 
 from __future__ import annotations
@@ -140,7 +140,12 @@ def tabulator() -> Callable[..., None]:
 def weight_grad_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
     """The driver for float32 or float64 and many output channels in a group."""
     size, lanes, rows, columns = dtype.itemsize, tile.lanes, tile.rows, tile.columns
-    product, turn, stage_planes, tabulate = taps_product(size, tile), turner(size, lanes), stager(size, lanes), tabulator()
+    product, turn, stage_planes, tabulate = (
+        taps_product(size, tile),
+        turner(size, lanes),
+        stager(size, lanes),
+        tabulator(),
+    )
 
     @compiled
     def pack(source: Any, distance: int, used: int, count: int, packed: Any, pitch: int) -> None:
