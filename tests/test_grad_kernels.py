@@ -154,12 +154,18 @@ def test_phases_reach_every_element_by_its_taps(size, kernel, stride, dilation, 
 
 def test_pieces_cover_everything_once_in_contiguous_parts(monkeypatch):
     monkeypatch.setattr(input_grad, "WAITING", 1000)
-    for batch, groups, depth, plane in [(5, 3, 4, 30), (2, 7, 3, 200), (3, 1, 40, 100), (1, 2, 3, 10**6)]:
+    monkeypatch.setattr(input_grad, "TURNED_BYTES", 1000)
+    monkeypatch.setattr(input_grad, "FEWEST_CHANNELS", 4)
+    for batch, groups, depth, plane, channel in [
+        (5, 3, 4, 30, 1), (2, 7, 3, 200, 1), (3, 1, 40, 100, 1), (1, 2, 3, 10**6, 1), (4, 2, 9, 0, 100),
+        (3, 5, 2, 1, 200),
+    ]:  # fmt: skip
         seen = np.zeros((batch, groups, depth), int)
-        for images, some, channels in input_grad.pieces(batch, groups, depth, plane):
-            part = seen[images, some, channels]
+        for piece in input_grad.pieces(batch, groups, depth, plane, channel):
+            part = seen[piece.images, piece.groups, piece.channels]
             assert part.shape[0] == 1 or part.shape[1:] == (groups, depth)
             assert part.shape[1] == 1 or part.shape[2] == depth
+            assert seen.reshape(batch, -1)[piece.images, piece.planes(depth)].size == part.size
             part += 1
         assert (seen == 1).all()
 
@@ -192,6 +198,8 @@ def test_gradients_are_exact_inside_their_arrays_and_the_same_bits_for_any_divis
             kept.append((dx, dw))
             # For the second round: everything in pieces, of which there are more than threads.
             monkeypatch.setattr(input_grad, "WAITING", 64)
+            monkeypatch.setattr(input_grad, "TURNED_BYTES", 64)
+            monkeypatch.setattr(input_grad, "FEWEST_CHANNELS", 2)
             monkeypatch.setattr(weight_grad, "MOST_TAPS", 1)
             monkeypatch.setattr(weight_grad, "MOST_OUTPUTS", 1)
             monkeypatch.setattr(weight_grad, "MOST_STAGED", 1)

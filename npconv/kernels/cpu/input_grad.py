@@ -12,6 +12,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,8 @@ from npconv.kernels.cpu.vectors import Vectors, address_of, copiers, on_addresse
 
 # Bytes of phases that wait to be woven: they stay in the last cache, and the memory that a call takes is bounded.
 WAITING = 4 * 2**20
+# Bytes of turned weights, and input channels that they are of at least.
+TURNED_BYTES, FEWEST_CHANNELS = 16 * 2**20, 64
 # Input channels whose turned weights are written side by side: their lines share few places of a small L1 cache.
 TURNED = 8
 
@@ -42,7 +45,8 @@ class AxisPhase(NamedTuple):
     """Padding before the result's gradient; a negative one leaves out elements."""
 
 
-class Phase(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Phase:
     """A phase of all axes."""
 
     window: Window
@@ -124,57 +128,86 @@ def run(window: Window, groups: int, dy: Any, w: Any, dx: Any, forward: Callable
     if 0 in (dx.size, dy.size, w.size):
         dx[...] = 0
         return
-    rows = row_phases(window)
-    if set(window.stride) == {1}:
-        phase = rows[0].phases[0]
-        assert phase is not None
-        forward(dy, turned_weights(w, groups, phase.taps), dx, groups, phase.window)
-        return
-    outputs, depth = w.shape[0] // groups, w.shape[1]
-    for part in rows:
-        weights = [None if phase is None else turned_weights(w, groups, phase.taps) for phase in part.phases]
-        element = part.rows.size * window.size[-1]
-        for piece in pieces(dx.shape[0], groups, depth, element * dx.itemsize):
-            images, of_groups, channels = piece
-            seen = dy[images, of_groups.start * outputs : of_groups.stop * outputs]
-            count, first = len(range(*of_groups.indices(groups))), of_groups.start * depth + channels.start
-            width = channels.stop - channels.start
-            chosen = slice(first, first + (count - 1) * depth + width)
-            planes = seen.shape[0] * count * width
-            waiting = np.empty(planes * element, dx.dtype)
-            widths, begin = np.zeros(len(weights), np.int64), np.zeros(len(weights), np.int64)
-            place = 0
-            for number, (phase, turned) in enumerate(zip(part.phases, weights, strict=True)):
-                if phase is None or turned is None:
-                    continue
-                result = waiting[place : place + planes * phase.window.positions]
-                result = result.reshape(seen.shape[0], count * width, *phase.window.out)
-                forward(seen, turned[chosen], result, count, phase.window)
-                widths[number], begin[number] = phase.window.out[-1], place
-                place += result.size
-            weave(window, part.rows, waiting, widths, begin, dx, images.start * dx.shape[1] + first, planes)
+    outputs, depth, direct = w.shape[0] // groups, w.shape[1], set(window.stride) == {1}
+    for part in row_phases(window):
+        phases = [phase for phase in part.phases if phase is not None]
+        plane_bytes = 0 if direct else part.rows.size * window.size[-1] * dx.itemsize
+        channel_bytes = outputs * sum(phase.taps.size for phase in phases) * dx.itemsize
+        turned: dict[Phase, Any] = {}
+        for piece in pieces(dx.shape[0], groups, depth, plane_bytes, channel_bytes):
+            if piece.images.start == 0:
+                turned = {phase: turned_weights(w, groups, piece, phase.taps) for phase in phases}
+            seen = dy[piece.images, piece.groups.start * outputs : piece.groups.stop * outputs]
+            if direct:
+                phase = phases[0]
+                forward(
+                    seen, turned[phase], dx[piece.images, piece.planes(depth)], piece.number_of_groups, phase.window
+                )
+                continue
+            waiting, widths, begin = row_phase_results(part, seen, turned, piece.number_of_groups, forward)
+            first = piece.images.start * dx.shape[1] + piece.planes(depth).start
+            planes = seen.shape[0] * len(range(dx.shape[1])[piece.planes(depth)])
+            weave(window, part.rows, waiting, widths, begin, dx, first, planes)
 
 
-def pieces(batch: int, groups: int, depth: int, plane_bytes: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Images, groups and channels of a group, in parts that are worked through together.
+def row_phase_results(
+    part: RowPhases, dy: Any, turned: dict[Phase, Any], groups: int, forward: Callable[..., None]
+) -> tuple[Any, Any, Any]:
+    """The phases of the last axis one behind the other, their widths, and where each begins; see `weave`."""
+    shapes = [(len(dy), len(turned[phase]), *phase.window.out) if phase else (0,) for phase in part.phases]
+    sizes = [math.prod(shape) for shape in shapes]
+    begin = np.cumsum([0, *sizes])
+    waiting = np.empty(begin[-1], dy.dtype)
+    for phase, shape, first, size in zip(part.phases, shapes, begin, sizes, strict=False):
+        if phase is not None:
+            forward(dy, turned[phase], waiting[first : first + size].reshape(shape), groups, phase.window)
+    return waiting, np.array([shape[-1] for shape in shapes], np.int64), begin[:-1]
 
-    Several images have all groups, and several groups all channels, so that a part is contiguous.
+
+class Piece(NamedTuple):
+    """What is worked through together. Several images have all groups, and several groups all channels."""
+
+    groups: slice
+    channels: slice
+    """Input channels of each of the groups."""
+    images: slice
+
+    @property
+    def number_of_groups(self) -> int:
+        """Number of groups."""
+        return int(self.groups.stop - self.groups.start)
+
+    def planes(self, depth: int) -> slice:
+        """The input channels, contiguous, numbered through all groups of `depth` each."""
+        return slice(
+            self.groups.start * depth + self.channels.start, (self.groups.stop - 1) * depth + self.channels.stop
+        )
+
+
+def pieces(batch: int, groups: int, depth: int, plane_bytes: int, channel_bytes: int) -> Iterator[Piece]:
+    """Divide the images, groups and input channels so that phases that wait and turned weights stay small.
+
+    A plane of an image takes `plane_bytes` while it waits, an input channel `channel_bytes` of turned weights.
     """
-    planes = max(1, WAITING // max(1, plane_bytes))
-    images = max(1, min(batch, planes // (groups * depth)))
-    some_groups = groups if images > 1 else max(1, min(groups, planes // depth))
-    channels = depth if some_groups > 1 else max(min(depth, TURNED), min(depth, planes))
-    for n, g, c in itertools.product(range(0, batch, images), range(0, groups, some_groups), range(0, depth, channels)):
-        stops = min(batch, n + images), min(groups, g + some_groups), min(depth, c + channels)
-        yield slice(n, stops[0]), slice(g, stops[1]), slice(c, stops[2])
+    planes, fitting = WAITING // max(1, plane_bytes), TURNED_BYTES // max(1, channel_bytes)
+    all_channels = groups * depth
+    images = max(1, min(batch, planes // all_channels)) if all_channels <= fitting else 1
+    most = min(planes, fitting)
+    some_groups = groups if images > 1 else max(1, min(groups, most // depth))
+    channels = depth if some_groups > 1 or images > 1 else min(depth, max(FEWEST_CHANNELS, most))
+    for g, c, n in itertools.product(range(0, groups, some_groups), range(0, depth, channels), range(0, batch, images)):
+        stops = min(groups, g + some_groups), min(depth, c + channels), min(batch, n + images)
+        yield Piece(slice(g, stops[0]), slice(c, stops[1]), slice(n, stops[2]))
 
 
-def turned_weights(w: Any, groups: int, taps: Any) -> Any:
-    """``(inputs, outputs of a group * taps)``: inputs and outputs exchanged, with some of the taps in some order."""
-    outputs, depth = w.shape[0] // groups, w.shape[1]
-    turned = np.empty((groups * depth, outputs * taps.size), w.dtype)
-    parts = -(-depth // TURNED)
-    threads.run(weight_turner(w.dtype), groups * parts, turned.size, w, turned, groups, taps)
+def turned_weights(w: Any, groups: int, piece: Piece, taps: Any) -> Any:
+    """``(inputs, outputs of a group * taps)`` of a piece: inputs and outputs exchanged, some taps in some order."""
+    outputs = w.shape[0] // groups
+    part = w[piece.groups.start * outputs : piece.groups.stop * outputs]
+    first, count = piece.channels.start, piece.channels.stop - piece.channels.start
+    turned = np.empty((piece.number_of_groups * count, outputs * taps.size), w.dtype)
+    tasks = piece.number_of_groups * -(-count // TURNED)
+    threads.run(weight_turner(w.dtype), tasks, turned.size, part, turned, piece.number_of_groups, first, taps)
     return turned
 
 
@@ -185,15 +218,18 @@ def weight_turner(dtype: np.dtype[Any]) -> Callable[..., None]:
     turn, reverse, (move, *_) = turner(size, lanes), reverser(size, lanes), copiers(size, 1)
 
     @compiled
-    def weight_turner_loop(start: int, stop: int, w: Any, turned: Any, groups: int, taps: Any) -> None:
-        """A task is (group, part of its input channels)."""
+    def weight_turner_loop(
+        start: int, stop: int, w: Any, turned: Any, groups: int, first_channel: int, taps: Any
+    ) -> None:  # fmt: skip
+        """A task is (group, part of its input channels); they begin at `first_channel` of each group."""
         outputs, depth, total = w.shape[0] // groups, w.shape[1], w.shape[2]
-        parts = (depth + TURNED - 1) // TURNED
+        channels = turned.shape[0] // groups
+        parts = (channels + TURNED - 1) // TURNED
         for task in range(start, stop):
             group, first = task // parts, task % parts * TURNED
-            count = min(TURNED, depth - first)
-            source = address_of(w) + (group * outputs * depth + first) * total * size
-            target = address_of(turned) + (group * depth + first) * outputs * taps.size * size
+            count = min(TURNED, channels - first)
+            source = address_of(w) + (group * outputs * depth + first_channel + first) * total * size
+            target = address_of(turned) + (group * channels + first) * outputs * taps.size * size
             if total == 1:
                 for o in range(0, outputs, lanes):
                     for c in range(0, count, lanes):
