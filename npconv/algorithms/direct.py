@@ -81,7 +81,8 @@ class Direct:
 
     def weight_grad(self, spec: ConvSpec, backend: Backend, x: Array, dy: Array) -> Array:
         xp = backend.xp
-        spec, x = explicit_zeros(spec, backend, x, dy)
+        if not (backend.kernels is not None and backend.kernels.uses_tiles(spec, "weight_grad", x.dtype)):
+            spec, x = explicit_zeros(spec, backend, x, dy)
         if backend.kernels is not None:
             dw = xp.empty(spec.w_shape, x.dtype)
             backend.kernels.conv_weight_grad(spec, x, dy, dw)

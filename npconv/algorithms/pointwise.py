@@ -39,6 +39,16 @@ class Pointwise(Im2col):
     def prepare(self, spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: str | None) -> Runner | None:
         return Direct().prepare(spec, backend, dtype, activation)
 
+    def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
+        if backend.kernels is None:
+            return super().input_grad(spec, backend, dy, w)
+        return Direct().input_grad(spec, backend, dy, w)
+
+    def weight_grad(self, spec: ConvSpec, backend: Backend, x: Array, dy: Array) -> Array:
+        if backend.kernels is None:
+            return super().weight_grad(spec, backend, x, dy)
+        return Direct().weight_grad(spec, backend, x, dy)
+
     def columns(self, spec: ConvSpec, backend: Backend, x: Array) -> Array:
         ((_, seen, _),) = spec.window.tap_slices()
         channels = spec.in_channels // spec.groups

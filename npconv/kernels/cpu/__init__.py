@@ -16,7 +16,7 @@ import numpy as np
 from npconv.arrays import flatten
 from npconv.config import get_num_threads
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cpu import loops, threads, winograd
+from npconv.kernels.cpu import input_grad, loops, threads, weight_grad, winograd
 from npconv.kernels.cpu.blocking import (
     LOW_ROWS,
     Tile,
@@ -44,19 +44,9 @@ WINOGRAD_TILES = 48
 FEWEST_TILE_ROWS = 4
 
 
-def uses_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:
-    """Whether an operation runs on register tiles.
-
-    They know float32 and float64 and compute ``forward``. The input gradient at stride 1 is a forward convolution with
-    turned weights, as long as no padding reaches further than the kernel.
-    """
-    if dtype.kind != "f" or op == "weight_grad":
-        return False
-    if op == "forward":
-        return True
-    window = spec.window
-    turned = all(max(pads) <= reach for pads, reach in zip(window.padding, window.reach, strict=True))
-    return turned and set(window.stride) == {1}
+def uses_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:  # noqa: ARG001 - part of the contract
+    """Whether an operation runs on register tiles: all of float32 and float64 do."""
+    return dtype.kind == "f"
 
 
 def multiplies_on_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:
@@ -78,15 +68,7 @@ def conv_forward(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | No
 
 
 def conv_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
-    if uses_tiles(spec, "input_grad", dy.dtype):
-        window = spec.window
-        padding = tuple((r - lo, r - hi) for r, (lo, hi) in zip(window.reach, window.padding, strict=True))
-        turned = Window(window.out, window.kernel, window.stride, padding, window.dilation)
-        weights = flatten(w.reshape(spec.groups, spec.out_channels // spec.groups, *w.shape[1:]), 3)[..., ::-1]
-        weights = flatten(
-            np.ascontiguousarray(weights.swapaxes(1, 2)).reshape(spec.in_channels, weights.shape[1], window.taps), 1
-        )
-        _run_tiles(dy, weights, None, dx, None, spec.groups, turned)
+    if uses_tiles(spec, "input_grad", dy.dtype) and _input_grad_tiles(spec, dy, w, dx):
         return
     rows = math.prod(spec.window.size[:-1])
     if dx.size:
@@ -96,7 +78,23 @@ def conv_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
         )  # fmt: skip
 
 
+def _input_grad_tiles(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> bool:
+    """Compute an input gradient on tiles; False if the result may not be used.
+
+    There a zero that stands for an output which does not exist meets an infinite weight, and NaN spreads further than
+    in the definition. It would show in the result, so the smaller of the two is looked at.
+    """
+    guarded, before = input_grad.reads_padding(spec.window), w.size <= dx.size
+    if guarded and before and not _is_finite(w):
+        return False
+    input_grad.run(spec.window, spec.groups, _read(dy), _read(flatten(w, 2)), dx, _forward)
+    return not guarded or before or _is_finite(dx) or _is_finite(w)
+
+
 def conv_weight_grad(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:
+    if uses_tiles(spec, "weight_grad", x.dtype):
+        weight_grad.run(spec.window, spec.groups, _read(x), _read(dy), flatten(dw, 1))
+        return
     kernel_rows = dw.size // spec.window.kernel[-1]
     threads.run(
         loops.conv_weight_grad, kernel_rows, spec.macs,
@@ -234,6 +232,15 @@ def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Call
     return _tile_runner(
         dtype, spec.batch, spec.groups, spec.out_channels // spec.groups, depth, activation, spec.window
     )
+
+
+def _is_finite(value: Any) -> bool:
+    return not value.size or bool(np.isfinite(largest(value)))
+
+
+def _forward(x: Any, w: Any, y: Any, groups: int, window: Window) -> None:
+    """A convolution without a bias."""
+    _run_tiles(x, w, None, y, None, groups, window)
 
 
 def _run_tiles(x: Any, w: Any, bias: Any, y: Any, activation: str | None, groups: int, window: Window) -> None:
