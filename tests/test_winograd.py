@@ -414,3 +414,38 @@ def test_what_was_planned_outside_keeps_its_algorithm() -> None:
     expected = plan(x, w)
     with nc.strict():
         identical(plan(x, w), expected)
+
+
+# The compiled form
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "how"),
+    [
+        ((1, 16, 29, 31), (14, 16, 3, 3), {"padding": 1}),
+        ((3, 20, 31, 19), (48, 10, 3, 3), {"padding": (1, 0), "groups": 2}),
+        ((2, 9, 700), (33, 9, 3), {"padding": 2}),
+        ((1, 12, 6, 97), (40, 12, 5, 5), {"padding": 2}),
+        ((1, 30, 40, 3), (31, 30, 7, 1), {"padding": (3, 0)}),
+    ],
+    ids=str,
+)
+def test_the_compiled_form_stays_within_the_bound(
+    x_shape: tuple[int, ...], w_shape: tuple[int, ...], how: dict[str, object], dtype: str
+) -> None:
+    spec = ConvSpec.of(x_shape, w_shape, **how)
+    for op in ("forward", "input_grad"):
+        a, b = operands(spec, op, np.random.default_rng(0), dtype, 0)
+        inner = winograd.turned(spec) if op == "input_grad" else spec
+        assert winograd.is_compiled(inner, "forward", require("numba"))
+        errors, bound = measured("numba", spec, op, a, b)
+        assert (errors <= bound).all()
+    for activation in ("relu6", "hardswish"):
+        x, w = operands(spec, "forward", np.random.default_rng(1), dtype, 0)
+        bias = np.linspace(-1, 1, spec.out_channels, dtype=dtype)
+        y, expected = (
+            nc.conv(x, w, bias, **how, activation=activation, algorithm=name, backend="numba")
+            for name in ("winograd", "direct")
+        )
+        np.testing.assert_allclose(y, expected, atol=1e-3 if dtype == "float32" else 1e-11)

@@ -38,6 +38,9 @@ from npconv.machine import predicted_seconds
 WORKSPACE = 16 * 2**20
 """Bytes of transformed tiles that are held at once, unless a single row of tiles needs more."""
 
+WORTH_COMPILING = 2**19
+"""Products of an image from which on the compiled form is used."""
+
 _HELD = 3
 """Copies of a block's transformed tiles that exist at once: gathered, half way, and transformed."""
 
@@ -166,8 +169,12 @@ def obstacle(spec: ConvSpec, op: str) -> str | None:
 
 
 def is_compiled(spec: ConvSpec, op: str, backend: Backend) -> bool:
-    """Whether the backend has loops of its own: for one or two axes, but not for weight gradients."""
-    return backend.kernels is not None and spec.ndim <= 2 and op != "weight_grad"
+    """Whether the backend's own loops run: for one or two axes, not for weight gradients, and not for little work.
+
+    Every pair of tiles is machine code of its own, which takes seconds to make.
+    """
+    worth = spec.macs >= WORTH_COMPILING * spec.batch
+    return backend.kernels is not None and spec.ndim <= 2 and op != "weight_grad" and worth
 
 
 @functools.lru_cache(maxsize=1024)

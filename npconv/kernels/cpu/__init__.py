@@ -37,6 +37,9 @@ BOUNDS: dict[str | None, tuple[float, float]] = {None: (-np.inf, np.inf), "relu"
 
 ACTIVATIONS = {None: 0, "relu": loops.RELU, "relu6": loops.RELU6, "hardswish": loops.HARDSWISH}
 
+# Products of an image from which on a depthwise kernel is worth machine code of its own, which takes seconds to make.
+WORTH_WRITING_OUT = 2**16
+
 # Winograd tiles that a task transforms at once: what they hold for all channels should stay in L2.
 WINOGRAD_TILES = 48
 
@@ -267,7 +270,8 @@ def _tile_runner(
     staging = window.taps > 1 or window.has_padding or set(window.stride) != {1}
     planes = depth // max(1, math.prod(window.kernel[-2:]))
     rows, divisible = outputs, False
-    if planes == 1 and window.positions == math.prod(window.out[-2:]) and depth <= MOST_TAPS:
+    plane = window.positions == math.prod(window.out[-2:])
+    if planes == 1 and plane and depth <= MOST_TAPS and size // batch * depth >= WORTH_WRITING_OUT:
         blocks = blocks_for(window, low_positions_for(1))
         kernel = conv_depthwise(dtype, processor().register_bytes // dtype.itemsize, blocks.places)
     elif outputs <= LOW_ROWS:
