@@ -213,8 +213,8 @@ def weight_grad_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                                 stage_planes(
                                     address_of(x), image, lead, first_plane, last_plane, top, left, source, blocks
                                 )
-                            for panel in range((used + columns - 1) // columns):
-                                for k in range(0, depth, rows):
+                            for k in range(0, depth, rows):
+                                for panel in range((used + columns - 1) // columns):
                                     product(
                                         height, width, source, pitch, address_of(offsets) + k * 8,
                                         address_of(packed) + panel * packed_pitch * size,
