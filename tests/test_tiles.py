@@ -243,7 +243,10 @@ def test_staged_planes_hold_every_tap_of_every_position(dtype, window):
         corners = itertools.product(range(leads.shape[0]), range(0, out_h, block_h), range(0, out_w, block_w))
         for lead, top, left in corners:
             staged = guard.array((planes, plane), None, dtype)
-            stage(address(x), 0, lead, 0, planes, top, left, address(staged), blocks[:4])
+            stage(address(x), 0, lead, 0, planes, top, left, address(staged), blocks[:4], True)
+            once = staged.copy()
+            stage(address(x), 0, lead, 0, planes, top, left, address(staged), blocks[:4], False)
+            np.testing.assert_array_equal(staged, once)
             for i, j in itertools.product(range(min(block_h, out_h - top)), range(min(block_w, out_w - left))):
                 found = staged[:, blocks.taps + i * pitch + j].reshape(channels, -1)
                 np.testing.assert_array_equal(found, columns[:, :, (lead * out_h + top + i) * out_w + left + j])

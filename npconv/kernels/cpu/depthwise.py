@@ -106,12 +106,16 @@ def conv_depthwise(dtype: np.dtype[Any], lanes: int, taps: Taps) -> Callable[...
         staged = np.zeros(plane + rows * pitch + lanes, kind)
         limits = np.empty(2, kind)
         limits[0], limits[1] = low, high
+        place_before = (-1, -1)
         for task in range(start, stop):
             left, rest = task % columns_of_blocks * block_w, task // columns_of_blocks
             top, rest = rest % rows_of_blocks * block_h, rest // rows_of_blocks
             group, n = rest % groups, rest // groups
             height, width = min(block_h, out_h - top), min(block_w, out_w - left)
-            stage_planes(x, n * groups + group, 0, 0, 1, top, left, address_of(staged), blocks)
+            stage_planes(
+                x, n * groups + group, 0, 0, 1, top, left, address_of(staged), blocks, place_before != (top, left)
+            )
+            place_before = (top, left)
             for o in range(group * outputs, (group + 1) * outputs):
                 place = (n * groups * outputs + o) * out_h * out_w + top * out_w + left
                 for i in range(0, height, rows):

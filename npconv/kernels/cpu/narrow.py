@@ -51,6 +51,7 @@ def conv_narrow(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
         offsets = np.empty(total, np.int64)
         for k in range(total):
             offsets[k] = k // taps.size * plane + taps[k % taps.size]
+        place_before = (-1, -1)
         for task in range(start, stop):
             left, rest = task % columns_of_blocks * block_w, task // columns_of_blocks
             top, rest = rest % rows_of_blocks * block_h, rest // rows_of_blocks
@@ -58,7 +59,8 @@ def conv_narrow(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
             group, n = rest % groups, rest // groups
             height, width = min(block_h, out_h - top), min(block_w, out_w - left)
             image = (n * groups + group) * (planes // leads.shape[1])
-            stage_planes(x, image, lead, 0, planes, top, left, address_of(staged), blocks)
+            stage_planes(x, image, lead, 0, planes, top, left, address_of(staged), blocks, place_before != (top, left))
+            place_before = (top, left)
             for first in range(0, outputs, rows):
                 used = min(rows, outputs - first)
                 channel = group * outputs + first

@@ -12,7 +12,25 @@ from collections.abc import Callable
 from typing import Any
 
 from npconv.kernels.cpu.compile import compiled
-from npconv.kernels.cpu.vectors import copiers
+from npconv.kernels.cpu.vectors import Vectors, copiers, number, on_addresses
+
+
+def few_copiers(itemsize: int, lanes: int) -> tuple[Any, Any]:
+    """``copy_few(target, source, count)``, and ``second_of_few`` of elements 0, 2, 4, ...: less than a whole vector."""
+
+    def copy_few(vectors: Vectors, target: Any, source: Any, count: Any) -> None:
+        mask = vectors.first_lanes(count)
+        vectors.store_masked(vectors.load_masked(vectors.pointer(source), mask), vectors.pointer(target), mask)
+
+    def second_of_few(vectors: Vectors, target: Any, source: Any, count: Any) -> None:
+        builder, start = vectors.builder, vectors.pointer(source)
+        reach = builder.sub(builder.mul(count, number(2)), number(1))
+        low = vectors.load_masked(start, vectors.first_lanes(reach))
+        high = vectors.load_masked(start, vectors.first_lanes(builder.sub(reach, number(lanes))), lanes)
+        chosen = vectors.shuffle(low, high, list(range(0, 2 * lanes, 2)))
+        vectors.store_masked(chosen, vectors.pointer(target), vectors.first_lanes(count))
+
+    return on_addresses(copy_few, itemsize, lanes), on_addresses(second_of_few, itemsize, lanes)
 
 
 @functools.lru_cache(maxsize=4)
@@ -23,6 +41,8 @@ def row_movers(size: int, lanes: int) -> tuple[Callable[..., None], Callable[...
     """
     copy, clear, every_second, _ = copiers(size, lanes)
     move, clear_one, _, _ = copiers(size, 1)
+
+    copy_few, second_of_few = few_copiers(size, lanes)
 
     @compiled
     def fill_row(target: Any, count: int) -> None:
@@ -37,8 +57,7 @@ def row_movers(size: int, lanes: int) -> tuple[Callable[..., None], Callable[...
     @compiled
     def copy_row(target: Any, source: Any, count: int) -> None:
         if count < lanes:
-            for j in range(count):
-                move(target + j * size, source + j * size)
+            copy_few(target, source, count)
         else:
             for j in range(0, count - lanes, lanes):
                 copy(target + j * size, source + j * size)
@@ -48,7 +67,9 @@ def row_movers(size: int, lanes: int) -> tuple[Callable[..., None], Callable[...
     def pick_row(target: Any, source: Any, count: int, step: int) -> None:
         if step == 1:
             copy_row(target, source, count)
-        elif step == 2 and count >= lanes:
+        elif step == 2 and count < lanes:
+            second_of_few(target, source, count)
+        elif step == 2:
             for j in range(0, count - lanes, lanes):
                 every_second(target + j * size, source + 2 * j * size)
             every_second(target + (count - lanes) * size, source + 2 * (count - lanes) * size)
@@ -65,7 +86,7 @@ def stager(size: int, lanes: int) -> Callable[..., None]:
     fill_row, _, pick_row = row_movers(size, lanes)
 
     @compiled
-    def stage_plane(x: Any, plane: int, top: int, left: int, target: Any, shape: Any, phases: Any) -> None:
+    def stage_plane(x: Any, plane: int, top: int, left: int, target: Any, shape: Any, phases: Any, clear: bool) -> None:
         """Stage one plane of a block at address `target`.
 
         `x` is the image's address and `plane` the number of a plane in it, or -1 for one of zeros; (`top`, `left`) is
@@ -88,26 +109,30 @@ def stager(size: int, lanes: int) -> Callable[..., None]:
             end = max(begin, min(columns, (width - 1 - first_column) // stride_w + 1))
             for i in range(rows):
                 row = first_row + i * stride_h
-                if plane < 0 or row < 0 or row >= height:
+                if plane < 0 or (clear and (row < 0 or row >= height)):
                     fill_row(target, columns)
-                else:
+                elif 0 <= row < height:
                     source = x + ((plane * height + row) * width + first_column + begin * stride_w) * size
-                    fill_row(target, begin)
                     pick_row(target + begin * size, source, end - begin, stride_w)
-                    fill_row(target + end * size, columns - end)
+                    if clear:
+                        fill_row(target, begin)
+                        fill_row(target + end * size, columns - end)
                 target += columns * size
 
     @compiled
     def stage_planes(
-        x: Any, image: int, lead: int, first: int, last: int, top: int, left: int, staged: Any, blocks: Any
+        x: Any, image: int, lead: int, first: int, last: int, top: int, left: int, staged: Any, blocks: Any, clear: bool
     ) -> None:
-        """Stage planes `first` to `last` of the depth: (channel, leading tap) pairs of the channels from `image` on."""
+        """Stage planes `first` to `last` of the depth: (channel, leading tap) pairs of the channels from `image` on.
+
+        Without `clear` the padding is left as it was: `staged` held the same block of other planes before.
+        """
         shape, leads, phases, _ = blocks
-        for number in range(first, last):
-            channel, tap = number // leads.shape[1], number % leads.shape[1]
+        for place in range(first, last):
+            channel, tap = place // leads.shape[1], place % leads.shape[1]
             plane = leads[lead, tap]
             if plane >= 0:
                 plane += (image + channel) * shape[0]
-            stage_plane(x, plane, top, left, staged + (number - first) * shape[15] * size, shape, phases)
+            stage_plane(x, plane, top, left, staged + (place - first) * shape[15] * size, shape, phases, clear)
 
     return stage_planes

@@ -116,12 +116,15 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
         staged = np.empty(most_planes * plane if staging else 0, kind)
         packed = np.empty(panels * panel_pitch, kind)
         offsets = np.empty(depth, np.int64)
+        place_before = (-1, -1)
         for task in range(start, stop):
             share, rest = task % shares, task // shares
             left, rest = rest % columns_of_blocks * block_w, rest // columns_of_blocks
             top, rest = rest % rows_of_blocks * block_h, rest // rows_of_blocks
             lead, rest = rest % leads.shape[0], rest // leads.shape[0]
             group, n = rest % groups, rest // groups
+            # Blocks at the same place have the same padding, which is then there already.
+            moved, place_before = place_before != (top, left), (top, left)
             width = min(block_w, out_w - left)
             count = min(block_h, out_h - top) * width
             image, result = (n * groups + group) * channels, (n * groups + group) * outputs
@@ -136,7 +139,7 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                     first_plane = above // taps.size
                     last_plane = (above + steps + taps.size - 1) // taps.size
                     source = address_of(staged)
-                    stage_planes(x, image, lead, first_plane, last_plane, top, left, source, blocks)
+                    stage_planes(x, image, lead, first_plane, last_plane, top, left, source, blocks, moved)
                     for k in range(steps):
                         number, tap = (above + k) // taps.size, (above + k) % taps.size
                         offsets[k] = (number - first_plane) * plane + taps[tap]

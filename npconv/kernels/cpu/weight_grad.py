@@ -211,7 +211,7 @@ def weight_grad_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                             if staging:
                                 source = address_of(staged)
                                 stage_planes(
-                                    address_of(x), image, lead, first_plane, last_plane, top, left, source, blocks
+                                    address_of(x), image, lead, first_plane, last_plane, top, left, source, blocks, True
                                 )
                             for k in range(0, depth, rows):
                                 for panel in range((used + columns - 1) // columns):
@@ -270,7 +270,7 @@ def weight_grad_dots(dtype: np.dtype[Any], lanes: int, rows: int, step: int) -> 
                             if staging:
                                 source = address_of(staged)
                                 stage_planes(
-                                    address_of(x), image, lead, first_plane, last_plane, top, left, source, blocks
+                                    address_of(x), image, lead, first_plane, last_plane, top, left, source, blocks, True
                                 )
                             for o in range(0, outputs, rows):
                                 for k in range(0, depth, step):
