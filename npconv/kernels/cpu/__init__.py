@@ -274,7 +274,7 @@ def _tile_runner(
     if planes == 1 and plane and depth <= MOST_TAPS and size // batch * depth >= WORTH_WRITING_OUT:
         blocks = blocks_for(window, low_positions_for(1))
         kernel = conv_depthwise(dtype, processor().register_bytes // dtype.itemsize, blocks.places)
-    elif outputs <= LOW_ROWS:
+    elif outputs <= LOW_ROWS and staging:
         blocks = blocks_for(window, low_positions_for(planes))
         kernel = conv_narrow(dtype, low_tile_for(dtype, outputs, blocks.line))
     else:
