@@ -112,6 +112,8 @@ class _DiskCache(caching._Cache):
 
     def __init__(self, function: Callable[..., None], folder: Path) -> None:
         self._function = function
+        # Brackets, as in "<locals>", are not allowed everywhere.
+        self._name = function.__qualname__.replace("<", "").replace(">", "")
         self._folder = folder
         self._enabled = True
 
@@ -126,7 +128,7 @@ class _DiskCache(caching._Cache):
         self._enabled = False
 
     def flush(self) -> None:
-        for path in self._folder.glob(f"{self._function.__qualname__}-*.nbc"):
+        for path in self._folder.glob(f"{self._name}-*.nbc"):
             path.unlink(missing_ok=True)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
@@ -158,7 +160,7 @@ class _DiskCache(caching._Cache):
     def _path(self, sig: Any, codegen: Any) -> Path:
         options = (_numba_config.BOUNDSCHECK, _numba_config.OPT)
         key = repr((self._function.__module__, sig, codegen.magic_tuple(), options))
-        return self._folder / f"{self._function.__qualname__}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.nbc"
+        return self._folder / f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.nbc"
 
 
 def _captured(function: Any) -> tuple[Any, ...]:
