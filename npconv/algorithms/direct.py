@@ -35,7 +35,7 @@ class Direct:
     def kernel(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> str:
         if backend.kernels is None:
             return self.portable_kernel(spec)
-        return "tiles" if backend.kernels.uses_tiles(spec, op, dtype) else "rows"
+        return "tiles" if backend.kernels.uses_tiles(dtype) else "rows"
 
     def seconds(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool) -> float:
         work = self.cost(spec, op, dtype.itemsize)
@@ -48,7 +48,7 @@ class Direct:
         self, spec: ConvSpec, backend: Backend, x: Array, packed: Array, bias: Array | None, activation: str | None
     ) -> Array:
         xp = backend.xp
-        if not (backend.kernels is not None and backend.kernels.uses_tiles(spec, "forward", x.dtype)):
+        if not (backend.kernels is not None and backend.kernels.uses_tiles(x.dtype)):
             # Tiles write the padding down themselves.
             spec, x = explicit_zeros(spec, backend, x, packed)
         if backend.kernels is not None:
@@ -62,7 +62,7 @@ class Direct:
         return finish(backend, y, bias, activation)
 
     def prepare(self, spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: str | None) -> Runner | None:
-        if backend.kernels is None or not backend.kernels.uses_tiles(spec, "forward", dtype):
+        if backend.kernels is None or not backend.kernels.uses_tiles(dtype):
             return None
         run: Runner = backend.kernels.runner(spec, dtype, activation)
         return run
@@ -81,7 +81,7 @@ class Direct:
 
     def weight_grad(self, spec: ConvSpec, backend: Backend, x: Array, dy: Array) -> Array:
         xp = backend.xp
-        if not (backend.kernels is not None and backend.kernels.uses_tiles(spec, "weight_grad", x.dtype)):
+        if not (backend.kernels is not None and backend.kernels.uses_tiles(x.dtype)):
             spec, x = explicit_zeros(spec, backend, x, dy)
         if backend.kernels is not None:
             dw = xp.empty(spec.w_shape, x.dtype)

@@ -47,8 +47,8 @@ WINOGRAD_TILES = 48
 FEWEST_TILE_ROWS = 4
 
 
-def uses_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:  # noqa: ARG001 - part of the contract
-    """Whether an operation runs on register tiles: all of float32 and float64 do."""
+def uses_tiles(dtype: np.dtype[Any]) -> bool:
+    """Whether operations in a dtype run on register tiles."""
     return dtype.kind == "f"
 
 
@@ -59,7 +59,7 @@ def multiplies_on_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:
 
 
 def conv_forward(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | None, y: Any) -> None:
-    if uses_tiles(spec, "forward", x.dtype):
+    if uses_tiles(x.dtype):
         _run_tiles(x, flatten(w, 1), bias, y, activation, spec.groups, spec.window)
         return
     code, bias = ACTIVATIONS[activation], np.zeros(spec.out_channels, x.dtype) if bias is None else bias
@@ -71,7 +71,7 @@ def conv_forward(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | No
 
 
 def conv_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
-    if uses_tiles(spec, "input_grad", dy.dtype) and _input_grad_tiles(spec, dy, w, dx):
+    if uses_tiles(dy.dtype) and _input_grad_tiles(spec, dy, w, dx):
         return
     rows = math.prod(spec.window.size[:-1])
     if dx.size:
@@ -95,7 +95,7 @@ def _input_grad_tiles(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> bool:
 
 
 def conv_weight_grad(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:
-    if uses_tiles(spec, "weight_grad", x.dtype):
+    if uses_tiles(x.dtype):
         weight_grad.run(spec.window, spec.groups, _read(x), _read(dy), flatten(dw, 1))
         return
     kernel_rows = dw.size // spec.window.kernel[-1]
