@@ -507,7 +507,9 @@ def test_other_processors_keep_the_contracts(name):
     # What depends on the length of vectors most, in so far as it compiles soon.
     some = "copiers or transposition or float32 and (packed or chunked or gathered or scattered)"
     some += " or float32-0 and (1x6x9x75 or 1x6x11x40) or float32-2 and 2x5x9x75 or float32-4 and 1x5x13x40"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", some, __file__]
+    some += " or stay_inside and float32 and (7-w_shape0 or 15-w_shape3 or 35-w_shape6 or 9-w_shape9)"
+    files = [__file__, str(Path(__file__).with_name("test_depthwise.py"))]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", some, *files]
     done = subprocess.run(
         command, env={**os.environ, **OTHER_PROCESSORS[name]}, capture_output=True, text=True, timeout=600
     )

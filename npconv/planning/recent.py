@@ -15,7 +15,10 @@ from npconv import config
 from npconv.arrays import Array, is_plain
 
 Call = Callable[[Array, Array, Array | None], Array]
-"""``call(x, w, bias)`` for arrays that are like those of an earlier call."""
+"""``call(x, w, bias)``, or ``call(a, b, None)`` for a gradient from `a` and `b`.
+
+For arrays that are like those of an earlier call.
+"""
 
 MOST = 1024
 """Calls that are remembered; the oldest makes room for a new one."""
@@ -26,12 +29,13 @@ _lock = threading.Lock()
 
 
 def key(
-    ndim: int | None, x: Array, w: Array, bias: Array | None, geometry: tuple[Any, ...], words: tuple[Any, ...]
+    kind: int | str | None, x: Array, w: Array, bias: Array | None, geometry: tuple[Any, ...], words: tuple[Any, ...]
 ) -> Any:
     """Everything that decides a call, or None where it is out of the ordinary.
 
-    `geometry` are the arguments that are numbers: 1, 1.0 and True are the same to a dictionary, but not to a check, so
-    only integers, words and tuples of them have a key. `words` are the names among the arguments.
+    `kind` is the number of spatial axes that a forward call insists on, or the name of a gradient. `geometry` are the
+    arguments that are numbers: 1, 1.0 and True are the same to a dictionary, but not to a check, so only integers,
+    words and tuples of them have a key. `words` are the names among the arguments.
     """
     if not (is_plain(x) and is_plain(w)):
         return None
@@ -42,7 +46,7 @@ def key(
         if type(value) is not int and not _is_exact(value):
             return None
     return (
-        ndim,
+        kind,
         x.shape,
         w.shape,
         None if bias is None else bias.shape,

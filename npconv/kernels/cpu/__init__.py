@@ -16,7 +16,7 @@ import numpy as np
 from npconv.arrays import flatten
 from npconv.config import get_num_threads
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cpu import input_grad, loops, threads, weight_grad, winograd
+from npconv.kernels.cpu import depthwise_grad, input_grad, loops, threads, weight_grad, winograd
 from npconv.kernels.cpu.blocking import (
     LOW_ROWS,
     Tile,
@@ -27,7 +27,7 @@ from npconv.kernels.cpu.blocking import (
     processor,
     tile_for,
 )
-from npconv.kernels.cpu.depthwise import MOST_TAPS, conv_depthwise
+from npconv.kernels.cpu.depthwise import MOST_TAPS, conv_depthwise, forward_strips, gradient_strips
 from npconv.kernels.cpu.narrow import conv_narrow
 from npconv.kernels.cpu.tiled import conv_tiled
 from npconv.kernels.cpu.winograd import Factors
@@ -90,19 +90,37 @@ def _input_grad_tiles(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> bool:
     guarded, before = input_grad.reads_padding(spec.window), w.size <= dx.size
     if guarded and before and not _is_finite(w):
         return False
-    input_grad.run(spec.window, spec.groups, _read(dy), _read(flatten(w, 2)), dx, _forward)
+    if _is_written_out(spec, spec.parameters // spec.groups) and spec.window.stride[-1] <= 2:
+        _depthwise_input_grad(spec, dy, w, dx)
+    else:
+        input_grad.run(spec.window, spec.groups, _read(dy), _read(flatten(w, 2)), dx, _forward)
     return not guarded or before or _is_finite(dx) or _is_finite(w)
 
 
-def conv_weight_grad(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:
-    if uses_tiles(x.dtype):
-        weight_grad.run(spec.window, spec.groups, _read(x), _read(dy), flatten(dw, 1))
-        return
-    kernel_rows = dw.size // spec.window.kernel[-1]
+def _depthwise_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
+    """The input gradient of a group of one input channel, whose outputs count as leading taps."""
+    strip, tables, number = gradient_strips(spec.window, spec.out_channels // spec.groups, dx.dtype.itemsize)
     threads.run(
-        loops.conv_weight_grad, kernel_rows, spec.macs,
-        _read(flatten(x, 2)), _read(flatten(dy, 2)), flatten(dw, 2), spec.groups, *tables(spec.window),
+        conv_depthwise(dx.dtype, strip), spec.batch * spec.groups * number, spec.macs,
+        dy, w, np.zeros(spec.groups, dx.dtype), dx, -np.inf, np.inf, 0, spec.groups, 1, strip.taps, tables,
     )  # fmt: skip
+
+
+def _is_written_out(spec: ConvSpec, taps: int) -> bool:
+    """Whether a convolution is depthwise and worth machine code of its own for so many taps."""
+    return spec.is_depthwise and taps <= MOST_TAPS and spec.macs >= WORTH_WRITING_OUT * spec.batch
+
+
+def conv_weight_grad(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:
+    if uses_tiles(x.dtype) and spec.groups == spec.out_channels and _is_written_out(spec, spec.window.taps) and dy.size:
+        depthwise_grad.run(spec.window, x, dy, dw)
+    elif uses_tiles(x.dtype):
+        weight_grad.run(spec.window, spec.groups, _read(x), _read(dy), flatten(dw, 1))
+    else:
+        threads.run(
+            loops.conv_weight_grad, dw.size // spec.window.kernel[-1], spec.macs,
+            _read(flatten(x, 2)), _read(flatten(dy, 2)), flatten(dw, 2), spec.groups, *tables(spec.window),
+        )  # fmt: skip
 
 
 def matmul(a: Any, b: Any, product: Any) -> None:
@@ -270,20 +288,22 @@ def _tile_runner(
     staging = window.taps > 1 or window.has_padding or set(window.stride) != {1}
     planes = depth // max(1, math.prod(window.kernel[-2:]))
     rows, divisible = outputs, False
-    plane = window.positions == math.prod(window.out[-2:])
-    if planes == 1 and plane and depth <= MOST_TAPS and size // batch * depth >= WORTH_WRITING_OUT:
-        blocks = blocks_for(window, low_positions_for(1))
-        kernel = conv_depthwise(dtype, processor().register_bytes // dtype.itemsize, blocks.places)
+    tables: tuple[Any, ...]
+    if depth == window.taps <= MOST_TAPS and size // batch * depth >= WORTH_WRITING_OUT:
+        strip, tables, number = forward_strips(window, dtype.itemsize)
+        kernel, tasks = conv_depthwise(dtype, strip), batch * groups * outputs * number
     elif outputs <= LOW_ROWS and staging:
         blocks = blocks_for(window, low_positions_for(planes))
+        tables, tasks = blocks[:4], batch * groups * blocks.number
         kernel = conv_narrow(dtype, low_tile_for(dtype, outputs, blocks.line))
     else:
         if not staging:
             window = Window((window.positions,), (1,), (1,), ((0, 0),), (1,))
         blocks = blocks_for(window, positions_for(outputs, dtype.itemsize))
+        tables, tasks = blocks[:4], batch * groups * blocks.number
         tile = tile_for(dtype, outputs, window.positions)
         kernel, rows, divisible = conv_tiled(dtype, tile), tile.rows, True
-    tasks, tables, work = batch * groups * blocks.number, blocks[:4], size * depth
+    work = size * depth
     alone = (*settings, tables, 1, staging) if divisible else (*settings, tables)
 
     def run_alone(x: Any, w: Any, bias: Any, y: Any, _: int | None = None) -> None:

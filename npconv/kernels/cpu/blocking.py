@@ -123,8 +123,6 @@ class Blocks(NamedTuple):
     leads: Any
     phases: Any
     taps: Any
-    places: tuple[tuple[int, int, int], ...]
-    """For every tap its phase, and its row and column there."""
     number: int
     """Number of blocks."""
     line: int
@@ -134,7 +132,7 @@ class Blocks(NamedTuple):
 @functools.lru_cache(maxsize=1024)
 def blocks_for(window: Window, most_positions: int) -> Blocks:
     """Divide a window's outputs into blocks of whole rows, or of parts of one row, of at most so many positions."""
-    plane, leading = _last_axes(window, 2), _first_axes(window, 2)
+    plane, leading = last_axes(window, 2), first_axes(window, 2)
     (height, width), (out_h, out_w) = plane.size, plane.out
     (stride_h, stride_w), (low_h, low_w) = plane.stride, (low for low, _ in plane.padding)
     block_w = _evenly(out_w, most_positions)
@@ -144,12 +142,12 @@ def blocks_for(window: Window, most_positions: int) -> Blocks:
     staged_h, staged_w = block_h + reach_h // stride_h, block_w + reach_w // stride_w
     phases_h, phases_w = (list(dict.fromkeys((t % s).tolist())) for t, s in ((tap_h, stride_h), (tap_w, stride_w)))
     phases = list(itertools.product(phases_h, phases_w))
-    places = tuple(
+    places = [
         (phases.index((y % stride_h, x % stride_w)), y // stride_h, x // stride_w)
         for y, x in itertools.product(tap_h.tolist(), tap_w.tolist())
-    )
+    ]
     taps = [(phase * staged_h + y) * staged_w + x for phase, y, x in places]
-    leads = _leads(leading)
+    leads = leading_planes(leading)
     shape = [
         math.prod(leading.size), height, width, *leads.shape, out_h, out_w, block_h, block_w, stride_h, stride_w,
         low_h, low_w, staged_h, staged_w, len(phases) * staged_h * staged_w,
@@ -158,7 +156,7 @@ def blocks_for(window: Window, most_positions: int) -> Blocks:
     tables = (np.array(shape, np.int64), leads, np.array(phases, np.int64), np.array(taps, np.int64))
     for table in tables:
         table.flags.writeable = False
-    return Blocks(*tables, places, count, (block_h - 1) * staged_w + block_w)
+    return Blocks(*tables, count, (block_h - 1) * staged_w + block_w)
 
 
 def positions_for(outputs: int, itemsize: int) -> int:
@@ -176,7 +174,7 @@ def _evenly(total: int, most: int) -> int:
     return -(-total // max(1, -(-total // most)))
 
 
-def _last_axes(window: Window, count: int) -> Window:
+def last_axes(window: Window, count: int) -> Window:
     """The last axes of a window as a window of its own; missing ones have size and kernel 1."""
     missing = max(0, count - window.ndim)
     axes = window.axes(slice(max(0, window.ndim - count), None))
@@ -186,12 +184,12 @@ def _last_axes(window: Window, count: int) -> Window:
     )
 
 
-def _first_axes(window: Window, but: int) -> Window:
-    """What `_last_axes` leaves."""
+def first_axes(window: Window, but: int) -> Window:
+    """What `last_axes` leaves."""
     return window.axes(slice(0, max(0, window.ndim - but)))
 
 
-def _leads(window: Window) -> Any:
+def leading_planes(window: Window) -> Any:
     """The plane under each output of the leading axes for each of their taps, or -1."""
     planes = np.zeros((1, 1), np.int64)
     for axis in range(window.ndim):

@@ -134,6 +134,28 @@ class Vectors:
         function = self._declare(f"llvm.masked.store.{self._suffix}.p0", ir.VoidType(), kinds)
         self.builder.call(function, [value, self._cell(pointer, offset), self._alignment, mask])
 
+    def load_mask(self, address: Any, index: int) -> Any:
+        """Vector `index` of a table of integers as wide as the floats, as a mask of its negative lanes."""
+        kind = ir.VectorType(ir.IntType(8 * self.itemsize), self.lanes)
+        value = self.builder.load(self.builder.gep(self.builder.inttoptr(address, kind.as_pointer()), [number(index)]))
+        value.align = self.itemsize
+        return self.builder.icmp_signed("<", value, ir.Constant(kind, None))
+
+    def load_strided(self, pointer: Any, offset: Any, step: int, mask: Any, last: Any) -> Any:
+        """Elements `offset`, ``offset + step``, ... of a row that ends with element `last`.
+
+        With a mask, zeros in the lanes that it leaves out; their memory is not touched.
+        """
+        value = self.zeros
+        for lane in range(self.lanes):
+            place = self.builder.add(offset, number(lane * step))
+            if mask is not None:
+                for bound, order in ((number(0), "<"), (last, ">")):
+                    place = self.builder.select(self.builder.icmp_signed(order, place, bound), bound, place)
+            element = self.builder.load(self.builder.gep(pointer, [place]))
+            value = self.builder.insert_element(value, element, ir.Constant(INT32, lane))
+        return value if mask is None else self.builder.select(mask, value, self.zeros)
+
     def first_lanes(self, count: Any) -> Any:
         """The mask of the first `count` lanes, a 64-bit integer of any size."""
         lanes = ir.VectorType(INT64, self.lanes)
@@ -151,6 +173,31 @@ class Vectors:
         numbers = ir.Constant(ir.VectorType(INT32, len(chosen)), chosen)
         return self.builder.shuffle_vector(low, high, numbers)
 
+    def half(self, low: Any, high: Any, first: int) -> Any:
+        """Every second lane of two vectors, from lane `first`, in an order of its own; see `in_order`.
+
+        Within 16 bytes lanes are exchanged in one step, across them not.
+        """
+        return self.shuffle(low, high, [first + lane for lane in halves(self.itemsize, self.lanes)])
+
+    def in_order(self, value: Any) -> Any:
+        """What came from `half` in the order of the lanes it came from."""
+        order = halves(self.itemsize, self.lanes)
+        return self.shuffle(value, value, [order.index(2 * lane) for lane in range(self.lanes)])
+
+    def out_of_order(self, value: Any) -> Any:
+        """Lanes in the order that `half` gives them."""
+        return self.shuffle(value, value, [lane // 2 for lane in halves(self.itemsize, self.lanes)])
+
+    def woven(self, values: list[Any]) -> list[Any]:
+        """Two vectors lane by lane in turn, as two vectors; a single one as it is."""
+        if len(values) == 1:
+            return values
+        turns = [
+            lane for pair in zip(range(self.lanes), range(self.lanes, 2 * self.lanes), strict=True) for lane in pair
+        ]
+        return [self.shuffle(values[0], values[1], chosen) for chosen in (turns[: self.lanes], turns[self.lanes :])]
+
     def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
         """``a * b + c``, rounded once where the processor can."""
         function = self._declare(f"llvm.fmuladd.{self._suffix}", self.vector, [self.vector] * 3)
@@ -160,6 +207,26 @@ class Vectors:
         """`value` between two vectors; NaN stays NaN."""
         value = self.builder.select(self.builder.fcmp_ordered("<", value, low), low, value)
         return self.builder.select(self.builder.fcmp_ordered(">", value, high), high, value)
+
+    def hardswish(self, value: Any) -> Any:
+        """``value * clamp(value + 3, 0, 6) / 6``, to the bit what `loops.hardswish` makes of it."""
+        three, six = self.constant(3), self.constant(6)
+        bent = self.builder.fmul(value, self.builder.fdiv(self.builder.fadd(value, three), six))
+        bent = self.builder.select(self.builder.fcmp_ordered("<=", value, self.constant(-3)), self.zeros, bent)
+        return self.builder.select(self.builder.fcmp_ordered("<", value, three), bent, value)
+
+    def where(self, condition: Any, values: list[Any], function: Callable[[Any], Any]) -> list[Any]:
+        """`values`, or what a function makes of them where a number is not 0."""
+        before = self.builder.block
+        with self.builder.if_then(self.builder.icmp_signed("!=", condition, number(0))):
+            changed = [function(value) for value in values]
+            inside = self.builder.block
+        found = []
+        for value, other in zip(values, changed, strict=True):
+            found.append(self.builder.phi(value.type))
+            found[-1].add_incoming(value, before)
+            found[-1].add_incoming(other, inside)
+        return found
 
     def prefetch(self, pointer: Any) -> None:
         """Ask for the cache line at a pointer, which need not point to anything."""
@@ -181,6 +248,13 @@ class Vectors:
         # llvmlite's own `declare_intrinsic` does not take vector types.
         insert: Any = cgutils.get_or_insert_function
         return insert(self.builder.module, ir.FunctionType(result, arguments), name)
+
+
+def halves(itemsize: int, lanes: int) -> list[int]:
+    """Every second lane of two vectors, in the order that takes one instruction: 16 bytes of both in turn."""
+    block = max(1, min(lanes, 16 // itemsize))
+    starts = [start for first in range(0, lanes, block) for start in (first, lanes + first)]
+    return [start + lane for start in starts for lane in range(0, block, 2)]
 
 
 def counted_loop(

@@ -1,0 +1,233 @@
+"""Weight gradients of depthwise convolutions: dot products of two planes, straight from the caller's arrays.
+
+A plane of the result's gradient meets a plane of the image under every tap. A vector of the gradient is multiplied with
+the vectors of the image under some taps, each of which has a vector of sums in a register. As in `depthwise` nothing of
+the padding is read: rows outside are a row of zeros, and of a vector over a border only the lanes inside are loaded.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from npconv.geometry import Window
+from npconv.kernels.cpu import threads
+from npconv.kernels.cpu.blocking import first_axes, last_axes, leading_planes, processor
+from npconv.kernels.cpu.compile import entry
+from npconv.kernels.cpu.correlation import totals
+from npconv.kernels.cpu.depthwise import Strip, Strips, lanes_inside, loads_of, mask_table
+from npconv.kernels.cpu.vectors import (
+    ADDRESS,
+    GRID,
+    TABLE,
+    Vectors,
+    address_of,
+    counted_loop,
+    number,
+    number_of,
+    on_addresses,
+)
+
+# Rows of the gradient that are in registers together: a vector of the image then serves several.
+LINES = 4
+# Vectors that are added one to the other before their sum is added to a total, which keeps rounding low, and rows that
+# they come from, whose lines stay in L1.
+MOST_IN_A_ROW, MOST_ROWS = 256, 32
+
+
+def run(window: Window, x: Any, dy: Any, dw: Any) -> None:
+    """Write the gradient ``(channels, taps)`` from an image and a result's gradient, float and in C order.
+
+    `x` and `dy` are read-only, ``(batch, channels, ...)``.
+    """
+    strip, tables = dots_for(window, x.dtype.itemsize)
+    threads.run(
+        weight_grad_depthwise(x.dtype, strip), dy.shape[1], dy.size * window.taps, x, dy, dw, *dy.shape[:2], tables
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def dots_for(window: Window, itemsize: int) -> tuple[Strip, Strips]:
+    """What the instructions depend on, one vector of the result's gradient, and the tables of the driver.
+
+    They are as in `depthwise.Strips`, but `shape` holds planes of an image's channel, height and width, height and
+    width of the result, stride and low padding of rows, bytes of the masks of a vector, and first and last of the
+    vectors that reach over no border.
+    Masks leave out what lies behind a row's last output too; the last one is that of the gradient.
+    """
+    plane, leading = last_axes(window, 2), first_axes(window, 2)
+    lanes, (height, width), (out_h, out_w) = processor().register_bytes // itemsize, plane.size, plane.out
+    kernel, stride, dilation = ((pair[0], pair[1]) for pair in (plane.kernel, plane.stride, plane.dilation))
+    strip = Strip(lanes, 1, 1, 1, kernel, stride, dilation, None)
+    lefts = np.arange(0, out_w, lanes)
+    columns = lefts * stride[1] - plane.padding[1][0]
+    used = [lefts[:, None] + strip.outputs_of(load) < out_w for load in loads_of(strip)]
+    own = lefts[:, None] + np.arange(lanes) < out_w
+    masks = np.stack([*(lanes_inside(strip, columns, width) & np.stack(used, axis=1)).swapaxes(0, 1), own], axis=1)
+    over_border = ~masks.all(axis=(1, 2))
+    whole = np.flatnonzero(~over_border)
+    first, last = (whole[0], whole[-1] + 1) if whole.size else (lefts.size, lefts.size)
+    shape = [
+        int(np.prod(leading.size)), height if width else 0, width, out_h, out_w, stride[0], plane.padding[0][0],
+        masks[0].size * itemsize, first, last,
+    ]  # fmt: skip
+    tables = Strips(
+        np.array(shape, np.int64), leading_planes(leading), np.stack([lefts, columns], axis=1),
+        mask_table(masks, width, itemsize),
+    )  # fmt: skip
+    for table in tables:
+        table.flags.writeable = False
+    return strip, tables
+
+
+def plane_dots(itemsize: int, strip: Strip, masked: bool) -> Any:
+    """``dots(rows, parts, dy, pitch, x, row, column, height, width, zeros, masks, sums)``, for compiled code.
+
+    Contract: `dy`, `x`, `zeros`, `masks` and `sums` are addresses. A gradient of `rows` rows, `pitch` apart, and
+    `parts` vectors in a row begins at `dy`; the first tap of its first element lies at (`row`, `column`) of a plane of
+    `height` rows of `width` at `x`. If `masked`, there is one vector in a row, and what its masks say is read; if not,
+    everything. `zeros` is a row of zeros. To vector t at `sums` is added the sum for tap t; its lanes are in the order
+    of `vectors.halves` at a step of 2.
+    """
+    size, loads = strip.lanes, loads_of(strip)
+    columns = list(dict.fromkeys(column for _, column in strip.places))
+    together = max(1, processor().sums // strip.kernel[0])
+    groups = [columns[first : first + together] for first in range(0, len(columns), together)]
+
+    def dots(
+        vectors: Vectors, rows: Any, parts: Any, dy: Any, pitch: Any, x: Any, row: Any, column: Any, height: Any,
+        width: Any, zeros: Any, masks: Any, sums: Any,
+    ) -> None:  # fmt: skip
+        builder = vectors.builder
+        gradient, result = vectors.pointer(dy), vectors.pointer(sums)
+        last = builder.sub(width, number(1))
+        inside = [vectors.load_mask(masks, n) if masked else None for n in range(len(loads) + 1)]
+
+        def row_of(below: Any) -> Any:
+            """A pointer to a row of the plane, or to zeros where it lies outside."""
+            here = builder.add(row, below)
+            start = builder.add(x, builder.mul(builder.mul(here, width), number(itemsize)))
+            return vectors.pointer(builder.select(builder.icmp_unsigned("<", here, height), start, zeros))
+
+        def read(start: Any, first: Any, load: tuple[int, int]) -> Any:
+            mask, place = inside[loads.index(load)], builder.add(first, number(sum(load)))
+            if strip.step > 2:
+                return vectors.load_strided(start, place, strip.step, mask, last)
+            return vectors.load(start, place) if mask is None else vectors.load_masked(start, mask, place)
+
+        def lines(count: int, taps: list[tuple[int, tuple[int, int]]], first_line: Any) -> Callable[..., list[Any]]:
+            """The body of a loop over `count` rows of the gradient at a time."""
+
+            def body(index: Any, carried: list[Any]) -> list[Any]:
+                line = builder.add(first_line, builder.mul(index, number(count)))
+                above = builder.mul(line, number(strip.stride[0]))
+                rows_under = [[i * strip.stride[0] + down for i in range(count)] for _, (down, _) in taps]
+                starts = {r: row_of(builder.add(above, number(r))) for r in sorted(set().union(*rows_under))}
+
+                def vector(part: Any, carried: list[Any]) -> list[Any]:
+                    first = builder.add(column, builder.mul(part, number(size * strip.stride[1])))
+                    factors = []
+                    for i in range(count):
+                        position = builder.mul(builder.add(line, number(i)), pitch)
+                        position = builder.add(position, builder.mul(part, number(size)))
+                        factor = (
+                            vectors.load_masked(gradient, inside[-1], position)
+                            if masked
+                            else vectors.load(gradient, position)
+                        )
+                        factors.append(vectors.out_of_order(factor) if strip.step == 2 else factor)
+                    after = list(carried)
+                    for r, start in starts.items():
+                        held: dict[tuple[int, int], Any] = {}
+                        for n, (_, (_, left)) in enumerate(taps):
+                            if r not in rows_under[n]:
+                                continue
+                            needed = strip.loads(left)
+                            for load in needed:
+                                if load not in held:
+                                    held[load] = read(start, first, load)
+                            pieces = [held[load] for load in needed]
+                            image = pieces[0] if len(pieces) == 1 else vectors.half(pieces[0], pieces[1], left % 2)
+                            after[n] = vectors.multiply_add(factors[rows_under[n].index(r)], image, after[n])
+                    return after
+
+                return counted_loop(builder, parts, carried, vector)
+
+            return body
+
+        many, rest = builder.sdiv(rows, number(LINES)), builder.srem(rows, number(LINES))
+        for group in groups:
+            taps = [(tap, place) for tap, place in enumerate(strip.places) if place[1] in group]
+            found = counted_loop(builder, many, [vectors.zeros] * len(taps), lines(LINES, taps, number(0)))
+            found = counted_loop(builder, rest, found, lines(1, taps, builder.mul(many, number(LINES))))
+            for (tap, _), value in zip(taps, found, strict=True):
+                vectors.store(builder.fadd(vectors.load(result, tap * size), value), result, tap * size)
+
+    return on_addresses(dots, itemsize, strip.lanes)
+
+
+@functools.lru_cache(maxsize=64)
+def weight_grad_depthwise(dtype: np.dtype[Any], strip: Strip) -> Callable[..., None]:
+    """The driver for float32 or float64 and the kernel, stride and dilation of `strip`."""
+    size, lanes, taps, kind = dtype.itemsize, strip.lanes, strip.taps, dtype.type
+    whole, over_a_border = (plane_dots(size, strip, masked) for masked in (False, True))
+    total_of = totals(size, lanes)
+    tuple_of: Any = types.Tuple
+
+    @entry(types.int64, types.int64, *[ADDRESS] * 3, types.int64, types.int64, tuple_of((TABLE, GRID, GRID, TABLE)))
+    def weight_grad_depthwise_loop(
+        start: int, stop: int, x: Any, dy: Any, dw: Any, batch: int, channels: int, tables: Any
+    ) -> None:
+        """``dw``, ``(channels, leading taps * taps)``, for the addresses of an image, a gradient and a result.
+
+        A task is a channel.
+        """
+        x, dy, dw = number_of(x), number_of(dy), number_of(dw)
+        shape, leads, columns, masks = tables
+        image_planes, height, width, out_h, out_w = shape[0], shape[1], shape[2], shape[3], shape[4]
+        stride_h, low_h, mask_bytes, first_whole, last_whole = shape[5], shape[6], shape[7], shape[8], shape[9]
+        positions, plane_bytes = leads.shape[0] * out_h * out_w, height * width * size
+        zeros = address_of(masks) + columns.shape[0] * mask_bytes
+        sums = np.empty(leads.shape[1] * taps * lanes, kind)
+        most_parts = min(MOST_IN_A_ROW, last_whole - first_whole)
+        most_rows = min(MOST_ROWS, MOST_IN_A_ROW // max(1, most_parts))
+        for channel in range(start, stop):
+            sums[:] = 0
+            for n in range(batch):
+                image = x + (n * channels + channel) * image_planes * plane_bytes
+                gradient = dy + (n * channels + channel) * positions * size
+                for lead in range(leads.shape[0]):
+                    for tap in range(leads.shape[1]):
+                        plane, totals_of_tap = leads[lead, tap], address_of(sums) + tap * taps * lanes * size
+                        # A plane in the padding is one without rows.
+                        rows_of_plane = height if plane >= 0 else 0
+                        for top in range(0, out_h, most_rows):
+                            rows, row = min(most_rows, out_h - top), top * stride_h - low_h
+                            line = gradient + (lead * out_h + top) * out_w * size
+                            part = 0
+                            while part < columns.shape[0]:
+                                if first_whole <= part < last_whole:
+                                    parts = min(most_parts, last_whole - part)
+                                    whole(
+                                        rows, parts, line + columns[part, 0] * size, out_w,
+                                        image + plane * plane_bytes, row, columns[part, 1], rows_of_plane, width,
+                                        zeros, 0, totals_of_tap,
+                                    )  # fmt: skip
+                                    part += parts
+                                else:
+                                    over_a_border(
+                                        rows, 1, line + columns[part, 0] * size, out_w,
+                                        image + plane * plane_bytes, row, columns[part, 1], rows_of_plane, width,
+                                        zeros, address_of(masks) + part * mask_bytes, totals_of_tap,
+                                    )  # fmt: skip
+                                    part += 1
+            for k in range(leads.shape[1] * taps):
+                total_of(
+                    dw + (channel * leads.shape[1] * taps + k) * size, address_of(sums) + k * lanes * size
+                )  # fmt: skip
+
+    return weight_grad_depthwise_loop
