@@ -16,7 +16,7 @@ from npconv.transposed import conv_transpose, conv_transpose1d, conv_transpose2d
 
 if TYPE_CHECKING:
     from npconv import cost, d2l, machine, nn, reference
-    from npconv.arrays import available_backends
+    from npconv.arrays import available_backends, free_workspace
     from npconv.patches import col2im, fold, im2col, unfold
     from npconv.planning import autotune
     from npconv.pooling import avg_pool, avg_pool_vjp, max_pool, max_pool_vjp
@@ -45,6 +45,7 @@ __all__ = [
     "cost",
     "d2l",
     "fold",
+    "free_workspace",
     "get_backend",
     "get_num_threads",
     "im2col",
@@ -67,7 +68,7 @@ __all__ = [
 _ROOMS = ("cost", "d2l", "machine", "nn", "reference")
 _FUNCTIONS = {
     "autotune": "planning.tuning",
-    "available_backends": "arrays",
+    **dict.fromkeys(("available_backends", "free_workspace"), "arrays"),
     **dict.fromkeys(("col2im", "fold", "im2col", "unfold"), "patches"),
     **dict.fromkeys(("avg_pool", "avg_pool_vjp", "max_pool", "max_pool_vjp"), "pooling"),
     **dict.fromkeys(("show_config", "warmup"), "report"),

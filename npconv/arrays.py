@@ -136,6 +136,22 @@ def available_backends() -> tuple[str, ...]:
     return tuple(name for name in config.BACKENDS[1:] if works(name))
 
 
+def free_workspace() -> None:
+    """Give scratch memory that is kept for the next call back to the system.
+
+    A call whose transformed weights take more than 1 MiB keeps the memory for a later one, 128 MiB at most in all.
+
+    Examples
+    --------
+    >>> import npconv as nc
+    >>> nc.free_workspace()
+    """
+    for room in ("cpu", "cuda"):
+        kernels: Any = sys.modules.get(f"npconv.kernels.{room}")
+        if hasattr(kernels, "free_workspace"):
+            kernels.free_workspace()
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Operands: in and out
 # --------------------------------------------------------------------------------------------------------------------

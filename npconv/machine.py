@@ -39,7 +39,7 @@ SUSTAINED = {
     ("numba", "unfold_tiles"): 33e9,
     ("numba", "unfold_rows"): 4e9,
     ("numba", "rows"): 6e9,
-    ("numba", "winograd_tiles"): 55e9,
+    ("numba", "winograd_tiles"): 82e9,
     ("numba", "winograd_matmul"): 10e9,
     ("cupy", "matmul"): 40e12,
     ("cupy", "unfold_matmul"): 20e12,

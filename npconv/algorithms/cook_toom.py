@@ -157,6 +157,7 @@ def error_factor(tile: Tile, terms: int, dtype: np.dtype[Any], op: str = "forwar
     return lost / (1 - lost)
 
 
+@functools.lru_cache(maxsize=1024)
 def overflow_growth(tile: Tile, terms: int) -> float:
     """How much larger than the largest operands, or their product, any number may become on its way in any operation.
 

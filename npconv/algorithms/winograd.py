@@ -44,9 +44,13 @@ WORTH_COMPILING = 2**19
 _HELD = 3
 """Copies of a block's transformed tiles that exist at once: gathered, half way, and transformed."""
 
-TRANSFORM_COST, WEIGHT_COST, STREAM_COST = 5, 6, 12
+TRANSFORM_COST, STREAM_COST, WEIGHT_COST, PACK_COST = 3.5, 8, 1.6, 50
 """What takes as long as so many operations of the products, in the compiled form: an operation of a transform, which
-moves more than it computes; one of the transform of the weights; and one transformed weight read for the products."""
+moves more than it computes; one transformed weight read for the products; an operation of the transform of the weights,
+and one transformed weight written. Fitted to 53 pairs of layers and tiles, see docs/kernels.md."""
+
+PANEL = 16
+"""Tiles that are multiplied at once, whether there are so many or not: the columns of a register tile on most CPUs."""
 
 
 @dataclass(frozen=True)
@@ -119,20 +123,19 @@ class Winograd:
     def forward(
         self, spec: ConvSpec, backend: Backend, x: Array, packed: Packed, bias: Array | None, activation: str | None
     ) -> Array:
+        run = self.prepare(spec, backend, x.dtype, activation)
+        if run is not None:
+            y = backend.xp.empty(result_shape(spec), x.dtype)
+            run(x, packed, bias, y)
+            return y
         tile = packed.tile
         if packed.points is None or not _is_tame(spec, tile, "forward", x, packed.largest, largest(backend, x)):
             return Direct().forward(spec, backend, x, packed.weights, bias, activation)
-        if backend.kernels is not None and is_compiled(spec, "forward", backend):
-            y = backend.xp.empty(result_shape(spec), x.dtype)
-            bias = backend.xp.zeros(spec.out_channels, x.dtype) if bias is None else bias
-            clamp = activation if activation != "hardswish" else None
-            backend.kernels.winograd_forward(spec, matrices(tile), x, packed.points, bias, clamp, y)
-            return activate(backend, y, activation) if activation != clamp else y
         y = correlated(backend, spec, tile, matrices(tile), x, packed.points)
         return finish(backend, y, bias, activation)
 
     def prepare(self, spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: str | None) -> Runner | None:
-        return None
+        return _runner(spec, backend, dtype, activation) if is_compiled(spec, "forward", backend) else None
 
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         back = turned(spec)
@@ -178,6 +181,27 @@ def is_compiled(spec: ConvSpec, op: str, backend: Backend) -> bool:
 
 
 @functools.lru_cache(maxsize=1024)
+def _runner(spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: str | None) -> Runner:
+    """The compiled loops, or the direct form where an operand may not be transformed."""
+    kernels: Any = backend.kernels
+    clamp = activation if activation != "hardswish" else None
+    runners: dict[Tile, Runner] = {}
+
+    def run(x: Array, packed: Packed, bias: Array | None, y: Array, limit: int | None = None) -> None:
+        tile = packed.tile
+        if packed.points is None or not _is_tame(spec, tile, "forward", x, packed.largest, largest(backend, x)):
+            kernels.runner(spec, dtype, activation)(x, packed.weights, bias, y, limit)
+            return
+        if tile not in runners:
+            runners[tile] = kernels.winograd_runner(spec, dtype, matrices(tile), clamp)
+        runners[tile](x, packed.points, bias, y, limit)
+        if activation != clamp:
+            activate(backend, y, activation)
+
+    return run
+
+
+@functools.lru_cache(maxsize=1024)
 def tile_sizes(spec: ConvSpec, op: str, reused: bool = False) -> Tile:
     """The accurate tile of least cost, ``(m, r)`` per axis, for a spec that `obstacle` lets pass.
 
@@ -191,8 +215,11 @@ def tile_sizes(spec: ConvSpec, op: str, reused: bool = False) -> Tile:
 def price(spec: ConvSpec, tile: Tile, op: str, reused: bool) -> float:
     """Time of a call, in operations of the products that would take as long."""
     products, transforming, weights = operations(spec, tile, op)
+    tiles = spec.batch * math.prod(tile_counts(spec, tile))
+    products = products * (-(-tiles // PANEL) * PANEL) // max(tiles, 1)
     stream = math.prod(_points(tile)) * spec.parameters // spec.window.taps
-    return products + TRANSFORM_COST * transforming + STREAM_COST * stream + (0 if reused else WEIGHT_COST * weights)
+    packing = 0 if reused else WEIGHT_COST * weights + PACK_COST * stream
+    return products + TRANSFORM_COST * transforming + STREAM_COST * stream + packing
 
 
 def operations(spec: ConvSpec, tile: Tile, op: str) -> tuple[int, int, int]:

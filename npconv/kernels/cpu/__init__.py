@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from npconv.arrays import flatten
 from npconv.config import get_num_threads
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cpu import depthwise_grad, input_grad, loops, threads, weight_grad, winograd
+from npconv.kernels.cpu import depthwise_grad, input_grad, loops, threads, weight_grad, winograd, workspace
 from npconv.kernels.cpu.blocking import (
     LOW_ROWS,
     Tile,
@@ -40,7 +40,7 @@ ACTIVATIONS = {None: 0, "relu": loops.RELU, "relu6": loops.RELU6, "hardswish": l
 # Products of an image from which on a depthwise kernel is worth machine code of its own, which takes seconds to make.
 WORTH_WRITING_OUT = 2**16
 
-# Winograd tiles that a task transforms at once: what they hold for all channels should stay in L2.
+# Winograd tiles that a task transforms at once, about: what they hold for all channels should stay in L2.
 WINOGRAD_TILES = 48
 
 # Output channels below which a tile would be mostly empty rows.
@@ -190,25 +190,35 @@ def _read(value: Any) -> Any:
     return view
 
 
-def winograd_weights(spec: ConvSpec, transforms: Sequence[Any], w: Any) -> Any:
-    """Weights transformed for `winograd_forward`."""
-    down, across = _factors(transforms)
+def winograd_weights(spec: ConvSpec, transforms: tuple[Any, ...], w: Any) -> Any:
+    """Weights transformed for what `winograd_runner` makes."""
     groups, channels = spec.groups, spec.in_channels // spec.groups
-    rows = winograd_tile(w.dtype).rows
-    points = len(down.g) * len(across.g)
-    u = np.zeros(winograd.weights_shape(groups, spec.out_channels // groups, channels, points, rows), w.dtype)
-    loop = winograd.winograd_weights(w.dtype, rows, down.g, across.g)
+    loop, rows, points = _winograd_weights(w.dtype, transforms)
+    shape = winograd.weights_shape(groups, spec.out_channels // groups, channels, points, rows)
+    u = workspace.empty(shape, w.dtype)
     threads.run(loop, spec.out_channels, channels * spec.out_channels * points * 4, _read(flatten(w, 2)), u, groups)
     return u
 
 
-def winograd_forward(
-    spec: ConvSpec, transforms: Sequence[Any], x: Any, u: Any, bias: Any, clamp: str | None, y: Any
-) -> None:
-    """The forward convolution over one or two axes in tiles, with an activation of `BOUNDS`."""
-    if y.size == 0:
-        return
-    (down, across), tile = _factors(transforms), winograd_tile(x.dtype)
+@functools.lru_cache(maxsize=64)
+def _winograd_weights(dtype: np.dtype[Any], transforms: tuple[Any, ...]) -> tuple[Callable[..., None], int, int]:
+    """The loop that transforms weights, the rows of a tile, and the number of points."""
+    (down, across), rows = _factors(transforms), winograd_tile(dtype).rows
+    return winograd.winograd_weights(dtype, rows, down.g, across.g), rows, len(down.g) * len(across.g)
+
+
+@functools.lru_cache(maxsize=1024)
+def winograd_runner(
+    spec: ConvSpec, dtype: np.dtype[Any], transforms: tuple[Any, ...], clamp: str | None
+) -> Callable[..., None]:
+    """The forward convolution over one or two axes by these transforms, with an activation of `BOUNDS`.
+
+    The runner takes an image, weights from `winograd_weights`, a bias or None, a result, and the number of threads, by
+    default what `npconv.get_num_threads` says.
+    """
+    if spec.batch * spec.out_channels * spec.window.positions == 0:
+        return _nothing
+    (down, across), tile = _factors(transforms), winograd_tile(dtype)
     groups, channels, outputs = spec.groups, spec.in_channels // spec.groups, spec.out_channels // spec.groups
     window = spec.window
     # A signal is an image of one row.
@@ -216,15 +226,27 @@ def winograd_forward(
     size, out = ((1,) * missing + part for part in (window.size, window.out))
     low = (0,) * missing + tuple(low for low, _ in window.padding)
     total = spec.batch * -(-out[0] // len(down.at)) * -(-out[1] // len(across.at))
-    most_tiles = min(WINOGRAD_TILES // tile.columns, -(-total // tile.columns)) * tile.columns
-    tasks = groups * -(-total // most_tiles)
-    shares = max(1, min(-(-outputs // tile.rows), -(-get_num_threads() // tasks)))
-    shape = np.array([spec.batch, channels, *size, *low, *out], np.int64)
-    threads.run(
-        winograd.conv_winograd(x.dtype, tile, down, across), tasks * shares, spec.macs,
-        _read(x.reshape(-1)), _read(u), _read(bias), y.reshape(-1), np.array(BOUNDS[clamp], x.dtype),
-        groups, shares, most_tiles, _read(shape),
-    )  # fmt: skip
+    panels = -(-total // tile.columns)
+    most_tiles = -(-panels // max(1, round(panels * tile.columns / WINOGRAD_TILES))) * tile.columns
+    tasks, most_shares = groups * -(-total // most_tiles), -(-outputs // tile.rows)
+    shape = _read(np.array([spec.batch, channels, *size, *low, *out], np.int64))
+    loop = winograd.conv_winograd(dtype, tile, down, across)
+    none, bounds = _read(np.zeros(spec.out_channels, dtype)), np.array(BOUNDS[clamp], dtype)
+
+    def run(x: Any, u: Any, bias: Any, y: Any, limit: int | None = None) -> None:
+        limit = get_num_threads() if limit is None else limit
+        shares = max(1, min(most_shares, -(-limit // tasks)))
+        threads.run(
+            loop, tasks * shares, spec.macs, _read(x.reshape(-1)), _read(u), none if bias is None else _read(bias),
+            y.reshape(-1), bounds, groups, shares, most_tiles, shape, limit=limit,
+        )  # fmt: skip
+
+    return run
+
+
+def free_workspace() -> None:
+    """See `npconv.free_workspace`."""
+    workspace.free()
 
 
 def winograd_tile(dtype: np.dtype[Any]) -> Tile:
@@ -239,7 +261,8 @@ def largest(value: Any) -> Any:
     return np.array([loops.largest_magnitude(_read(bits))], bits.dtype).view(value.dtype)[0]
 
 
-def _factors(transforms: Sequence[Any]) -> tuple[Factors, Factors]:
+@functools.lru_cache(maxsize=64)
+def _factors(transforms: tuple[Any, ...]) -> tuple[Factors, Factors]:
     """The matrices of rows and columns from objects with `at`, `g` and `bt`; a signal is an image of one row."""
     factors = [Factors(*(tuple(map(tuple, matrix.tolist())) for matrix in (f.at, f.g, f.bt))) for f in transforms]
     one = ((1.0,),)

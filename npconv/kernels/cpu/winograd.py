@@ -59,7 +59,9 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
         # A little apart, so that the same place at all points does not compete for the same lines of a cache.
         data_pitch = panels * depth * columns + 16
         sums_pitch = ((tiles + shares - 1) // shares) * rows * most_tiles + 16
-        data = np.zeros(points * data_pitch, x.dtype)  # what pads the depth stays zero
+        data = np.empty(points * data_pitch, x.dtype)
+        if depth > channels:
+            data[:] = 0  # what pads the depth
         sums = np.empty(points * sums_pitch, x.dtype)
         # Patches over an edge are copied to rows as far apart as those of the image, so that one vector may hold both
         # kinds; where the image has rows shorter than a patch, all of them are copied.
@@ -166,7 +168,7 @@ def winograd_weights(dtype: np.dtype[Any], rows: int, down: Rows, across: Rows) 
         """``u = G w G^T`` for ``(outputs, channels, taps)``, as chunks for the tiles.
 
         `u` is ``(points, pitch)``; a point holds the groups' blocks of `rows` output channels, each in chunks of
-        channels. A task is an output channel. What pads the channels and the last block stays as it was: zero.
+        channels. A task is an output channel. What pads the channels is zero, what pads the last block stays as it was.
         """
         channels, outputs = w.shape[1], w.shape[0] // groups
         tiles, chunks = (outputs + rows - 1) // rows, (channels + CHUNK - 1) // CHUNK
