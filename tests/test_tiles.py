@@ -480,7 +480,7 @@ def guarded_weights(guard, spec, matrices, w):
     u = guard.array(winograd.weights_shape(spec.groups, outputs, channels, points, rows), None, w.dtype)
     held = spec.groups * -(-outputs // rows) * rows * -(-channels // CHUNK) * CHUNK
     loop = winograd.winograd_weights(w.dtype, rows, down.g, across.g)
-    threads.run(loop, spec.out_channels, w.size, cpu._read(w.reshape(*w.shape[:2], -1)), u, spec.groups)
+    threads.run(loop, spec.groups * -(-outputs // rows), w.size, cpu._read(w.reshape(*w.shape[:2], -1)), u, spec.groups)
     assert np.isnan(u[:, held:]).all()
     taps = w.reshape(spec.out_channels, channels, len(down.g[0]), len(across.g[0])).astype("f8")
     expected = np.zeros((points, spec.groups, outputs, -(-channels // CHUNK) * CHUNK))

@@ -44,7 +44,7 @@ WORTH_COMPILING = 2**19
 _HELD = 3
 """Copies of a block's transformed tiles that exist at once: gathered, half way, and transformed."""
 
-TRANSFORM_COST, STREAM_COST, WEIGHT_COST, PACK_COST = 3.5, 8, 1.6, 50
+TRANSFORM_COST, STREAM_COST, WEIGHT_COST, PACK_COST = 3, 8, 1.6, 18
 """What takes as long as so many operations of the products, in the compiled form: an operation of a transform, which
 moves more than it computes; one transformed weight read for the products; an operation of the transform of the weights,
 and one transformed weight written. Fitted to 53 pairs of layers and tiles, see docs/kernels.md."""

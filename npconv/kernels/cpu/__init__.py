@@ -196,7 +196,8 @@ def winograd_weights(spec: ConvSpec, transforms: tuple[Any, ...], w: Any) -> Any
     loop, rows, points = _winograd_weights(w.dtype, transforms)
     shape = winograd.weights_shape(groups, spec.out_channels // groups, channels, points, rows)
     u = workspace.empty(shape, w.dtype)
-    threads.run(loop, spec.out_channels, channels * spec.out_channels * points * 4, _read(flatten(w, 2)), u, groups)
+    blocks = groups * -(-spec.out_channels // groups // rows)
+    threads.run(loop, blocks, channels * spec.out_channels * points * 4, _read(flatten(w, 2)), u, groups)
     return u
 
 

@@ -168,7 +168,7 @@ def winograd_weights(dtype: np.dtype[Any], rows: int, down: Rows, across: Rows) 
         """``u = G w G^T`` for ``(outputs, channels, taps)``, as chunks for the tiles.
 
         `u` is ``(points, pitch)``; a point holds the groups' blocks of `rows` output channels, each in chunks of
-        channels. A task is an output channel. What pads the channels is zero, what pads the last block stays as it was.
+        channels. A task is a block. What pads the channels is zero, what pads the last block stays as it was.
         """
         channels, outputs = w.shape[1], w.shape[0] // groups
         tiles, chunks = (outputs + rows - 1) // rows, (channels + CHUNK - 1) // CHUNK
@@ -177,26 +177,29 @@ def winograd_weights(dtype: np.dtype[Any], rows: int, down: Rows, across: Rows) 
         for lane in range(CHUNK):
             offsets[lane], patch_offsets[lane] = lane * taps, lane * kernel_h * read
         for task in range(start, stop):
-            group, o = task // outputs, task % outputs
-            place = (group * tiles + o // rows) * rows * CHUNK * chunks + o % rows * CHUNK
+            group, block = task // tiles, task % tiles
+            # All rows of a chunk before the next one: together they fill the lines that each point begins anew.
             for chunk in range(chunks):
-                first, lanes = task * channels + chunk * CHUNK, min(CHUNK, channels - chunk * CHUNK)
-                target = address_of(u) + (place + chunk * rows * CHUNK) * size
-                if lanes == CHUNK and (first + CHUNK) * taps + read - kernel_w <= w.size:
-                    source = address_of(w) + first * taps * size
-                    gather(source, address_of(offsets), kernel_w, address_of(scratch), target, u.shape[1])
-                    continue
-                # The last of the weights: a row that is read whole would end behind them.
-                for lane in range(CHUNK):
-                    for tap in range(taps):
-                        patch = (
-                            address_of(patches) + (patch_offsets[lane] + tap // kernel_w * read + tap % kernel_w) * size
-                        )
-                        if lane < lanes:
-                            move(patch, address_of(w) + ((first + lane) * taps + tap) * size)
-                        else:
-                            clear(patch)
-                gather(address_of(patches), address_of(patch_offsets), read, address_of(scratch), target, u.shape[1])
+                for row in range(min(rows, outputs - block * rows)):
+                    channel = group * outputs + block * rows + row
+                    first, lanes = channel * channels + chunk * CHUNK, min(CHUNK, channels - chunk * CHUNK)
+                    target = address_of(u) + ((task * chunks + chunk) * rows + row) * CHUNK * size
+                    if lanes == CHUNK and (first + CHUNK) * taps + read - kernel_w <= w.size:
+                        source = address_of(w) + first * taps * size
+                        gather(source, address_of(offsets), kernel_w, address_of(scratch), target, u.shape[1])
+                        continue
+                    # The last of the weights: a row that is read whole would end behind them.
+                    for lane in range(CHUNK):
+                        for tap in range(taps):
+                            place = patch_offsets[lane] + tap // kernel_w * read + tap % kernel_w
+                            patch = address_of(patches) + place * size
+                            if lane < lanes:
+                                move(patch, address_of(w) + ((first + lane) * taps + tap) * size)
+                            else:
+                                clear(patch)
+                    gather(
+                        address_of(patches), address_of(patch_offsets), read, address_of(scratch), target, u.shape[1]
+                    )
 
     return winograd_weights_loop
 
