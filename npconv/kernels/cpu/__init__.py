@@ -18,13 +18,14 @@ from npconv.config import get_num_threads
 from npconv.geometry import ConvSpec, Window
 from npconv.kernels.cpu import input_grad, loops, threads, weight_grad, winograd
 from npconv.kernels.cpu.blocking import (
-    LOW_ROWS,
     Tile,
     blocks_for,
+    is_narrow,
     low_positions_for,
     low_tile_for,
     positions_for,
     processor,
+    slice_for,
     tile_for,
 )
 from npconv.kernels.cpu.depthwise import MOST_TAPS, conv_depthwise
@@ -274,14 +275,16 @@ def _tile_runner(
     if planes == 1 and plane and depth <= MOST_TAPS and size // batch * depth >= WORTH_WRITING_OUT:
         blocks = blocks_for(window, low_positions_for(1))
         kernel = conv_depthwise(dtype, processor().register_bytes // dtype.itemsize, blocks.places)
-    elif outputs <= LOW_ROWS and staging:
+    elif staging and is_narrow(outputs, planes, blocks_for(window, low_positions_for(planes)), dtype.itemsize):
         blocks = blocks_for(window, low_positions_for(planes))
         kernel = conv_narrow(dtype, low_tile_for(dtype, outputs, blocks.line))
     else:
         if not staging:
             window = Window((window.positions,), (1,), (1,), ((0, 0),), (1,))
-        blocks = blocks_for(window, positions_for(outputs, dtype.itemsize))
         tile = tile_for(dtype, outputs, window.positions)
+        blocks = blocks_for(
+            window, positions_for(outputs if depth > slice_for(tile, dtype.itemsize) else 1, dtype.itemsize)
+        )
         kernel, rows, divisible = conv_tiled(dtype, tile), tile.rows, True
     tasks, tables, work = batch * groups * blocks.number, blocks[:4], size * depth
     alone = (*settings, tables, 1, staging) if divisible else (*settings, tables)
