@@ -2,9 +2,10 @@
 
 A task computes all (or some) output channels of one image and group for one block of positions. For a slice of the
 depth (channels times taps) it stages the planes of the image under the block, packs what lies under the positions into
-panels that fit L1, and runs the tiles of all output channels over them. So no matrix of patches exists, whatever the
-kernel, stride, dilation, padding and number of dimensions. Where nothing must be staged (one tap, stride 1, no padding)
-the panels are packed from the caller's array, and a matrix product is that case. Weights are read where they are.
+panels, and runs the tiles of all output channels over them; the few positions that fill no panel are columns of dot
+products. So no matrix of patches exists, whatever the kernel, stride, dilation, padding and number of dimensions. Where
+nothing must be staged (one tap, stride 1, no padding) the panels are packed from the caller's array, and a matrix
+product is that case. Weights are read where they are.
 """
 
 from __future__ import annotations
