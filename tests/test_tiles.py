@@ -73,7 +73,7 @@ LOW, HIGH = -5.0, 7.0
 
 
 def tile_caller(dtype, tile, form):
-    product = tile_product(dtype.itemsize, tile, listed=form == "listed", chunked=form == "chunked")
+    product = tile_product(dtype.itemsize, tile, **dict.fromkeys({form} - {"packed"}, True))
 
     @numba.njit
     def call(depth, a, lda, b, offsets, c, ldc, used_rows, used_columns, bias, accumulate, low, high):
@@ -93,8 +93,12 @@ def left_operand(guard, rng, form, tile, depth, rows, dtype):
     return held[:, :depth], held[:, :].reshape(-1)[: (rows - 1) * (depth + GAP) + depth]
 
 
-def right_operand(guard, rng, form, tile, depth, dtype):
+def right_operand(guard, rng, form, tile, depth, columns, dtype):
     """``(depth, columns)`` values, the array that holds them, and the table of a listed one."""
+    if form == "dots":
+        held = guard.array((columns, depth + GAP), rng, dtype)
+        held[:, depth:] = np.nan
+        return held[:, :depth].T, held.reshape(-1)[: (columns - 1) * (depth + GAP) + depth], None
     if form != "listed":
         held = guard.array((depth, tile.columns), rng, dtype)
         return held, held, np.zeros(0, np.int64)
@@ -104,31 +108,36 @@ def right_operand(guard, rng, form, tile, depth, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("form", ["packed", "listed", "chunked"])
+@pytest.mark.parametrize("form", ["packed", "listed", "chunked", "dots"])
 def test_tiles_touch_what_they_may_and_sum_exactly(form, dtype):
     rng = np.random.default_rng(0)
     for tile in low_tiles_of(dtype) if form == "listed" else tiles_of(dtype):
         call = tile_caller(dtype, tile, form)
-        depths = (0, CHUNK, 3 * CHUNK) if form == "chunked" else (0, 1, 2, 9)
-        sizes = itertools.product(range(1, tile.rows + 1), range(1, tile.columns + 2))
+        depths = (0, CHUNK, 3 * CHUNK) if form == "chunked" else (0, 1, 2, 9, 2 * tile.lanes, 2 * tile.lanes + 3)
+        sizes = itertools.product(range(1, tile.rows + 1), range(1, width_of(tile, form) + 2))
         for rows, columns in sizes:
-            check_tile(call, rng, form, dtype, tile, depths[(rows + columns) % len(depths)], rows, columns)
+            check_tile(call, rng, form, dtype, tile, depths[(rows + 2 * columns) % len(depths)], rows, columns)
+
+
+def width_of(tile, form):
+    return tile.vectors if form == "dots" else tile.columns
 
 
 def check_tile(call, rng, form, dtype, tile, depth, rows, columns):
     for accumulate, (low, high) in itertools.product((False, True), ((-np.inf, np.inf), (LOW, HIGH))):
         guard = Guarded()
         a, held_a = left_operand(guard, rng, form, tile, depth, rows, dtype)
-        b, held_b, offsets = right_operand(guard, rng, form, tile, depth, dtype)
+        used = min(columns, width_of(tile, form))
+        b, held_b, offsets = right_operand(guard, rng, form, tile, depth, used, dtype)
         bias = guard.array(rows, rng, dtype)
         c = guard.array((rows, tile.columns + GAP), None, dtype)
-        used = min(columns, tile.columns)
         if accumulate:
             c[:, :used] = rng.integers(-3, 4, (rows, used))
             bias[:] = np.nan  # not looked at
         expected = np.clip((c[:, :used] if accumulate else bias[:, None]) + a @ b[:, :used], low, high)
         call(
-            depth, address(held_a), depth + GAP, address(held_b), address(offsets), address(c), c.shape[1], rows,
+            depth, address(held_a), depth + GAP, address(held_b), depth + GAP if offsets is None else address(offsets),
+            address(c), c.shape[1], rows,
             columns, address(bias), accumulate, dtype.type(low), dtype.type(high),
         )  # fmt: skip
         np.testing.assert_array_equal(c[:, :used], expected, err_msg=f"{tile} {depth} {rows} {columns} {accumulate}")
@@ -380,6 +389,10 @@ TILED = [
     ConvSpec.of((2, 20, 7, 9), (16, 10, 1, 1), groups=2),
     ConvSpec.of((1, 2, 1300), (6, 2, 4), padding="full"),
     ConvSpec.of((1, 0, 4, 9), (5, 0, 3, 3), padding=1),
+    # Few positions behind whole panels, on every processor, with one and with several rows of the image.
+    ConvSpec.of((1, 280, 7, 7), (9, 280, 1, 1)),
+    ConvSpec.of((1, 40, 15, 15), (13, 40, 3, 3), stride=2, padding=1),
+    ConvSpec.of((2, 330, 2), (7, 330, 1)),
 ]
 NARROW = [
     ConvSpec.of((2, 5, 9, 75), (5, 1, 3, 3), padding=1, groups=5),
@@ -387,6 +400,7 @@ NARROW = [
     ConvSpec.of((1, 3, 3, 6, 9), (3, 3, 2, 3, 3), padding=1, dilation=(1, 1, 2)),
     ConvSpec.of((1, 2, 700), (8, 1, 7), stride=3, padding=3, groups=2),
     ConvSpec.of((2, 9, 5, 5), (2, 9, 1, 1)),
+    ConvSpec.of((1, 10, 9, 20), (22, 5, 3, 3), padding=1, groups=2),
 ]
 
 
@@ -400,6 +414,7 @@ def shapes(spec):
 def test_tiled_convolution_stays_inside_its_arrays(spec, dtype, which, monkeypatch):
     tile = tiles_of(np.dtype(dtype))[which]
     monkeypatch.setattr(cpu, "tile_for", lambda *_: tile)
+    monkeypatch.setattr(cpu, "is_narrow", lambda *_: False)
     check_driver(spec, np.dtype(dtype), monkeypatch)
 
 
@@ -508,7 +523,7 @@ def test_other_processors_keep_the_contracts(name):
     if "NUMBA_CPU_NAME" in os.environ:
         pytest.skip("this already runs as another processor")
     # What depends on the length of vectors most, in so far as it compiles soon.
-    some = "copiers or transposition or float32 and (packed or chunked or gathered or scattered)"
+    some = "copiers or transposition or float32 and (packed or chunked or dots or gathered or scattered)"
     some += " or float32-0 and (1x6x9x75 or 1x6x11x40) or float32-2 and 2x5x9x75 or float32-4 and 1x5x13x40"
     some += " or stay_inside and float32 and (7-w_shape0 or 15-w_shape3 or 35-w_shape6 or 9-w_shape9)"
     files = [__file__, str(Path(__file__).with_name("test_depthwise.py"))]
@@ -546,8 +561,9 @@ narrow, wide = DTYPES
 kinds = [(narrow, tile, "packed") for tile in tiles_of(narrow)]
 kinds += [(narrow, tile, "listed") for tile in low_tiles_of(narrow)]
 kinds += [(narrow, tiles_of(narrow)[0], "chunked"), (wide, tiles_of(wide)[1], "packed")]
+kinds += [(narrow, tile, "dots") for tile in tiles_of(narrow)]
 for dtype, tile, form in kinds:
-    product = tile_product(dtype.itemsize, tile, listed=form == "listed", chunked=form == "chunked")
+    product = tile_product(dtype.itemsize, tile, **dict.fromkeys({{form}} - {{"packed"}}, True))
     def call(depth, a, lda, b, offsets, c, ldc, rows, columns, bias, accumulate, low, high):
         product(depth, a, lda, b, offsets, c, ldc, rows, columns, bias, accumulate, low, high)
     scalar = numba.from_dtype(dtype)
@@ -564,7 +580,7 @@ for dtype, tile, form in kinds:
     done = run_python(code, **AVX512)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert {form for form, *_ in lines} == {"packed", "listed", "chunked"}
+    assert {form for form, *_ in lines} == {"packed", "listed", "chunked", "dots"}
     assert len(lines) >= 10, done.stdout
     for _, rows, vectors, products, whole, called, spills in lines:
         assert (whole, called) == ("True", "0"), done.stdout

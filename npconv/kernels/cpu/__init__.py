@@ -18,13 +18,14 @@ from npconv.config import get_num_threads
 from npconv.geometry import ConvSpec, Window
 from npconv.kernels.cpu import depthwise_grad, input_grad, loops, threads, weight_grad, winograd, workspace
 from npconv.kernels.cpu.blocking import (
-    LOW_ROWS,
     Tile,
     blocks_for,
+    is_narrow,
     low_positions_for,
     low_tile_for,
     positions_for,
     processor,
+    slice_for,
     tile_for,
 )
 from npconv.kernels.cpu.depthwise import MOST_TAPS, conv_depthwise, forward_strips, gradient_strips
@@ -311,34 +312,30 @@ def _tile_runner(
     none = _read(np.zeros(groups * outputs, dtype))
     staging = window.taps > 1 or window.has_padding or set(window.stride) != {1}
     planes = depth // max(1, math.prod(window.kernel[-2:]))
-    rows, divisible = outputs, False
     tables: tuple[Any, ...]
     if depth == window.taps <= MOST_TAPS and size // batch * depth >= WORTH_WRITING_OUT:
-        strip, tables, number = forward_strips(window, dtype.itemsize)
-        kernel, tasks = conv_depthwise(dtype, strip), batch * groups * outputs * number
-    elif outputs <= LOW_ROWS and staging:
+        strip, strips, number = forward_strips(window, dtype.itemsize)
+        kernel, tables, tasks = conv_depthwise(dtype, strip), (strips,), batch * groups * outputs * number
+    elif staging and is_narrow(outputs, planes, blocks_for(window, low_positions_for(planes)), dtype.itemsize):
         blocks = blocks_for(window, low_positions_for(planes))
-        tables, tasks = blocks[:4], batch * groups * blocks.number
+        tables, tasks = (blocks[:4],), batch * groups * blocks.number
         kernel = conv_narrow(dtype, low_tile_for(dtype, outputs, blocks.line))
     else:
         if not staging:
             window = Window((window.positions,), (1,), (1,), ((0, 0),), (1,))
-        blocks = blocks_for(window, positions_for(outputs, dtype.itemsize))
-        tables, tasks = blocks[:4], batch * groups * blocks.number
         tile = tile_for(dtype, outputs, window.positions)
-        kernel, rows, divisible = conv_tiled(dtype, tile), tile.rows, True
-    work = size * depth
-    alone = (*settings, tables, 1, staging) if divisible else (*settings, tables)
+        blocks = blocks_for(
+            window, positions_for(outputs if depth > slice_for(tile, dtype.itemsize) else 1, dtype.itemsize)
+        )
+        kernel = conv_tiled(dtype, tile)
+        tables, tasks = (blocks[:4], staging), batch * groups * blocks.number * -(-outputs // tile.rows)
+    work, rest = size * depth, (*settings, *tables)
 
     def run_alone(x: Any, w: Any, bias: Any, y: Any, _: int | None = None) -> None:
-        kernel(0, tasks, x, w, none if bias is None else bias, y, *alone)
+        kernel(0, tasks, x, w, none if bias is None else bias, y, *rest)
 
     def run_spread(x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> None:
-        limit = get_num_threads() if limit is None else limit
-        # With fewer tasks than threads would like, several share a block and divide its output channels.
-        shares = max(1, min(-(-outputs // rows), -(-2 * limit // tasks))) if divisible else 1
-        rest = (*settings, tables, shares, staging) if divisible else alone
-        threads.run(kernel, tasks * shares, work, x, w, none if bias is None else bias, y, *rest, limit=limit)
+        threads.run(kernel, tasks, work, x, w, none if bias is None else bias, y, *rest, limit=limit)
 
     return run_spread if threads.most_parts(work) > 1 else run_alone
 

@@ -18,14 +18,18 @@ from npconv.geometry import Window
 PANEL_BYTES = 16 * 1024
 # Panels that share one pass over the weights; together they stay in L2.
 PANELS = 8
+# Depth of a slice, in panels that fit L1. A panel's vectors come from L2 at the rate of the products as well as from
+# L1, and each slice reads and writes the result.
+SLICE_PANELS = 2
 # Positions of a block: enough to share the staging of rows that blocks have in common, few enough that a block of the
 # result stays in L2 while the depth is worked through.
 MOST_POSITIONS, FEWEST_POSITIONS, RESULT_BYTES = 512, 64, 256 * 1024
 
 
 # Output channels up to which the image is read where it was staged, without panels: each of its elements serves too few
-# products to be packed for them.
-LOW_ROWS = 4
+# products to be packed for them. Tiles for that have at most `LOW_ROWS` rows; more channels make several passes, for
+# which all staged planes of a block have to stay in L2.
+NARROW_ROWS, LOW_ROWS, STAGED_BYTES = 16, 4, 512 * 1024
 # Elements of a staged block of all channels, where it is not packed: half of a small L1 cache.
 STAGED_ELEMENTS, FEWEST_LOW_POSITIONS = 4096, 256
 
@@ -99,8 +103,13 @@ def low_tile_for(dtype: np.dtype[Any], rows: int, columns: int) -> Tile:
 
 
 def depth_for(tile: Tile, itemsize: int) -> int:
-    """How many products a tile sums before its panel of the image is exchanged."""
+    """How many rows of a tile's panel fit `PANEL_BYTES`."""
     return PANEL_BYTES // (tile.columns * itemsize)
+
+
+def slice_for(tile: Tile, itemsize: int) -> int:
+    """How many products a tile sums at most before it writes them to the result."""
+    return SLICE_PANELS * depth_for(tile, itemsize)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -160,13 +169,19 @@ def blocks_for(window: Window, most_positions: int) -> Blocks:
 
 
 def positions_for(outputs: int, itemsize: int) -> int:
-    """Positions of a block whose result, of so many channels, stays in L2."""
+    """Positions of a block whose result, of so many channels, stays in L2; what is written once counts as one."""
     return max(FEWEST_POSITIONS, min(MOST_POSITIONS, RESULT_BYTES // (max(outputs, 1) * itemsize)))
 
 
 def low_positions_for(planes: int) -> int:
     """Positions of a block whose staged planes fit L1, or at least some."""
     return max(FEWEST_LOW_POSITIONS, STAGED_ELEMENTS // max(planes, 1))
+
+
+def is_narrow(outputs: int, planes: int, blocks: Blocks, itemsize: int) -> bool:
+    """Whether the image is better read where it was staged, in these blocks, than packed for so few channels."""
+    staged = planes * int(blocks.shape[15]) * itemsize
+    return outputs <= LOW_ROWS or (outputs <= NARROW_ROWS and staged <= STAGED_BYTES)
 
 
 def _evenly(total: int, most: int) -> int:

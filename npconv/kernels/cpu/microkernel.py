@@ -10,6 +10,10 @@ offset of its own ("listed": a table of int64 element offsets, one per k). C has
 `used_rows` rows of A, bias and C and `used_columns` columns of C are touched: columns by masked loads and stores, rows
 by directing what is too many at the last row in use, before its own value. (A chunked A has all rows.) All columns of B
 are read. "Overwrite" never reads C. Nothing is aligned beyond an element.
+
+A few columns fill no vector. For them there are "dots": the same tile with vectors along k, whose columns are as many
+as it otherwise has vectors. Column j of B is contiguous, and columns are `pitch` elements apart. Neither A, B nor C is
+touched outside the used rows and columns; here columns too many are directed at the last one as well.
 """
 
 from __future__ import annotations
@@ -32,12 +36,14 @@ AHEAD = 1024
 """Bytes of a chunked A that are fetched ahead."""
 
 
-def tile_product(itemsize: int, tile: Tile, listed: bool = False, chunked: bool = False) -> Any:
+def tile_product(itemsize: int, tile: Tile, listed: bool = False, chunked: bool = False, dots: bool = False) -> Any:
     """Make the tile for float32 (`itemsize` 4) or float64 (8) as a function for compiled code.
 
     It is called with addresses and counts as
-    ``product(depth, a, lda, b, offsets, c, ldc, used_rows, used_columns, bias, accumulate, low, high)``; `offsets` is
-    not looked at unless `listed`, `lda` not if `chunked`, `bias` not where it accumulates.
+    ``product(depth, a, lda, b, offsets, c, ldc, used_rows, used_columns, bias, accumulate, low, high)``. Where B is
+    packed, `offsets` is an address behind which `depth` elements are fetched into the cache, which need not be
+    anybody's: what a tile after this one reads. It is the pitch of `dots`. `lda` and `offsets` are not looked at if
+    `chunked`, nor is `bias` where it accumulates.
     """
     scalar = types.float32 if itemsize == 4 else types.float64
 
@@ -49,7 +55,8 @@ def tile_product(itemsize: int, tile: Tile, listed: bool = False, chunked: bool 
         signature = types.void(*[types.int64] * 10, types.boolean, scalar, scalar)
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _Generator(builder, itemsize, tile, listed, chunked).emit(*arguments)
+            generator = _Generator(builder, itemsize, tile, listed, chunked)
+            (generator.emit_dots if dots else generator.emit)(*arguments)
             return context.get_dummy_value()
 
         return signature, generate
@@ -69,9 +76,13 @@ class _Generator:
         bias: Any, accumulate: Any, low: Any, high: Any,
     ) -> None:  # fmt: skip
         builder, tile, vectors = self.builder, self.tile, self.vectors
-        last = builder.sub(used_rows, number(1))
-        used = [builder.select(builder.icmp_signed("<", n, last), n, last) for n in map(number, range(tile.rows))]
+        used = self._used(tile.rows, used_rows)
         cells = self._rows(c, ldc, used)
+        if not self.listed:
+            # The result is needed when the sums are there: from beyond L2 it comes meanwhile.
+            for cell in cells:
+                vectors.prefetch(cell)
+                vectors.prefetch(builder.gep(cell, [number(tile.columns - 1)]))
         if self.chunked:
             sums = self._chunks(depth, vectors.pointer(a), vectors.pointer(b))
         else:
@@ -86,6 +97,50 @@ class _Generator:
                 masks = [vectors.first_lanes(count) for count in left]
                 self._finish(sums, cells, used, bias, accumulate, limits, masks)
 
+    def emit_dots(
+        self, depth: Any, a: Any, lda: Any, b: Any, pitch: Any, c: Any, ldc: Any, used_rows: Any, used_columns: Any,
+        bias: Any, accumulate: Any, low: Any, high: Any,
+    ) -> None:  # fmt: skip
+        builder, tile, vectors = self.builder, self.tile, self.vectors
+        rows, columns = self._used(tile.rows, used_rows), self._used(tile.vectors, used_columns)
+        left, right = self._rows(a, lda, rows), self._rows(b, pitch, columns)
+        lanes = number(tile.lanes)
+        whole, rest = builder.sdiv(depth, lanes), builder.srem(depth, lanes)
+        mask = vectors.first_lanes(rest)
+
+        def step(k: Any, mask: Any, sums: list[Any]) -> list[Any]:
+            def read(line: Any) -> Any:
+                return vectors.load(line, k) if mask is None else vectors.load_masked(line, mask, k)
+
+            held = [read(line) for line in right]
+            factors = [read(line) for line in left]
+            parts = [(factor, part) for factor in factors for part in held]
+            return [vectors.multiply_add(f, part, s) for (f, part), s in zip(parts, sums, strict=True)]
+
+        sums = [vectors.zeros] * (tile.rows * tile.vectors)
+        sums = counted_loop(builder, whole, sums, lambda n, sums: step(builder.mul(n, lanes), None, sums))
+        once = builder.zext(builder.icmp_signed(">", rest, number(0)), INT64)
+        sums = counted_loop(builder, once, sums, lambda _, sums: step(builder.mul(whole, lanes), mask, sums))
+        values = vectors.totals(sums)
+        cells = [builder.gep(row, [column]) for row in self._rows(c, ldc, rows) for column in columns]
+
+        def finish(others: list[Any]) -> None:
+            # From the last to the first, as in `_store`.
+            for cell, value, other in reversed(list(zip(cells, values, others, strict=True))):
+                builder.store(vectors.clamp(builder.fadd(other, value), low, high), cell)
+
+        with builder.if_else(accumulate) as (add, overwrite):
+            with add:
+                finish([builder.load(cell) for cell in cells])
+            with overwrite:
+                first = vectors.pointer(bias)
+                finish([shift for row in rows for shift in [builder.load(builder.gep(first, [row]))] * tile.vectors])
+
+    def _used(self, count: int, used: Any) -> list[Any]:
+        """The numbers below `count`, and for those that are not below `used` the last that is."""
+        last = self.builder.sub(used, number(1))
+        return [self.builder.select(self.builder.icmp_signed("<", n, last), n, last) for n in map(number, range(count))]
+
     def _rows(self, start: Any, step: Any, used: list[Any]) -> list[Any]:
         first = self.vectors.pointer(start)
         return [self.builder.gep(first, [self.builder.mul(row, step)]) for row in used]
@@ -93,11 +148,13 @@ class _Generator:
     def _products(self, depth: Any, rows: list[Any], b: Any, offsets: Any) -> list[Any]:
         """The loops over the depth, their sums in registers."""
         builder, tile = self.builder, self.tile
-        table = builder.inttoptr(offsets, INT64.as_pointer())
+        table, ahead = builder.inttoptr(offsets, INT64.as_pointer()), self.vectors.pointer(offsets)
 
         def steps(count: int) -> Any:
             def body(index: Any, carried: list[Any]) -> list[Any]:
                 k, sums = carried[0], carried[1:]
+                if not self.listed:
+                    self.vectors.prefetch(builder.gep(ahead, [k]))
                 for _ in range(count):
                     if self.listed:
                         image = builder.gep(b, [builder.load(builder.gep(table, [k]))])

@@ -1,10 +1,11 @@
 """Convolution as a matrix product that is never written down: the implicit GEMM around the register tile.
 
-A task computes all (or some) output channels of one image and group for one block of positions. For a slice of the
-depth (channels times taps) it stages the planes of the image under the block, packs what lies under the positions into
-panels that fit L1, and runs the tiles of all output channels over them. So no matrix of patches exists, whatever the
-kernel, stride, dilation, padding and number of dimensions. Where nothing must be staged (one tap, stride 1, no padding)
-the panels are packed from the caller's array, and a matrix product is that case. Weights are read where they are.
+A task computes the output channels of one tile, of one image and group, for one block of positions; consecutive ones of
+the same block are done together. For a slice of the depth (channels times taps) it stages the planes of the image under
+the block, packs what lies under the positions into panels, and runs the tiles of all output channels over them; the few
+positions that fill no panel are columns of dot products. So no matrix of patches exists, whatever the kernel, stride,
+dilation, padding and number of dimensions. Where nothing must be staged (one tap, stride 1, no padding) the panels are
+packed from the caller's array, and a matrix product is that case. Weights are read where they are.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from npconv.kernels.cpu.blocking import PANELS, Tile, depth_for
+from npconv.kernels.cpu.blocking import PANELS, Tile, slice_for
 from npconv.kernels.cpu.compile import compiled, entry
 from npconv.kernels.cpu.loops import HARDSWISH, hardswish
 from npconv.kernels.cpu.microkernel import tile_product
 from npconv.kernels.cpu.staging import stager
 from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, copiers, elements, number_of, prefetch
+
+# Vector steps that the sums of lanes at the end of a dot product are worth.
+SUMMING = 12
 
 # Rows of a panel that are fetched before they are packed: a plane apart, they lie on pages of their own.
 AHEAD = 8
@@ -41,10 +45,10 @@ def arguments(dtype: np.dtype[Any]) -> tuple[Any, ...]:
 def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
     """The driver for float32 or float64 and a tile."""
     size, lanes, vectors, rows, columns = dtype.itemsize, tile.lanes, tile.vectors, tile.rows, tile.columns
-    most_depth, panels, kind = depth_for(tile, size), PANELS, dtype.type
+    most_depth, panels, kind = slice_for(tile, size), PANELS, dtype.type
     # A little more than the panel: at a distance of 16 KiB all panels would compete for the same lines of L1.
     panel_pitch = (most_depth + 4) * columns
-    product, stage_planes = tile_product(size, tile), stager(size, lanes)
+    product, dots, stage_planes = tile_product(size, tile), tile_product(size, tile, dots=True), stager(size, lanes)
     (copy, _, _, join), (move, *_) = copiers(size, lanes), copiers(size, 1)
 
     @compiled
@@ -93,32 +97,47 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                         move(target + (k * columns + lane) * size, here + offsets[k] * size)
             begin += lanes
 
-    @entry(*arguments(dtype), types.int64, types.boolean)
+    @compiled
+    def pack_columns(
+        source: Any, offsets: Any, steps: int, position: int, count: int, width: int, pitch: int, packed: Any
+    ) -> None:
+        """Pack each of the positions `position` to `count` as a column of its own, `most_depth` elements apart."""
+        for place in range(position, count):
+            here = source + (place // width * pitch + place % width) * size
+            target = packed + (place - position) * most_depth * size
+            for k in range(steps):
+                move(target + k * size, here + offsets[k] * size)
+
+    @entry(*arguments(dtype), types.boolean)
     def conv_tiled_loop(
         start: int, stop: int, x: Any, w: Any, bias: Any, y: Any, low: Any, high: Any, activation: int, groups: int,
-        outputs: int, total: int, blocks: Any, shares: int, staging: bool,
+        outputs: int, total: int, blocks: Any, staging: bool,
     ) -> None:  # fmt: skip
         """``y = act(clamp(bias + x * w))`` for the addresses of an image, weights of ``groups * outputs`` rows of
         `total`, a bias and a result.
 
-        A task is (n, group, leading output, row block, column block, share): one of `shares` parts of the group's
-        output channels.
+        A task is (n, group, leading output, row block, column block, tile of output channels).
         """
         x, w, bias, y = number_of(x), number_of(w), number_of(bias), number_of(y)
         shape, leads, _, taps = blocks
         width_in, out_h, out_w, block_h, block_w = shape[2], shape[5], shape[6], shape[7], shape[8]
         pitch, plane = shape[14] if staging else out_w, shape[15]
         channels, positions = total // (taps.size * leads.shape[1]), leads.shape[0] * out_h * out_w
-        depth = most_depth // taps.size * taps.size if taps.size <= most_depth else most_depth
+        # Equal slices, of whole channels where they fit.
+        step, slices = taps.size if taps.size <= most_depth else 1, max(1, (total + most_depth - 1) // most_depth)
+        depth = min((max(total, 1) + slices * step - 1) // (slices * step), most_depth // step) * step
         most_planes = min(channels * leads.shape[1], (depth + 2 * taps.size - 2) // taps.size)
         rows_of_blocks, columns_of_blocks = (out_h + block_h - 1) // block_h, (out_w + block_w - 1) // block_w
         tiles = (outputs + rows - 1) // rows
         staged = np.empty(most_planes * plane if staging else 0, kind)
-        packed = np.empty(panels * panel_pitch, kind)
+        packed = np.empty((panels + 1) * panel_pitch, kind)
         offsets = np.empty(depth, np.int64)
         place_before = (-1, -1)
-        for task in range(start, stop):
-            share, rest = task % shares, task // shares
+        task = start
+        while task < stop:
+            first_tile, rest = task % tiles, task // tiles
+            last_tile = min(tiles, first_tile + stop - task)
+            task += last_tile - first_tile
             left, rest = rest % columns_of_blocks * block_w, rest // columns_of_blocks
             top, rest = rest % rows_of_blocks * block_h, rest // rows_of_blocks
             lead, rest = rest % leads.shape[0], rest // leads.shape[0]
@@ -147,24 +166,46 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                     source = x + ((image + above) * width_in + left) * size
                     for k in range(steps):
                         offsets[k] = k * width_in
-                for group_start in range(0, count, panels * columns):
-                    in_group = min(panels, (count - group_start + columns - 1) // columns)
+                # Panels of whole vectors, and dot products for the few positions behind them where that is less work.
+                whole, rest = count // columns, count % columns
+                passes = (rest + vectors - 1) // vectors
+                if passes * (steps + SUMMING * lanes) >= steps * lanes:
+                    whole, passes = (count + columns - 1) // columns, 0
+                behind, few = whole * columns, address_of(packed) + panels * panel_pitch * size
+                if passes > 0:
+                    pack_columns(source, offsets, steps, behind, count, width, pitch, few)
+                # Equal groups of panels: each reads the weights anew.
+                most = max(1, (whole + panels - 1) // panels)
+                most = max(1, (whole + most - 1) // most)
+                for begin in range(0, max(whole, 1), most):
+                    in_group = min(most, whole - begin)
+                    dotted = passes if begin + most >= whole else 0
                     pack_panels(
-                        source, offsets, steps, group_start, count, width, pitch, address_of(packed)
+                        source, offsets, steps, begin * columns, min(count, behind, (begin + most) * columns), width,
+                        pitch, address_of(packed)
                     )  # fmt: skip
-                    for block in range(tiles * share // shares, tiles * (share + 1) // shares):
+                    for block in range(first_tile, last_tile):
                         row = block * rows
+                        used, start_w = min(rows, outputs - row), weights + (row * total + above) * size
+                        start_y, shift = target + row * positions * size, shifts + row * size
                         for panel in range(in_group):
-                            position = group_start + panel * columns
+                            position = (begin + panel) * columns
+                            # Each panel has one of the next rows fetched, as weights that come from beyond L2 need.
                             product(
-                                steps, weights + (row * total + above) * size, total,
-                                address_of(packed) + panel * panel_pitch * size, 0,
-                                target + (row * positions + position) * size, positions,
-                                min(rows, outputs - row), count - position,
-                                shifts + row * size, above > 0, floor, ceiling,
+                                steps, start_w, total, address_of(packed) + panel * panel_pitch * size,
+                                start_w + (rows + panel) * total * size,
+                                start_y + position * size, positions, used, count - position,
+                                shift, above > 0, floor, ceiling,
+                            )  # fmt: skip
+                        for n in range(dotted):
+                            column = n * vectors
+                            dots(
+                                steps, start_w, total, few + column * most_depth * size, most_depth,
+                                start_y + (behind + column) * size, positions, used, count - behind - column,
+                                shift, above > 0, floor, ceiling,
                             )  # fmt: skip
             if activation == HARDSWISH:
-                for o in range(tiles * share // shares * rows, min(outputs, tiles * (share + 1) // shares * rows)):
+                for o in range(first_tile * rows, min(outputs, last_tile * rows)):
                     begin = (result + o) * positions + (lead * out_h + top) * out_w + left
                     hardswish(elements(y + begin * size, count, kind))
 

@@ -203,8 +203,39 @@ class Vectors:
         function = self._declare(f"llvm.fmuladd.{self._suffix}", self.vector, [self.vector] * 3)
         return self.builder.call(function, [a, b, c])
 
+    def totals(self, values: list[Any]) -> list[Any]:
+        """The sum of the lanes of each of some vectors, as scalars: always in one order, halves first.
+
+        Pairs of vectors become one whose lanes belong to either half and half, until each lane is a sum of its own.
+        What stands in 16 bytes stays there where it can, because most processors shuffle only within them.
+        """
+        labels = [[n] * self.lanes for n in range(len(values))]
+        width = self.lanes
+        while width > 1:
+            if len(values) % 2:
+                values, labels = [*values, self.zeros], [*labels, [-1] * self.lanes]
+            block = max(width, 16 // self.itemsize)
+            both = [
+                start + lane
+                for base in range(0, self.lanes, block)
+                for start in (base, self.lanes + base)
+                for group in range(0, block, width)
+                for lane in range(group, group + width // 2)
+            ]
+            values = [
+                self.builder.fadd(self.shuffle(a, b, both), self.shuffle(a, b, [n + width // 2 for n in both]))
+                for a, b in zip(values[::2], values[1::2], strict=True)
+            ]
+            labels = [[(a + b)[n] for n in both] for a, b in zip(labels[::2], labels[1::2], strict=True)]
+            width //= 2
+        places = {label: (v, lane) for v, names in enumerate(labels) for lane, label in enumerate(names)}
+        return [
+            self.builder.extract_element(values[v], number(lane))
+            for v, lane in (places[label] for label in sorted(places) if label >= 0)
+        ]
+
     def clamp(self, value: Any, low: Any, high: Any) -> Any:
-        """`value` between two vectors; NaN stays NaN."""
+        """`value` between two vectors, or scalars; NaN stays NaN."""
         value = self.builder.select(self.builder.fcmp_ordered("<", value, low), low, value)
         return self.builder.select(self.builder.fcmp_ordered(">", value, high), high, value)
 
