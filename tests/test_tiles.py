@@ -206,7 +206,7 @@ def test_windows_read_no_more_than_their_lanes(dtype, lanes):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rows_are_filled_copied_and_picked(dtype):
     size, lanes = dtype.itemsize, lanes_of(dtype)
-    fill, copy, pick = row_movers(size, lanes)
+    fill, copy, pick = map(calls, row_movers(size, lanes))
     rng, guard = np.random.default_rng(0), Guarded()
     for count in range(3 * lanes + 2):
         target = guard.array(count, None, dtype)
@@ -240,7 +240,7 @@ WINDOWS = [
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
 def test_staged_planes_hold_every_tap_of_every_position(dtype, window):
     rng, channels = np.random.default_rng(0), 2
-    stage = stager(dtype.itemsize, lanes_of(dtype))
+    stage = calls(stager(dtype.itemsize, lanes_of(dtype)))
     for most in (512, 7, 3):
         guard = Guarded()
         blocks = blocks_for(window, most)

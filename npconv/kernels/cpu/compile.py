@@ -20,7 +20,7 @@ from uuid import uuid4
 
 import llvmlite
 import numba
-from numba.core import caching, compiler, serialize
+from numba.core import caching, compiler, runtime, serialize
 
 from npconv import config
 
@@ -28,6 +28,8 @@ from npconv import config
 _rebuild: Any = compiler.CompileResult._rebuild
 _dumps: Any = serialize.dumps
 _numba_config: Any = numba.config
+_njit: Any = numba.njit
+_runtime: Any = runtime.rtsys  # type: ignore[attr-defined]
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,6 +41,14 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         Works on arrays by index and allocates nothing.
     """
     return _compile(function, {"contract"})
+
+
+def inner(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function that only compiled loops call.
+
+    It has no way in from Python, which takes a while to make: a call from there crashes.
+    """
+    return _compile(function, {"contract"}, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def compiled_reduction(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,14 +74,14 @@ def entry(*signature: Any) -> Callable[[Callable[..., Any]], Callable[..., None]
     return decorate
 
 
-def _compile(function: Callable[..., Any], fastmath: set[str]) -> Callable[..., Any]:
+def _compile(function: Callable[..., Any], fastmath: set[str], **options: bool) -> Callable[..., Any]:
     captured = _captured(function)
     if captured:
         # The linker knows compiled code by the function's name and its argument types, and where some of it comes from
         # the disk by nothing else: without a name of its own, one tile's code would be taken for another's.
         digest = hashlib.sha256(repr(captured).encode()).hexdigest()[:16]
         function.__qualname__ = f"{function.__qualname__}_{digest}"
-    dispatcher: Any = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)(function)
+    dispatcher: Any = _njit(nogil=True, error_model="numpy", fastmath=fastmath, **options)(function)
     folder = cache_folder()
     if folder is not None:
         dispatcher._cache = _DiskCache(function, folder)
@@ -132,9 +142,11 @@ class _DiskCache(caching._Cache):
             path.unlink(missing_ok=True)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        target_context.refresh()
         if not self._enabled:
             return None
+        # Numba's own caches load everything that compiling could need, SciPy included. What was compiled needs memory
+        # to be managed, and no more.
+        _runtime.initialize(target_context)
         try:
             data = pickle.loads(self._path(sig, target_context.codegen()).read_bytes())
             return _rebuild(target_context, *data)

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from npconv.kernels.cpu.compile import compiled
+from npconv.kernels.cpu.compile import inner
 from npconv.kernels.cpu.vectors import Vectors, copiers, number, on_addresses
 
 
@@ -67,7 +67,7 @@ def row_movers(size: int, lanes: int) -> tuple[Callable[..., None], Callable[...
 
     copy_few, second_of_few = few_copiers(size, lanes)
 
-    @compiled
+    @inner
     def fill_row(target: Any, count: int) -> None:
         if count < lanes:
             for j in range(count):
@@ -77,7 +77,7 @@ def row_movers(size: int, lanes: int) -> tuple[Callable[..., None], Callable[...
                 clear(target + j * size)
             clear(target + (count - lanes) * size)
 
-    @compiled
+    @inner
     def copy_row(target: Any, source: Any, count: int) -> None:
         if count < lanes:
             copy_few(target, source, count)
@@ -86,7 +86,7 @@ def row_movers(size: int, lanes: int) -> tuple[Callable[..., None], Callable[...
                 copy(target + j * size, source + j * size)
             copy(target + (count - lanes) * size, source + (count - lanes) * size)
 
-    @compiled
+    @inner
     def pick_row(target: Any, source: Any, count: int, step: int) -> None:
         if step == 1:
             copy_row(target, source, count)
@@ -108,7 +108,7 @@ def stager(size: int, lanes: int) -> Callable[..., None]:
     """The function that stages planes of elements of `size` bytes."""
     fill_row, _, pick_row = row_movers(size, lanes)
 
-    @compiled
+    @inner
     def stage_plane(x: Any, plane: int, top: int, left: int, target: Any, shape: Any, phases: Any, clear: bool) -> None:
         """Stage one plane of a block at address `target`.
 
@@ -140,7 +140,7 @@ def stager(size: int, lanes: int) -> Callable[..., None]:
                     pick_row(target + begin * size, source, end - begin, stride_w)
                 target += columns * size
 
-    @compiled
+    @inner
     def stage_planes(
         x: Any, image: int, lead: int, first: int, last: int, top: int, left: int, staged: Any, blocks: Any, clear: bool
     ) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from numba import types
 
 from npconv.kernels.cpu.blocking import PANELS, Tile, slice_for
-from npconv.kernels.cpu.compile import compiled, entry
+from npconv.kernels.cpu.compile import entry, inner
 from npconv.kernels.cpu.loops import HARDSWISH, hardswish
 from npconv.kernels.cpu.microkernel import tile_product
 from npconv.kernels.cpu.staging import stager
@@ -51,7 +51,7 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
     product, dots, stage_planes = tile_product(size, tile), tile_product(size, tile, dots=True), stager(size, lanes)
     (copy, _, _, join), (move, *_) = copiers(size, lanes), copiers(size, 1)
 
-    @compiled
+    @inner
     def pack_panels(
         source: Any, offsets: Any, steps: int, position: int, count: int, width: int, pitch: int, packed: Any
     ) -> None:
@@ -97,7 +97,7 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                         move(target + (k * columns + lane) * size, here + offsets[k] * size)
             begin += lanes
 
-    @compiled
+    @inner
     def pack_columns(
         source: Any, offsets: Any, steps: int, position: int, count: int, width: int, pitch: int, packed: Any
     ) -> None:
