@@ -79,9 +79,7 @@ def require(name: str) -> Backend:
             ) from error
         return Backend("numba", np, importlib.import_module("npconv.kernels.cpu"))
     if name == "cupy":
-        # The portable forms (direct, im2col, pointwise, depthwise) run on `xp`; the compiled loops of
-        # npconv.kernels.cuda take the place of None here.
-        return Backend("cupy", _import_cupy(), None)
+        return Backend("cupy", _import_cupy(), importlib.import_module("npconv.kernels.cuda"))
     return Backend("numpy", np, None)
 
 
