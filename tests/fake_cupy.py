@@ -22,6 +22,10 @@ class ndarray(np.ndarray):  # noqa: N801 - CuPy's own name
         raise TypeError(f"numpy.{func.__name__} was called on a CuPy array")
 
     @property
+    def device(self):
+        return types.SimpleNamespace(id=0)
+
+    @property
     def __cuda_array_interface__(self):
         return self.__array_interface__
 

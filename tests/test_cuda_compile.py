@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import platform
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -29,7 +31,10 @@ REGISTERS = 65536
 @pytest.fixture(autouse=True)
 def _nvrtc():
     if nvrtc.library() is None:
-        if os.environ.get("CI", "").lower() == "true" and os.uname().machine == "x86_64":
+        if os.environ.get("CI", "").lower() == "true" and (platform.system(), platform.machine()) == (
+            "Linux",
+            "x86_64",
+        ):
             pytest.fail("CI must have the package nvidia-cuda-nvrtc")
         pytest.skip("needs the package nvidia-cuda-nvrtc")
 
@@ -112,7 +117,7 @@ def test_implicit_gemm(element: str) -> None:
 def test_every_tile(size: int, tile: implicit_gemm.Tile, monkeypatch) -> None:
     monkeypatch.setattr(implicit_gemm, "TILES", {size: (tile,)})
     element = {4: "float32", 8: "float64", 16: "complex128"}[size]
-    for plan in convolutions(implicit_gemm, gemm_spec(stride=2), element):
+    for plan in itertools.islice(convolutions(implicit_gemm, gemm_spec(stride=2), element), 2):
         check(plan, (90,))
 
 

@@ -108,8 +108,15 @@ def test_a_variant_is_compiled_once(cupy) -> None:  # noqa: F811
     assert made[0]["options"][0] == "-std=c++17"
     assert "-DELEMENT=float" in made[0]["options"]
     cupy.cuda.runtime.getDevice = lambda: 1
-    loader.run(depthwise.forward(SPEC, x, w, None, None, y))
+    loader.function(depthwise.forward(SPEC, x, w, None, None, y).kernel)
     assert len(made) == 2, "another device has its own"
+
+
+def test_an_array_on_another_device_is_refused(cupy) -> None:  # noqa: F811
+    x, w, y = arrays()
+    cupy.cuda.runtime.getDevice = lambda: 1
+    with pytest.raises(ValueError, match=r"an array lives on GPU 0, but GPU 1 is the current one.*Device\(0\)"):
+        loader.run(depthwise.forward(SPEC, x, w, None, None, y))
 
 
 def test_the_memory_of_variants_is_bounded(cupy, monkeypatch) -> None:  # noqa: F811

@@ -369,7 +369,10 @@ struct Fenced {
 
 static void on_signal(int number, siginfo_t* info, void*) {
   char what[120];
-  const char* name = number == SIGILL ? "undefined behaviour" : number == SIGFPE ? "an integer division by zero" : "an access outside an array";
+  // What -fsanitize=undefined traps with depends on the processor.
+  const char* name = number == SIGILL || number == SIGTRAP ? "undefined behaviour"
+                     : number == SIGFPE                    ? "an integer division by zero"
+                                                           : "an access outside an array";
   snprintf(what, sizeof what, "%s, address %p", name, info->si_addr);
   fail(what, 0);
 }
@@ -468,11 +471,11 @@ struct Kernel<void (*)(P...)> {
     stack_t alternative{}, old_stack;
     alternative.ss_sp = spare, alternative.ss_size = sizeof spare;
     sigaltstack(&alternative, &old_stack);
-    const int numbers[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE};
-    struct sigaction action{}, old[4];
+    const int numbers[] = {SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGFPE};
+    struct sigaction action{}, old[5];
     action.sa_sigaction = on_signal;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    for (int i = 0; i < 4; i++) sigaction(numbers[i], &action, &old[i]);
+    for (int i = 0; i < 5; i++) sigaction(numbers[i], &action, &old[i]);
     const int failed = sigsetjmp(block.escape, 1);
     if (!failed) {
       const uint64_t total = uint64_t(grid_size.x) * grid_size.y * grid_size.z;
@@ -484,7 +487,7 @@ struct Kernel<void (*)(P...)> {
         run_block();
       }
     }
-    for (int i = 0; i < 4; i++) sigaction(numbers[i], &old[i], nullptr);
+    for (int i = 0; i < 5; i++) sigaction(numbers[i], &old[i], nullptr);
     sigaltstack(&old_stack, nullptr);
     dynamic.unmap();
     return failed;

@@ -24,6 +24,7 @@ from npconv.kernels.cuda.launch import (
     index_type,
     offset,
     planar,
+    span,
     steps_structure,
     structure,
     sum_dtype,
@@ -119,7 +120,7 @@ def input_grad(spec: ConvSpec, dy: Array, w: Array, dx: Array, element: str | No
         turned = Window(window.out, window.kernel, window.stride, tuple(zip(low, high, strict=True)), window.dilation)
         return _correlation(turned, planes, True, dy, w, None, None, dx, element)
     blocks = ceil_div(dx.size, THREADS)
-    index = index_type(dx.size + THREADS, dy.size, w.size, math.prod(window.padded))
+    index = index_type(dx.size + THREADS, dy.size, w.size, span(window))
     defines = (*_basics(element, index, window), ("THREADS", THREADS))
     kernel = Kernel("depthwise_input_grad.cu", "depthwise_input_grad", defines)
     arguments = (
@@ -143,7 +144,7 @@ def weight_grad(
     strips = spec.batch * math.prod(window.out[:-1]) * ceil_div(window.out[-1], patch.cols)
     rows = dw.size // math.prod(patch.kernel)
     shares = max(1, min(ceil_div(ENOUGH_BLOCKS, rows), ceil_div(strips, 4 * THREADS)))
-    index = index_type(shares * dw.size, x.size, dy.size + strips, math.prod(window.padded), rows * shares)
+    index = index_type(shares * dw.size, x.size, dy.size + strips, span(window), rows * shares)
     defines = (
         *_basics(element, index, window), *patch.defines(), ("LOAD", load), ("SKEW", skew),
         ("LOAD_DY", load_dy), ("PARTIAL", int(shares > 1)),
@@ -177,7 +178,7 @@ def _correlation(
     store = store if patch.cols % store == 0 else 1
     patches = ceil_div(window.out[-2], patch.rows) * ceil_div(window.out[-1], patch.cols)
     threads = planes[0] * planes[1] * math.prod(window.out[:-2]) * patches
-    index = index_type(threads + THREADS, image.size, result.size, w.size, math.prod(window.padded))
+    index = index_type(threads + THREADS, image.size, result.size, w.size, span(window))
     defines = (
         *_basics(element, index, window), *patch.defines(), ("ROWS", patch.rows), ("LOAD", load),
         ("SKEW", skew), ("STORE", store), ("TURNED", int(turned)),

@@ -289,6 +289,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     __syncthreads();
     if (slice + STAGES - 1 < slices) fetch(slice + STAGES - 1);
     copy_async_commit();
+    // Long divisions of a few threads, under way while the others multiply.
+    tabulate(slice + STAGES);
     const Sum* from_a = storage.a[slice % STAGES];
     const Sum* from_b = storage.b[slice % STAGES];
 #pragma unroll
@@ -307,7 +309,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
           sums[i][j] = multiply_add(sums[i][j], left[i / PACK].at[i % PACK], right[j / PACK].at[j % PACK]);
       }
     }
-    tabulate(slice + STAGES);
   }
 
 #pragma unroll

@@ -21,6 +21,7 @@ from npconv.kernels.cuda.launch import (
     index_type,
     offset,
     planar,
+    span,
     steps_structure,
     structure,
     sum_dtype,
@@ -157,7 +158,7 @@ def _launch(
     blocks = tiles_m * tiles_n * groups * phases * shares
     per_share = per_share or ceil_div(max(depth, 1), tile.k) * tile.k
     index = index_type(
-        a.size, b.size, result.size, spec.batch * spec.in_channels * math.prod(window.padded), blocks,
+        a.size, b.size, result.size, spec.batch * max(spec.in_channels, spec.out_channels) * span(window), blocks,
         rows + tile.m, cols + tile.n, depth + per_share,
     )  # fmt: skip
     is_widened = element in ("float16", "bfloat16")

@@ -124,6 +124,12 @@ def index_type(*extents: int) -> str:
     return "int" if max(extents) <= _MOST_INT else "int64"
 
 
+def span(window: Window) -> int:
+    """A bound for every offset that is formed within a plane, also for places outside it."""
+    axes = zip(window.size, window.out, window.stride, window.reach, window.padding, strict=True)
+    return math.prod(max(n, o * s + r) + abs(lo) + abs(hi) for n, o, s, r, (lo, hi) in axes)
+
+
 def vector_width(value: Array, row: int) -> int:
     """Elements of an array that may be read or written at once: 16 bytes of them where every row begins aligned."""
     width = max(1, 16 // value.dtype.itemsize)

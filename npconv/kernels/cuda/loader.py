@@ -53,8 +53,24 @@ def _flattened(name: str, seen: set[str]) -> str:
 
 
 def run(*launches: Launch) -> None:
-    """Launch one after the other on the current device and stream."""
+    """Launch one after the other on the current device and stream.
+
+    Raises
+    ------
+    ValueError
+        If an array lives on another device than the current one, whose memory a kernel may not be able to reach.
+    CompileError
+        If a kernel cannot be made ready.
+    """
+    current = int(importlib.import_module("cupy").cuda.runtime.getDevice())
     for launch in launches:
+        for value in launch.arguments:
+            device = getattr(getattr(value, "device", None), "id", current)
+            if device != current:
+                raise ValueError(
+                    f"an array lives on GPU {device}, but GPU {current} is the current one; "
+                    f"make the call inside `with cupy.cuda.Device({device}):`"
+                )
         function(launch.kernel)((launch.blocks,), (launch.threads,), launch.arguments, shared_mem=launch.shared)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from npconv.arrays import Array
 from npconv.geometry import Window
 from npconv.kernels.cuda.launch import (
@@ -17,6 +15,7 @@ from npconv.kernels.cuda.launch import (
     index_type,
     offset,
     planar,
+    span,
     steps_structure,
     window_structure,
 )
@@ -53,7 +52,7 @@ def _launch(
     element = element_name(operand, element)
     checked(element, **read, **written)
     window = planar(window)
-    index = index_type(result.size + THREADS, operand.size, math.prod(window.padded))
+    index = index_type(result.size + THREADS, operand.size, span(window))
     defines = (("ELEMENT", ELEMENTS[element][0]), ("INDEX", index), ("AXES", window.ndim), ("THREADS", THREADS))
     planes = offset(index, operand.shape[0] * operand.shape[1])
     geometry = [window_structure(index, window), *([steps_structure(index, window)] if steps else [])]
