@@ -79,9 +79,7 @@ def require(name: str) -> Backend:
             ) from error
         return Backend("numba", np, importlib.import_module("npconv.kernels.cpu"))
     if name == "cupy":
-        # The portable forms (direct, im2col, pointwise, depthwise) run on `xp`; the compiled loops of
-        # npconv.kernels.cuda take the place of None here.
-        return Backend("cupy", _import_cupy(), None)
+        return Backend("cupy", _import_cupy(), importlib.import_module("npconv.kernels.cuda"))
     return Backend("numpy", np, None)
 
 
@@ -139,7 +137,8 @@ def available_backends() -> tuple[str, ...]:
 def free_workspace() -> None:
     """Give scratch memory that is kept for the next call back to the system.
 
-    A call whose transformed weights take more than 1 MiB keeps the memory for a later one, 128 MiB at most in all.
+    A call whose transformed weights take more than 1 MiB keeps the memory for a later one, 128 MiB at most in all. On a
+    GPU it is CuPy's pool of memory that keeps it.
 
     Examples
     --------

@@ -41,11 +41,8 @@ SUSTAINED = {
     ("numba", "rows"): 6e9,
     ("numba", "winograd_tiles"): 82e9,
     ("numba", "winograd_matmul"): 10e9,
-    ("cupy", "matmul"): 40e12,
-    ("cupy", "unfold_matmul"): 20e12,
-    ("cupy", "matmul_per_tap"): 15e12,
-    ("cupy", "scale_per_tap"): 1e12,
-    ("cupy", "narrow_matmul"): 0.5e12,
+    ("cupy", "tiles"): 30e12,
+    ("cupy", "unfold_tiles"): 20e12,
     ("cupy", "winograd_matmul"): 0.5e12,
 }
 # How much faster than one core a GPU is held to be where an algorithm estimates its time on a core. Not measured.

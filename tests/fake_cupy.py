@@ -1,14 +1,16 @@
 """A stand-in for CuPy on a machine without a GPU: its own array type, which NumPy's functions refuse.
 
-It checks that the portable forms reach arrays through `xp` alone, and that arrays end where they began. It says nothing
-about CuPy itself.
+It checks that the portable forms reach arrays through `xp` alone, and that arrays end where they began; the kernels of
+npconv.kernels.cuda are executed by `cuda_on_cpu`. It says nothing about CuPy itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import types
 
+import cuda_on_cpu
 import numpy as np
 import pytest
 
@@ -18,6 +20,14 @@ class ndarray(np.ndarray):  # noqa: N801 - CuPy's own name
 
     def __array_function__(self, func, types, args, kwargs):
         raise TypeError(f"numpy.{func.__name__} was called on a CuPy array")
+
+    @property
+    def device(self):
+        return types.SimpleNamespace(id=0)
+
+    @property
+    def __cuda_array_interface__(self):
+        return self.__array_interface__
 
 
 ndarray.__module__ = "cupy"
@@ -46,32 +56,74 @@ def module(devices: int = 1) -> types.ModuleType:
     """A module to stand in ``sys.modules["cupy"]``."""
     fake = types.ModuleType("cupy")
     for name in (
-        "arange", "asarray", "ascontiguousarray", "empty", "zeros", "ones", "full", "ones_like", "where", "maximum",
+        "arange", "asarray", "ascontiguousarray", "zeros", "ones", "full", "ones_like", "where", "maximum",
         "clip", "matmul", "take", "moveaxis", "pad", "einsum",
         "conj",
     ):  # fmt: skip
         setattr(fake, name, _on_device(getattr(np, name)))
     transforms = {name: _on_device(getattr(np.fft, name)) for name in ("fftn", "ifftn", "rfftn", "irfftn")}
     fake.fft = types.SimpleNamespace(**transforms)
+    fake.empty = poisoned
+    fake.RawModule = cuda_on_cpu.RawModule
     fake.may_share_memory = lambda a, b: np.may_share_memory(_plain(a), _plain(b))
     fake.asnumpy = lambda a: np.array(_plain(a))
     fake.ndarray = ndarray
+    fake.frees = []
+    fake.get_default_memory_pool = lambda: types.SimpleNamespace(free_all_blocks=lambda: fake.frees.append(True))
 
     class CUDARuntimeError(RuntimeError):
         pass
 
-    runtime = types.SimpleNamespace(getDeviceCount=lambda: devices, CUDARuntimeError=CUDARuntimeError)
+    runtime = types.SimpleNamespace(
+        getDeviceCount=lambda: devices, getDevice=lambda: 0, CUDARuntimeError=CUDARuntimeError
+    )
     fake.cuda = types.SimpleNamespace(runtime=runtime)
     return fake
 
 
-@pytest.fixture
-def cupy(monkeypatch):
-    """The stand-in, installed."""
+@contextlib.contextmanager
+def installed():
+    """The stand-in in CuPy's place; the test is skipped where its kernels cannot be executed."""
     from npconv import arrays
+    from npconv.kernels.cuda import loader
 
-    arrays.require.cache_clear()
+    cuda_on_cpu.require_compiler()
     fake = module()
-    monkeypatch.setitem(sys.modules, "cupy", fake)
-    yield fake
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", fake)
+        arrays.require.cache_clear()
+        loader.forget()
+        yield fake
     arrays.require.cache_clear()
+    loader.forget()
+
+
+@pytest.fixture
+def cupy():
+    """The stand-in, installed."""
+    with installed() as fake:
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def device():
+    """The stand-in for all tests of a file, so that `@given` may be used with it."""
+    with installed() as fake:
+        yield fake
+
+
+def upload(array, offset: int = 0):
+    """An array of the stand-in with the same elements, `offset` elements behind an address of 64 bytes' alignment."""
+    array = np.asarray(array)
+    buffer = np.empty(array.nbytes + 64 + offset * array.itemsize, np.uint8)
+    start = -buffer.ctypes.data % 64 + offset * array.itemsize
+    copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy.view(ndarray)
+
+
+def poisoned(shape, dtype, offset: int = 0):
+    """An array of the stand-in that nothing has been written to."""
+    empty = upload(np.zeros(shape, dtype), offset)
+    empty.view(np.ndarray).reshape(-1).view(np.uint8).fill(0xFF)
+    return empty

@@ -290,7 +290,7 @@ def correlate(backend: Backend, blocks: Blocks, spectra: Array, source: Samples,
     # Steps do not depend on the number of threads, and write to different places; only so many may run side by side.
     count = blocks.at_a_time(source.value.dtype.itemsize)
     shares = [steps[len(steps) * i // count : len(steps) * (i + 1) // count] for i in range(count)]
-    if backend.kernels is None:
+    if backend.kernels is None or backend.name == "cupy":
         run(0, count)
     else:
         backend.kernels.threads.run(run, count, blocks.transform_flops + blocks.product_flops)

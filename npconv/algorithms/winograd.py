@@ -177,7 +177,7 @@ def is_compiled(spec: ConvSpec, op: str, backend: Backend) -> bool:
     Every pair of tiles is machine code of its own, which takes seconds to make.
     """
     worth = spec.macs >= WORTH_COMPILING * spec.batch
-    return backend.kernels is not None and spec.ndim <= 2 and op != "weight_grad" and worth
+    return hasattr(backend.kernels, "winograd_runner") and spec.ndim <= 2 and op != "weight_grad" and worth
 
 
 @functools.lru_cache(maxsize=1024)

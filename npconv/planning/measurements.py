@@ -201,7 +201,7 @@ def _machine(backend: Backend) -> dict[str, str]:
         "npconv": npconv.__version__,
         "numpy": np.__version__,
     }
-    if backend.kernels is not None:
+    if backend.name == "numba":
         facts["numba"] = importlib.import_module("numba").__version__
     if backend.name == "cupy":
         runtime = backend.xp.cuda.runtime

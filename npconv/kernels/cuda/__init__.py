@@ -1,8 +1,103 @@
-"""The room of the CUDA kernels, empty for now: real ``.cu`` files, how they are compiled, how they are launched.
+"""The CUDA kernels as the algorithms call them: pick the family, make the launch plan, launch it.
 
-It plugs in where `npconv.arrays.require` makes the cupy backend: `Backend.kernels` becomes this module in place of
-None, and must then offer what `npconv.kernels.cpu` offers to algorithms: ``uses_tiles``, ``multiplies_on_tiles``,
-``conv_forward``, ``runner``, ``conv_input_grad``, ``conv_weight_grad``, ``winograd_weights``, ``winograd_runner``,
-``largest``, ``matmul``, ``unfold``, ``fold``, ``max_pool`` and ``max_pool_grad``. Until then the portable forms run on
-CuPy arrays through `xp`.
+Every function takes arrays of the device in C order and of one dtype, reads its operands, and writes all of the array
+that it is handed for the result; nothing waits for the device. See docs/gpu.md; none of it is verified on a GPU yet.
 """
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from npconv.geometry import ConvSpec, Window
+from npconv.kernels.cuda import depthwise, implicit_gemm, windows
+from npconv.kernels.cuda.loader import run
+
+
+def uses_tiles(dtype: np.dtype[Any]) -> bool:  # noqa: ARG001 - the rooms share one signature
+    """Whether operations in a dtype run on register tiles: here all of them do."""
+    return True
+
+
+def multiplies_on_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:  # noqa: ARG001
+    """Whether the matrix product of an operation's columns runs on tiles: those of CuPy's libraries."""
+    return True
+
+
+def conv_forward(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | None, y: Any) -> None:
+    """``y = activation(x * w + bias)``."""
+    if y.size:
+        family = depthwise if spec.is_depthwise else implicit_gemm
+        run(family.forward(spec, x, w, bias, activation, y))
+
+
+def conv_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
+    """The gradient in the image."""
+    if dx.size:
+        family = depthwise if spec.is_depthwise else implicit_gemm
+        run(family.input_grad(spec, dy, w, dx))
+
+
+def conv_weight_grad(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:
+    """The gradient in the weights; the same bits in every run."""
+    if dw.size:
+        family = depthwise if spec.is_depthwise else implicit_gemm
+        run(*family.weight_grad(spec, x, dy, dw, _cupy().empty))
+
+
+def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Callable[..., None]:  # noqa: ARG001
+    """The forward convolution, prepared for many calls; `limit` is the CPU's number of threads."""
+
+    def forward(x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> None:  # noqa: ARG001
+        conv_forward(spec, x, w, bias, activation, y)
+
+    return forward
+
+
+def matmul(a: Any, b: Any, product: Any) -> None:
+    """``product[n, g] = a[g] @ b[n, g]`` for ``(G, M, K)`` and ``(N, G, K, P)``, by CuPy's libraries."""
+    _cupy().matmul(a, b, out=product)
+
+
+def unfold(window: Window, x: Any, columns: Any) -> None:
+    """Columns ``(N, C, taps, positions)`` of an image ``(N, C, *size)``."""
+    if columns.size:
+        run(windows.unfold(window, x, columns))
+
+
+def fold(window: Window, columns: Any, x: Any) -> None:
+    """The adjoint of `unfold`."""
+    if x.size:
+        run(windows.fold(window, columns, x))
+
+
+def max_pool(window: Window, x: Any, y: Any, winner: Any) -> None:
+    """The largest elements and their taps; both arrays stay as they are where a window sees nothing."""
+    if y.size:
+        run(windows.max_pool(window, x, y, winner))
+
+
+def max_pool_grad(window: Window, dy: Any, winner: Any, dx: Any) -> None:
+    """The gradient in the image."""
+    if dx.size:
+        run(windows.max_pool_grad(window, dy, winner, dx))
+
+
+def largest(value: Any) -> Any:
+    """Largest magnitude of a float array, which is waited for; not finite where an element is not."""
+    return max(float(value.max()), -float(value.min()))
+
+
+def free_workspace() -> None:
+    """See `npconv.free_workspace`: what CuPy's pool of memory holds and nobody uses."""
+    cupy = sys.modules.get("cupy")
+    if cupy is not None:
+        cupy.get_default_memory_pool().free_all_blocks()
+
+
+def _cupy() -> Any:
+    return importlib.import_module("cupy")
