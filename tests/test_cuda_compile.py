@@ -121,6 +121,14 @@ def test_every_tile(size: int, tile: implicit_gemm.Tile, monkeypatch) -> None:
         check(plan, (90,))
 
 
+@pytest.mark.parametrize("element", ["float32", "float64"])
+def test_pointwise(element: str) -> None:
+    spec = ConvSpec.of((4, 64, 14, 14), (64, 64, 1, 1))
+    for plan in itertools.islice(convolutions(implicit_gemm, spec, element), 2):
+        assert dict(plan.kernel.defines)["LOAD"] > 1
+        check(plan, (75, 90))
+
+
 def test_volumes_and_offsets_of_64_bits(monkeypatch) -> None:
     for plan in convolutions(implicit_gemm, gemm_spec((6, 7, 8)), "float32"):
         check(plan, (120,))

@@ -154,6 +154,7 @@ GEMM = {
     "every step different": problem(6, 4, 2, (9, 11), (3, 2), (2, 3), ((1, 0), (2, 1)), (2, 3)),
     "phases without a tap": problem(3, 2, 1, (7, 8), (1, 2), (3, 2), 0, (1, 2)),
     "pointwise": problem(13, 9, 1, (5, 7), (1, 1)),
+    "pointwise, four positions at once": problem(12, 20, 2, (6, 6), (1, 1), batch=3),
     "a signal": problem(4, 3, 1, (13,), (5,), 3, 2, 2),
     "a volume": problem(4, 6, 2, (4, 5, 6), (3, 2, 3), (1, 2, 3), 1, (1, 2, 3)),
     "four dimensions": problem(2, 3, 1, (2, 3, 3, 2), (2, 1, 2, 2), (1, 2, 1, 2), 1),
@@ -177,10 +178,21 @@ def test_implicit_gemm_in_every_dtype(element: str) -> None:
 def test_every_tile(size: int, tile: implicit_gemm.Tile, monkeypatch) -> None:
     monkeypatch.setattr(implicit_gemm, "TILES", {size: (tile,)})
     element = {4: "float32", 8: "float64", 16: "complex128"}[size]
-    # A row, a column and a slice more than the tile has.
+    # A row, a column and a slice more than the tile has; then the same with copies of 16 bytes.
+    Case(problem(tile.k + 1, tile.m + 1, 1, (4, tile.n // 4 + 1), (1, 1), batch=1), element, implicit_gemm).check()
     Case(
         problem(2, tile.m + 1, 1, (5, tile.n // 8), (2, 2), 1, ((1, 1), (1, 1)), batch=1), element, implicit_gemm
     ).check()
+
+
+@pytest.mark.parametrize("element", ["float32", "float64", "complex64", "float16", "complex128"])
+def test_pointwise_in_vectors(element: str) -> None:
+    case = Case(GEMM["pointwise, four positions at once"], element, implicit_gemm)
+    plan = implicit_gemm.forward(case.spec, case.up(case.x), case.up(case.w), None, None, case.out(case.y_shape))
+    width = {"float32": 4, "float64": 2, "complex64": 2, "float16": 1, "complex128": 1}[element]
+    assert dict(plan.kernel.defines)["LOAD"] == width
+    assert dict(plan.kernel.defines)["STORE"] == (4 if element == "float16" else width)
+    case.check()
 
 
 @settings(max_examples=12)
