@@ -19,10 +19,10 @@ from npconv.kernels.cuda.launch import Launch
 
 ARCHITECTURES = (75, 80, 90, 120)
 SOME = {
-    element: ARCHITECTURES if element == "float32" else ARCHITECTURES[i % 2 :: 2]
+    element: ARCHITECTURES if element == "float32" else (ARCHITECTURES[i % 4],)
     for i, element in enumerate(launch.ELEMENTS)
 }
-"""The float32 kernels are compiled for all, the others for two of them in turn, to save time."""
+"""The float32 kernels are compiled for all, the others for one of them in turn, to save time."""
 
 REGISTERS = 65536
 """Registers of a multiprocessor, on all of these."""
