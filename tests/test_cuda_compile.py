@@ -19,10 +19,10 @@ from npconv.kernels.cuda.launch import Launch
 
 ARCHITECTURES = (75, 80, 90, 120)
 SOME = {
-    element: ARCHITECTURES if element == "float32" else ARCHITECTURES[i % 2 :: 2]
+    element: ARCHITECTURES if element == "float32" else (ARCHITECTURES[i % 4],)
     for i, element in enumerate(launch.ELEMENTS)
 }
-"""The float32 kernels are compiled for all, the others for two of them in turn, to save time."""
+"""The float32 kernels are compiled for all, the others for one of them in turn, to save time."""
 
 REGISTERS = 65536
 """Registers of a multiprocessor, on all of these."""
@@ -119,6 +119,14 @@ def test_every_tile(size: int, tile: implicit_gemm.Tile, monkeypatch) -> None:
     element = {4: "float32", 8: "float64", 16: "complex128"}[size]
     for plan in itertools.islice(convolutions(implicit_gemm, gemm_spec(stride=2), element), 2):
         check(plan, (90,))
+
+
+@pytest.mark.parametrize("element", ["float32", "float64"])
+def test_pointwise(element: str) -> None:
+    spec = ConvSpec.of((4, 64, 14, 14), (64, 64, 1, 1))
+    for plan in itertools.islice(convolutions(implicit_gemm, spec, element), 2):
+        assert dict(plan.kernel.defines)["LOAD"] > 1
+        check(plan, (75, 90))
 
 
 def test_volumes_and_offsets_of_64_bits(monkeypatch) -> None:

@@ -154,6 +154,7 @@ GEMM = {
     "every step different": problem(6, 4, 2, (9, 11), (3, 2), (2, 3), ((1, 0), (2, 1)), (2, 3)),
     "phases without a tap": problem(3, 2, 1, (7, 8), (1, 2), (3, 2), 0, (1, 2)),
     "pointwise": problem(13, 9, 1, (5, 7), (1, 1)),
+    "pointwise, four positions at once": problem(12, 20, 2, (6, 6), (1, 1), batch=3),
     "a signal": problem(4, 3, 1, (13,), (5,), 3, 2, 2),
     "a volume": problem(4, 6, 2, (4, 5, 6), (3, 2, 3), (1, 2, 3), 1, (1, 2, 3)),
     "four dimensions": problem(2, 3, 1, (2, 3, 3, 2), (2, 1, 2, 2), (1, 2, 1, 2), 1),
@@ -177,10 +178,21 @@ def test_implicit_gemm_in_every_dtype(element: str) -> None:
 def test_every_tile(size: int, tile: implicit_gemm.Tile, monkeypatch) -> None:
     monkeypatch.setattr(implicit_gemm, "TILES", {size: (tile,)})
     element = {4: "float32", 8: "float64", 16: "complex128"}[size]
-    # A row, a column and a slice more than the tile has.
+    # A row, a column and a slice more than the tile has; then the same with copies of 16 bytes.
+    Case(problem(tile.k + 1, tile.m + 1, 1, (4, tile.n // 4 + 1), (1, 1), batch=1), element, implicit_gemm).check()
     Case(
         problem(2, tile.m + 1, 1, (5, tile.n // 8), (2, 2), 1, ((1, 1), (1, 1)), batch=1), element, implicit_gemm
     ).check()
+
+
+@pytest.mark.parametrize("element", ["float32", "float64", "complex64", "float16", "complex128"])
+def test_pointwise_in_vectors(element: str) -> None:
+    case = Case(GEMM["pointwise, four positions at once"], element, implicit_gemm)
+    plan = implicit_gemm.forward(case.spec, case.up(case.x), case.up(case.w), None, None, case.out(case.y_shape))
+    width = {"float32": 4, "float64": 2, "complex64": 2, "float16": 1, "complex128": 1}[element]
+    assert dict(plan.kernel.defines)["LOAD"] == width
+    assert dict(plan.kernel.defines)["STORE"] == (4 if element == "float16" else width)
+    case.check()
 
 
 @settings(max_examples=12)
@@ -276,15 +288,15 @@ def test_what_a_share_or_a_tile_does_not_cover_is_never_multiplied(special: floa
         assert np.isfinite(case.forward()).all()
 
 
-@given(data=st.data())
-def test_hosts_round_halves_as_the_device_does(data: st.DataObject) -> None:
-    # The emulation's own conversions stand in for instructions; NumPy says what they are.
-    bits = np.array(data.draw(st.lists(st.integers(0, 2**32 - 1), min_size=64, max_size=64)), np.uint32)
-    x = bits.view(np.float32).reshape(1, 1, 8, 8)
-    spec = ConvSpec.of(x.shape, (1, 1, 1, 1))
-    half, one = upload(np.ones((1, 1, 1, 1), np.float16)), upload(np.ones((1, 1, 1, 1), np.float16))
-    with np.errstate(over="ignore", invalid="ignore"):
-        source = x.astype(np.float16)
+@settings(max_examples=30)
+@given(bits=st.lists(st.integers(0, 2**16 - 1), min_size=65, max_size=65))
+def test_halves_are_rounded_as_numpy_rounds_them(bits: list[int]) -> None:
+    # The emulation's own conversions stand in for instructions. A product of two halves is exact in float32.
+    halves = np.array(bits, np.uint16).view(np.float16)
+    x, w = halves[:64].reshape(1, 1, 8, 8), halves[64:].reshape(1, 1, 1, 1)
     y = poisoned(x.shape, np.float16)
-    loader.run(depthwise.forward(spec, upload(source), one, None, None, y))
-    np.testing.assert_array_equal(y.view(np.ndarray), source * half.view(np.ndarray).reshape(1, 1, 1, 1))
+    loader.run(depthwise.forward(ConvSpec.of(x.shape, w.shape), upload(x), upload(w), None, None, y))
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.testing.assert_array_equal(
+            y.view(np.ndarray), (x.astype(np.float32) * w.astype(np.float32)).astype(np.float16)
+        )

@@ -95,6 +95,20 @@ def test_a_copy_is_not_there_before_it_was_waited_for() -> None:
     assert np.isnan(y.view(np.ndarray)).any()
 
 
+def test_halves_are_converted_as_by_numpy() -> None:
+    # Every half, and floats at, beside and between them.
+    halves = np.arange(2**16, dtype=np.uint16)
+    body = "for (int i = threadIdx.x; i < 65536; i += 64) { a[i] = half_to_float(h[i]); b[i] = float_to_half(f[i]); }"
+    parameters = "const unsigned short* h, const float* f, float* a, unsigned short* b"
+    with np.errstate(all="ignore"):
+        exact = halves.view(np.float16).astype(np.float32)
+        for given in (exact, np.nextafter(exact, np.float32(1)), (exact + np.roll(exact, -1)) / 2):
+            wide, narrow = poisoned(2**16, np.float32), poisoned(2**16, np.uint16)
+            run(body, upload(halves), upload(given), wide, narrow, parameters=parameters)
+            np.testing.assert_array_equal(wide.view(np.ndarray), exact)
+            np.testing.assert_array_equal(narrow.view(np.ndarray).view(np.float16), given.astype(np.float16))
+
+
 def passes(case: Case) -> bool:
     """Whether a case gives the reference's answers under several schedules."""
     try:

@@ -535,14 +535,20 @@ inline void copy_async_wait() {
   emulation::wait_copies(GROUPS_LEFT);
 }
 
+// binary16, without the compiler's own type for it, which not all versions have.
 inline float half_to_float(unsigned short bits) {
-  _Float16 value;
-  memcpy(&value, &bits, 2);
-  return float(value);
+  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+  const float sign = bits >> 15 ? -1.0f : 1.0f;
+  if (exponent == 31) return fraction ? __builtin_nanf("") : sign * __builtin_inff();
+  return sign * (exponent ? __builtin_ldexpf(1024 + fraction, exponent - 25) : __builtin_ldexpf(fraction, -24));
 }
 inline unsigned short float_to_half(float value) {
-  const _Float16 half = _Float16(value);
-  unsigned short bits;
-  memcpy(&bits, &half, 2);
-  return bits;
+  const unsigned sign = __float_as_uint(value) >> 31 << 15;
+  const float size = __builtin_fabsf(value);
+  if (size != size) return 0x7e00;
+  if (size >= 65520) return static_cast<unsigned short>(sign | 0x7c00);
+  // In units of the last place, where `nearbyint` rounds to even; a carry goes on into the exponent.
+  const int exponent = size < 0x1p-14f ? -15 : __builtin_ilogbf(size);
+  const int units = int(__builtin_nearbyintf(__builtin_ldexpf(size, exponent == -15 ? 24 : 10 - exponent)));
+  return static_cast<unsigned short>(sign | (exponent == -15 ? units : (exponent + 14) * 1024 + units));
 }

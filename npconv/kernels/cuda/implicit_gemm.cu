@@ -21,6 +21,10 @@
 // SPLITS (weight gradients only) a block sums a share of k and writes its sums to `result`, (splits, *shape of dw) of
 // Sum; `sum_shares` adds them in order, so that every run gives the same bits.
 //
+// LOAD elements of B are copied at once where a whole row of k is as contiguous as n, for kernels of one tap: then the
+// positions and b's address are multiples of LOAD, and nothing is padded. STORE elements of D are written at once where
+// neighbours in n are neighbours in memory, in runs that are multiples of STORE, as is the result's address.
+//
 // `a`, `b`    see the table; C order
 // `bias`      (output channels) or null, and `activation`: FORWARD only
 // `result`    D, overwritten
@@ -39,11 +43,15 @@ constexpr int PITCH_A = TILE_M + 16 / int(sizeof(Sum));  // columns of k lie in 
 constexpr int PITCH_B = TILE_N + 16 / int(sizeof(Sum));
 constexpr int SLICE_A = TILE_K * PITCH_A, SLICE_B = TILE_K * PITCH_B;
 constexpr bool B_ALONG_K = OPERATION == WEIGHT_GRAD;  // along which side of B neighbours in memory lie
+constexpr int COLUMNS = TILE_N / LOAD;  // of LOAD elements each
+constexpr int COPIES_B = COLUMNS * TILE_K / THREADS;
 // Columns of B that a thread brings, the same ones in every slice.
-constexpr int OWN = B_ALONG_K ? TILE_N * TILE_K / THREADS : TILE_N > THREADS ? TILE_N / THREADS : 1;
+constexpr int OWN = B_ALONG_K ? COPIES_B : COLUMNS > THREADS ? COLUMNS / THREADS : 1;
+static_assert(LOAD == 1 || (LOAD == PACK && ASYNC && !B_ALONG_K), "vectors are copied as they are, along n");
+static_assert(STORE == 1 || STORE == PACK, "a pack or its elements are stored");
 static_assert(TILE_M % ROWS == 0 && TILE_N % COLS == 0 && ROWS % PACK == 0 && COLS % PACK == 0, "whole packs");
-static_assert(THREADS % TILE_K == 0 && TILE_M * TILE_K % THREADS == 0 && TILE_N * TILE_K % THREADS == 0, "whole loads");
-static_assert(B_ALONG_K || THREADS % TILE_N == 0 || TILE_N % THREADS == 0, "a thread's columns are the same in each k");
+static_assert(THREADS % TILE_K == 0 && TILE_M * TILE_K % THREADS == 0 && COLUMNS * TILE_K % THREADS == 0, "whole loads");
+static_assert(B_ALONG_K || THREADS % COLUMNS == 0 || COLUMNS % THREADS == 0, "a thread's columns are the same in each k");
 
 // What one k or one n adds to an address in B, and its coordinates; what it adds to one in A (k) or D (n), and -1 where
 // there is no such k or n.
@@ -183,10 +191,12 @@ __device__ __forceinline__ Place place_of_n(const Window& window, const Shape& s
   return place;
 }
 
-// Brings an element to shared memory, widened; where it is summed as it is, without passing through registers.
+// Brings COUNT elements to shared memory, widened; where they are summed as they are, without passing through registers.
+template <int COUNT>
 __device__ __forceinline__ void bring(Sum* to, const Element* from, bool valid) {
 #if ASYNC
-  copy_async_element(reinterpret_cast<Element*>(to), from, valid);
+  typedef Vector<Element, COUNT> Part;
+  copy_async_element(reinterpret_cast<Part*>(to), reinterpret_cast<const Part*>(from), valid);
 #else
   *to = valid ? widen(*from) : Sum{};
 #endif
@@ -243,7 +253,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 #pragma unroll
   for (int i = 0; i < OWN; i++) {
     const int number = thread + i * THREADS;
-    own[i] = storage.of_n[B_ALONG_K ? number / TILE_K : number % TILE_N];
+    own[i] = storage.of_n[B_ALONG_K ? number / TILE_K : number % COLUMNS * LOAD];
   }
 
   const auto fetch = [&](Index slice) {
@@ -254,12 +264,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     for (int i = 0; i < TILE_M * TILE_K / THREADS; i++) {
       const int k = thread % TILE_K, m = thread / TILE_K + i * (THREADS / TILE_K);
       const bool valid = of_k[k].other >= 0 && first_m + m < p.rows;
-      bring(to_a + k * PITCH_A + m, valid ? a + ((first_m + m) * pitch_a + of_k[k].other) : a, valid);
+      bring<1>(to_a + k * PITCH_A + m, valid ? a + ((first_m + m) * pitch_a + of_k[k].other) : a, valid);
     }
 #pragma unroll
-    for (int i = 0; i < TILE_N * TILE_K / THREADS; i++) {
+    for (int i = 0; i < COPIES_B; i++) {
       const int number = thread + i * THREADS;
-      const int k = B_ALONG_K ? number % TILE_K : number / TILE_N, n = B_ALONG_K ? number / TILE_K : number % TILE_N;
+      const int k = B_ALONG_K ? number % TILE_K : number / COLUMNS;
+      const int n = B_ALONG_K ? number / TILE_K : number % COLUMNS * LOAD;
       const Place from_k = of_k[k], &from_n = own[i % OWN];
       bool valid = from_k.other >= 0 && from_n.other >= 0;
       if (valid) {
@@ -269,7 +280,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
           valid = valid && at >= 0 && at < (OPERATION == INPUT_GRAD ? window.out[axis] : window.size[axis]);
         }
       }
-      bring(to_b + k * PITCH_B + n, valid ? b + (from_k.element + from_n.element) : b, valid);
+      bring<LOAD>(to_b + k * PITCH_B + n, valid ? b + (from_k.element + from_n.element) : b, valid);
     }
   };
 
@@ -317,12 +328,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     if (m >= p.rows) continue;
     const Sum offset = OPERATION == FORWARD && bias ? widen(bias[group * p.rows + m]) : Sum{};
 #pragma unroll
-    for (int j = 0; j < COLS; j++) {
+    for (int j = 0; j < COLS; j += STORE) {
       const Index to = storage.of_n[(j / PACK * THREADS_N + thread_n) * PACK + j % PACK].other;
       if (to < 0) continue;
-      Sum sum = sums[i][j];
-      if (OPERATION == FORWARD) sum = activated(plus(sum, offset), activation);
-      result[m * pitch_d + to] = Narrow<Result>::from(sum);
+      Vector<Result, STORE> part;
+#pragma unroll
+      for (int s = 0; s < STORE; s++) {
+        Sum sum = sums[i][j + s];
+        if (OPERATION == FORWARD) sum = activated(plus(sum, offset), activation);
+        part.at[s] = Narrow<Result>::from(sum);
+      }
+      store_vector<Result, STORE>(result + (m * pitch_d + to), part);
     }
   }
 }

@@ -15,6 +15,7 @@ from npconv.kernels.cuda.launch import (
     ELEMENTS,
     Kernel,
     Launch,
+    address,
     ceil_div,
     checked,
     element_name,
@@ -138,6 +139,29 @@ def tile_for(element: str, rows: int, cols: int, products: int) -> Tile:
     return min(TILES[sum_dtype(element).itemsize], key=seconds)
 
 
+def is_widened(element: str) -> bool:
+    """Whether elements are summed in another type than their own."""
+    return element in ("float16", "bfloat16")
+
+
+def widths(spec: ConvSpec, op: str, element: str, b: Array, result: Array) -> tuple[int, int]:
+    """How many neighbours in n are read and written at once: 16 bytes of sums, or one."""
+    window, pack = spec.window, 16 // sum_dtype(element).itemsize
+    is_copied = op != "weight_grad" and window.taps == 1 and set(window.stride) == {1} and not window.has_padding
+    is_copied = is_copied and window.positions % pack == 0 and not is_widened(element)
+    # How many neighbours in n are neighbours in the result; those of an input gradient with a stride are not.
+    phases = math.prod(window.stride) > 1
+    run = {
+        "forward": window.positions,
+        "input_grad": 1 if phases else math.prod(window.size),
+        "weight_grad": spec.in_channels // spec.groups * window.taps,
+    }[op]
+    return (
+        pack if is_copied and address(b) % 16 == 0 else 1,
+        pack if run % pack == 0 and address(result) % 16 == 0 else 1,
+    )
+
+
 def shared_bytes(tile: Tile, element: str, index: str, axes: int) -> int:
     """Bytes of ``Storage`` in ``implicit_gemm.cu``."""
     size = sum_dtype(element).itemsize
@@ -161,11 +185,12 @@ def _launch(
         a.size, b.size, result.size, spec.batch * max(spec.in_channels, spec.out_channels) * span(window), blocks,
         rows + tile.m, cols + tile.n, depth + per_share,
     )  # fmt: skip
-    is_widened = element in ("float16", "bfloat16")
+    load, store = widths(spec, op, element, b, result)
     defines = (
         ("ELEMENT", ELEMENTS[element][0]), ("INDEX", index), ("AXES", window.ndim), ("OPERATION", OPERATIONS[op]),
         ("TILE_M", tile.m), ("TILE_N", tile.n), ("TILE_K", tile.k), ("ROWS", tile.rows), ("COLS", tile.cols),
-        ("STAGES", STAGES), ("RESIDENT", tile.resident), ("ASYNC", int(not is_widened)), ("SPLITS", int(shares > 1)),
+        ("STAGES", STAGES), ("RESIDENT", tile.resident), ("ASYNC", int(not is_widened(element))),
+        ("SPLITS", int(shares > 1)), ("LOAD", load), ("STORE", store),
     )  # fmt: skip
     shape = structure(index, spec.batch, groups, spec.in_channels // groups, spec.out_channels // groups)
     counts = (offset(index, value) for value in (phases, tiles_m, tiles_n, per_share))
