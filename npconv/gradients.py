@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from npconv import epilogue, planning
 from npconv.arrays import Array, Operands, check_shape, compute_dtype, from_channels_first
 from npconv.geometry import ConvSpec
-from npconv.planning import Plan, recent
+from npconv.planning import recent
+
+if TYPE_CHECKING:
+    from npconv.planning import Plan
 
 Ints = int | tuple[int, ...]
 Pullback = Callable[[Array], tuple[Array, Array, Array | None]]

@@ -401,6 +401,11 @@ NARROW = [
     ConvSpec.of((1, 2, 700), (8, 1, 7), stride=3, padding=3, groups=2),
     ConvSpec.of((2, 9, 5, 5), (2, 9, 1, 1)),
     ConvSpec.of((1, 10, 9, 20), (22, 5, 3, 3), padding=1, groups=2),
+    # in place: several slices of the depth, several runs of tiles, a rest
+    ConvSpec.of((2, 21, 30, 61), (4, 21, 1, 1)),
+    ConvSpec.of((1, 12, 5, 60), (6, 4, 1, 1), groups=3),
+    ConvSpec.of((3, 3, 410), (1, 3, 1)),
+    ConvSpec.of((1, 8, 192), (3, 8, 1)),
 ]
 
 

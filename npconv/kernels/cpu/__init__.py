@@ -18,6 +18,7 @@ from npconv.config import get_num_threads
 from npconv.geometry import ConvSpec, Window
 from npconv.kernels.cpu import depthwise_grad, input_grad, loops, threads, weight_grad, winograd, workspace
 from npconv.kernels.cpu.blocking import (
+    LOW_ROWS,
     Tile,
     blocks_for,
     is_narrow,
@@ -29,7 +30,7 @@ from npconv.kernels.cpu.blocking import (
     tile_for,
 )
 from npconv.kernels.cpu.depthwise import MOST_TAPS, conv_depthwise, forward_strips, gradient_strips
-from npconv.kernels.cpu.narrow import conv_narrow
+from npconv.kernels.cpu.narrow import conv_narrow, matmul_narrow
 from npconv.kernels.cpu.tiled import conv_tiled
 from npconv.kernels.cpu.winograd import Factors
 
@@ -312,6 +313,8 @@ def _tile_runner(
     none = _read(np.zeros(groups * outputs, dtype))
     staging = window.taps > 1 or window.has_padding or set(window.stride) != {1}
     planes = depth // max(1, math.prod(window.kernel[-2:]))
+    line = Window((window.positions,), (1,), (1,), ((0, 0),), (1,))
+    low_tile = low_tile_for(dtype, outputs, window.positions)
     tables: tuple[Any, ...]
     if depth == window.taps <= MOST_TAPS and size // batch * depth >= WORTH_WRITING_OUT:
         strip, strips, number = forward_strips(window, dtype.itemsize)
@@ -320,9 +323,11 @@ def _tile_runner(
         blocks = blocks_for(window, low_positions_for(planes))
         tables, tasks = (blocks[:4],), batch * groups * blocks.number
         kernel = conv_narrow(dtype, low_tile_for(dtype, outputs, blocks.line))
+    elif not staging and outputs <= LOW_ROWS and window.positions >= low_tile.columns:
+        tables, tasks = (blocks_for(line, 1)[:4],), batch * groups * -(-window.positions // low_tile.columns)
+        kernel = matmul_narrow(dtype, low_tile)
     else:
-        if not staging:
-            window = Window((window.positions,), (1,), (1,), ((0, 0),), (1,))
+        window = window if staging else line
         tile = tile_for(dtype, outputs, window.positions)
         blocks = blocks_for(
             window, positions_for(outputs if depth > slice_for(tile, dtype.itemsize) else 1, dtype.itemsize)
