@@ -129,10 +129,10 @@ class Strips(NamedTuple):
 
     `shape` holds planes of an image's channel, their height and width, height and width of the result, first row of the
     image for the first strip and how many further it is for the next, strips of a plane and bytes of the masks of one
-    strip. `leads` is the image's plane for each leading place of the result and leading tap, or -1. `columns` has for
-    every strip of a row its first column, the image's column there, and whether it reaches over a border. `masks` has
-    the lanes of its loads that lie inside as -1, in integers as wide as the image's elements, and at last a row of
-    zeros.
+    strip and of all. `leads` is the image's plane for each leading place of the result and leading tap, or -1.
+    `columns` has for every strip of a row its first column, the image's column there, and if it reaches over a border
+    the number of its masks, from 1 on. `masks` has the lanes of its loads that lie inside as -1, in integers as wide as
+    the image's elements, and at last a row of zeros.
     """
 
     shape: Any
@@ -199,15 +199,15 @@ def _strips(
     )
     columns += first[1]
     inside = lanes_inside(strip, columns, width)
+    numbers, masks = border_masks(inside)
     strips = -(-result_h // strip.rows)
     shape = [
         planes, height if width else 0, width, result_h, result_w, first[0], row_step, strips,
-        math.prod(inside.shape[1:]) * itemsize,
+        math.prod(inside.shape[1:]) * itemsize, masks.size * itemsize,
     ]  # fmt: skip
     tables = Strips(
         np.array(shape, np.int64), np.ascontiguousarray(leads, np.int64),
-        np.stack([lefts, columns, ~inside.all(axis=(1, 2))], axis=1).astype(np.int64),
-        mask_table(inside, width, itemsize),
+        np.stack([lefts, columns, numbers], axis=1), mask_table(masks, width, itemsize),
     )  # fmt: skip
     for table in tables:
         table.flags.writeable = False
@@ -220,6 +220,12 @@ def lanes_inside(strip: Strip, columns: Any, width: int) -> Any:
     first = np.array([sum(load) for load in loads_of(strip)])
     places = columns[:, None, None] + first[:, None] + np.arange(strip.lanes) * spacing
     return (places >= 0) & (places < width)
+
+
+def border_masks(masks: Any) -> tuple[Any, Any]:
+    """Numbers of the strips of a row whose masks leave lanes out, from 1 on, 0 for the others; and those masks."""
+    over_border = ~masks.all(axis=(1, 2))
+    return np.where(over_border, np.cumsum(over_border), 0), masks[over_border]
 
 
 def mask_table(masks: Any, width: int, itemsize: int) -> Any:
@@ -350,7 +356,7 @@ def conv_depthwise(dtype: np.dtype[Any], strip: Strip) -> Callable[..., None]:
         image_planes, height, width, out_h, out_w = shape[0], shape[1], shape[2], shape[3], shape[4]
         first_row, row_step, strips, mask_bytes = shape[5], shape[6], shape[7], shape[8]
         plane_bytes, result_bytes = height * width * size, out_h * out_w * size
-        zeros = address_of(masks) + columns.shape[0] * mask_bytes
+        zeros = address_of(masks) + shape[9]
         planes, limits = np.empty((leads.shape[1], 2), np.int64), np.empty(2, kind)
         limits[0], limits[1] = low, high
         bottom = min((stop - 1) % strips * rows + rows, out_h)
@@ -374,8 +380,8 @@ def conv_depthwise(dtype: np.dtype[Any], strip: Strip) -> Callable[..., None]:
                     if columns[part, 2] != 0:
                         over_a_border(
                             address_of(planes), row, column, width, zeros,
-                            address_of(masks) + part * mask_bytes, factors, shift, target + left * size, out_w, end,
-                            address_of(limits), activation == HARDSWISH,
+                            address_of(masks) + (columns[part, 2] - 1) * mask_bytes, factors, shift,
+                            target + left * size, out_w, end, address_of(limits), activation == HARDSWISH,
                         )  # fmt: skip
                     else:
                         inside(

@@ -19,7 +19,7 @@ from npconv.kernels.cpu import threads
 from npconv.kernels.cpu.blocking import first_axes, last_axes, leading_planes, processor
 from npconv.kernels.cpu.compile import entry
 from npconv.kernels.cpu.correlation import totals
-from npconv.kernels.cpu.depthwise import Strip, Strips, lanes_inside, loads_of, mask_table
+from npconv.kernels.cpu.depthwise import Strip, Strips, border_masks, lanes_inside, loads_of, mask_table
 from npconv.kernels.cpu.vectors import (
     ADDRESS,
     GRID,
@@ -55,8 +55,8 @@ def dots_for(window: Window, itemsize: int) -> tuple[Strip, Strips]:
     """What the instructions depend on, one vector of the result's gradient, and the tables of the driver.
 
     They are as in `depthwise.Strips`, but `shape` holds planes of an image's channel, height and width, height and
-    width of the result, stride and low padding of rows, bytes of the masks of a vector, and first and last of the
-    vectors that reach over no border.
+    width of the result, stride and low padding of rows, bytes of the masks of a vector, first and last of the
+    vectors that reach over no border, and bytes of all masks.
     Masks leave out what lies behind a row's last output too; the last one is that of the gradient.
     """
     plane, leading = last_axes(window, 2), first_axes(window, 2)
@@ -68,15 +68,15 @@ def dots_for(window: Window, itemsize: int) -> tuple[Strip, Strips]:
     used = [lefts[:, None] + strip.outputs_of(load) < out_w for load in loads_of(strip)]
     own = lefts[:, None] + np.arange(lanes) < out_w
     masks = np.stack([*(lanes_inside(strip, columns, width) & np.stack(used, axis=1)).swapaxes(0, 1), own], axis=1)
-    over_border = ~masks.all(axis=(1, 2))
-    whole = np.flatnonzero(~over_border)
+    numbers, masks = border_masks(masks)
+    whole = np.flatnonzero(numbers == 0)
     first, last = (whole[0], whole[-1] + 1) if whole.size else (lefts.size, lefts.size)
     shape = [
         int(np.prod(leading.size)), height if width else 0, width, out_h, out_w, stride[0], plane.padding[0][0],
-        masks[0].size * itemsize, first, last,
+        (len(loads_of(strip)) + 1) * lanes * itemsize, first, last, masks.size * itemsize,
     ]  # fmt: skip
     tables = Strips(
-        np.array(shape, np.int64), leading_planes(leading), np.stack([lefts, columns], axis=1),
+        np.array(shape, np.int64), leading_planes(leading), np.stack([lefts, columns, numbers], axis=1),
         mask_table(masks, width, itemsize),
     )  # fmt: skip
     for table in tables:
@@ -191,7 +191,7 @@ def weight_grad_depthwise(dtype: np.dtype[Any], strip: Strip) -> Callable[..., N
         image_planes, height, width, out_h, out_w = shape[0], shape[1], shape[2], shape[3], shape[4]
         stride_h, low_h, mask_bytes, first_whole, last_whole = shape[5], shape[6], shape[7], shape[8], shape[9]
         positions, plane_bytes = leads.shape[0] * out_h * out_w, height * width * size
-        zeros = address_of(masks) + columns.shape[0] * mask_bytes
+        zeros = address_of(masks) + shape[10]
         sums = np.empty(leads.shape[1] * taps * lanes, kind)
         most_parts = min(MOST_IN_A_ROW, last_whole - first_whole)
         most_rows = min(MOST_ROWS, MOST_IN_A_ROW // max(1, most_parts))
@@ -222,7 +222,7 @@ def weight_grad_depthwise(dtype: np.dtype[Any], strip: Strip) -> Callable[..., N
                                     over_a_border(
                                         rows, 1, line + columns[part, 0] * size, out_w,
                                         image + plane * plane_bytes, row, columns[part, 1], rows_of_plane, width,
-                                        zeros, address_of(masks) + part * mask_bytes, totals_of_tap,
+                                        zeros, address_of(masks) + (columns[part, 2] - 1) * mask_bytes, totals_of_tap,
                                     )  # fmt: skip
                                     part += 1
             for k in range(leads.shape[1] * taps):
