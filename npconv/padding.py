@@ -1,6 +1,7 @@
 """Padding modes: what stands beyond the edge of an image, as an index into it, and the adjoint of copying it there.
 
 The modes have PyTorch's names; "reflect", "replicate" and "circular" are `numpy.pad`'s "reflect", "edge" and "wrap".
+"symmetric", which repeats the edge itself, has `numpy.pad`'s name; PyTorch has none for it, and only filters use it.
 Any width works, also beyond the image's own size, where the pattern repeats.
 """
 
@@ -20,6 +21,9 @@ def source_index(backend: Backend, mode: str, low: int, high: int, size: int) ->
         return position.clip(0, size - 1)
     if mode == "circular":
         return position % size
+    if mode == "symmetric":
+        position %= 2 * size
+        return xp.where(position < size, position, 2 * size - 1 - position)
     period = max(2 * (size - 1), 1)
     position %= period
     return xp.where(position < size, position, period - position)
