@@ -644,9 +644,10 @@ class _Run:
         return y
 
     def reached(self, frame: _Frame, marked: Array, beyond: bool) -> Array:
-        """Which results have a marked element under the kernel: a box filter of integers, one pass per axis."""
-        ones = [self.backend.xp.ones(line, np.int64) for line in _lines(frame.kernel)]
-        count = _Run(self.backend, "direct", ones)._sum(frame, marked.astype(np.int64), ones[0], np.int64(beyond))
+        """Which results have a marked element under the kernel: a box filter of ones, one pass per axis."""
+        kind = np.dtype(np.float32 if math.prod(frame.kernel) < 2**24 else np.float64)  # in which counts are exact
+        ones = [self.backend.xp.ones(line, kind) for line in _lines(frame.kernel)]
+        count = _Run(self.backend, "direct", ones)._sum(frame, marked.astype(kind), ones[0], kind.type(beyond))
         return count > 0
 
     def _sum(self, frame: _Frame, x: Array, w: Array, cval: Any) -> Array:
