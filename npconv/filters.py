@@ -391,16 +391,16 @@ class _Frame:
         return backend.xp.moveaxis(y.reshape(*batch, *y.shape[2:]), tuple(range(first, ndim)), self.axes)
 
 
-def _axes(axes: Any, ndim: int) -> Size:
+def _axes(axes: Any, ndim: int, name: str = "axes") -> Size:
     if axes is None:
         return tuple(range(ndim))
     items = sequence(axes)
-    given = tuple(integer("axes", a, -ndim) for a in ((axes,) if items is None else items))
+    given = tuple(integer(name, a, -ndim) for a in ((axes,) if items is None else items))
     if any(a >= ndim for a in given):
-        raise ValueError(f"axes must name axes of x, which has {ndim} dimensions; got {axes!r}")
+        raise ValueError(f"{name} must name axes of an array of {ndim} dimensions, got {axes!r}")
     chosen = tuple(a % ndim for a in given)
     if len(set(chosen)) != len(chosen):
-        raise ValueError(f"axes must name each axis once, got {axes!r}")
+        raise ValueError(f"{name} must name each axis once, got {axes!r}")
     return chosen
 
 
@@ -474,10 +474,14 @@ def _constant(cval: Any, wide: np.dtype[Any], frame: _Frame) -> Any:
         return np.int64((value + 2**63) % 2**64 - 2**63)
     if wide.kind == "f" and isinstance(cval, complex | np.complexfloating):
         raise TypeError(f"cval must be real where x and w are, got {cval!r}")
-    try:
-        return wide.type(cval)
-    except OverflowError:
-        raise ValueError(f"cval must fit into {wide}, got {cval!r}") from None
+    with np.errstate(over="ignore"):
+        try:
+            value = wide.type(cval)
+        except OverflowError:
+            value = wide.type(math.inf)
+    if np.isinf(value) and not (isinstance(cval, float | complex | np.inexact) and np.isinf(cval)):
+        raise ValueError(f"cval must fit into {wide}, got {cval!r}")
+    return value
 
 
 def _number(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> float:
@@ -600,7 +604,7 @@ def factors(w: Array) -> list[Array] | None:
     magnitude = np.abs(w)
     peak = np.unravel_index(int(magnitude.argmax()), w.shape)
     pivot = w[peak]
-    if not magnitude.max() < np.inf or pivot == 0:
+    if not magnitude.max() < np.inf or pivot == 0 or magnitude.min() < 0:  # which that of -2**63 is
         return None
     lines = [
         w[tuple(slice(None) if i == axis else slice(p, p + 1) for i, p in enumerate(peak))] for axis in range(w.ndim)
@@ -989,7 +993,7 @@ def sobel(axis: int = -1, *, ndim: int = 2) -> Array:
            [ 1,  2,  1]])
     """
     ndim = _dimensions(ndim)
-    chosen = _axes((axis,), ndim)[0]
+    (chosen,) = _axes((axis,), ndim, "axis")
     return _outer([np.array([-1, 0, 1] if i == chosen else [1, 2, 1]) for i in range(ndim)])
 
 
