@@ -15,8 +15,9 @@ from npconv.gradients import conv_input_grad, conv_vjp, conv_weight_grad
 from npconv.transposed import conv_transpose, conv_transpose1d, conv_transpose2d, conv_transpose3d
 
 if TYPE_CHECKING:
-    from npconv import cost, d2l, machine, nn, reference
+    from npconv import cost, d2l, filters, machine, nn, reference
     from npconv.arrays import available_backends, free_workspace
+    from npconv.filters import convolve, correlate
     from npconv.patches import col2im, fold, im2col, unfold
     from npconv.planning import autotune
     from npconv.pooling import avg_pool, avg_pool_vjp, max_pool, max_pool_vjp
@@ -42,8 +43,11 @@ __all__ = [
     "conv_transpose3d",
     "conv_vjp",
     "conv_weight_grad",
+    "convolve",
+    "correlate",
     "cost",
     "d2l",
+    "filters",
     "fold",
     "free_workspace",
     "get_backend",
@@ -65,10 +69,11 @@ __all__ = [
 ]
 
 # What is loaded when it is first touched: whole rooms, and the functions of some.
-_ROOMS = ("cost", "d2l", "machine", "nn", "reference")
+_ROOMS = ("cost", "d2l", "filters", "machine", "nn", "reference")
 _FUNCTIONS = {
     "autotune": "planning.tuning",
     **dict.fromkeys(("available_backends", "free_workspace"), "arrays"),
+    **dict.fromkeys(("convolve", "correlate"), "filters"),
     **dict.fromkeys(("col2im", "fold", "im2col", "unfold"), "patches"),
     **dict.fromkeys(("avg_pool", "avg_pool_vjp", "max_pool", "max_pool_vjp"), "pooling"),
     **dict.fromkeys(("show_config", "warmup"), "report"),

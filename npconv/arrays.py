@@ -197,6 +197,11 @@ class Operands:
         """Shape of an operand as the caller gave it."""
         return tuple(self._given[name].shape)
 
+    def dtype_of(self, name: str) -> np.dtype[Any]:
+        """Dtype of an operand as the caller gave it."""
+        dtype: np.dtype[Any] = self._given[name].dtype
+        return dtype
+
     def has(self, name: str) -> bool:
         """Whether an optional operand was given."""
         return name in self._given

@@ -1,6 +1,7 @@
 """Padding modes: what stands beyond the edge of an image, as an index into it, and the adjoint of copying it there.
 
 The modes have PyTorch's names; "reflect", "replicate" and "circular" are `numpy.pad`'s "reflect", "edge" and "wrap".
+"symmetric", which repeats the edge itself, has `numpy.pad`'s name; PyTorch has none for it, and only filters use it.
 Any width works, also beyond the image's own size, where the pattern repeats.
 """
 
@@ -20,17 +21,36 @@ def source_index(backend: Backend, mode: str, low: int, high: int, size: int) ->
         return position.clip(0, size - 1)
     if mode == "circular":
         return position % size
+    if mode == "symmetric":
+        position %= 2 * size
+        return xp.where(position < size, position, 2 * size - 1 - position)
     period = max(2 * (size - 1), 1)
     position %= period
     return xp.where(position < size, position, period - position)
 
 
 def pad(backend: Backend, x: Array, padding: Pairs, mode: str) -> Array:
-    """Pad the spatial axes of ``(N, C, *spatial)``."""
-    for axis, (low, high) in enumerate(padding, start=2):
-        if low or high:
-            x = backend.xp.take(x, source_index(backend, mode, low, high, x.shape[axis]), axis=axis)
-    return x
+    """Pad the spatial axes of ``(N, C, *spatial)``: one copy of the image, then strips along its edges."""
+    if not any(low or high for low, high in padding):
+        return x
+    size = x.shape[2:]
+    padded = backend.xp.empty(
+        (*x.shape[:2], *(n + low + high for n, (low, high) in zip(size, padding, strict=True))), x.dtype
+    )
+    inside = [slice(low, low + n) for n, (low, _) in zip(size, padding, strict=True)]
+    padded[(slice(None), slice(None), *inside)] = x
+    for axis, (n, (low, high)) in enumerate(zip(size, padding, strict=True)):
+        if not (low or high):
+            continue
+        # Earlier axes are whole by now, later ones are not begun.
+        before, after = (slice(None),) * (axis + 2), tuple(inside[axis + 1 :])
+        index = source_index(backend, mode, low, high, n) + low
+        for strip in (slice(0, low), slice(low + n, low + n + high)):
+            if strip.start < strip.stop:
+                padded[(*before, strip, *after)] = padded[(*before, slice(None), *after)].take(
+                    index[strip], axis=axis + 2
+                )
+    return padded
 
 
 def pad_adjoint(backend: Backend, dy: Array, padding: Pairs, size: Size, mode: str) -> Array:

@@ -57,7 +57,7 @@ def module(devices: int = 1) -> types.ModuleType:
     fake = types.ModuleType("cupy")
     for name in (
         "arange", "asarray", "ascontiguousarray", "zeros", "ones", "full", "ones_like", "where", "maximum",
-        "clip", "matmul", "take", "moveaxis", "pad", "einsum",
+        "clip", "matmul", "take", "moveaxis", "pad", "einsum", "isnan", "isfinite", "rint",
         "conj",
     ):  # fmt: skip
         setattr(fake, name, _on_device(getattr(np, name)))

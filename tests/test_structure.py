@@ -73,6 +73,12 @@ def test_users_of_the_public_face_use_nothing_else(path: Path) -> None:
     assert found <= allowed
 
 
+def test_filters_use_the_public_convolutions() -> None:
+    allowed = ("npconv.arrays", "npconv.conv.", "npconv.geometry", "npconv.gradients", "npconv.padding")
+    found = {f"{name}." for name in imports(ROOT / "filters.py") if name.startswith("npconv")}
+    assert all(name.startswith(allowed) for name in found)
+
+
 @pytest.mark.parametrize("path", [p for p in FILES if room(p) != "config.py"], ids=room)
 def test_only_config_reads_the_environment(path: Path) -> None:
     assert not re.search(r"os\.environ|getenv", path.read_text(encoding="utf-8"))
