@@ -6,12 +6,14 @@ No graph is recorded. A layer's `forward` keeps what its `backward` needs, and a
 from __future__ import annotations
 
 from npconv.nn import init
-from npconv.nn.activation import ReLU
+from npconv.nn.activation import Hardswish, ReLU, ReLU6, Sigmoid, SiLU
 from npconv.nn.container import Container, Sequential
 from npconv.nn.conv import Conv, Conv1d, Conv2d, Conv3d
+from npconv.nn.dropout import Dropout
 from npconv.nn.linear import Linear
 from npconv.nn.losses import CrossEntropyLoss, Loss
 from npconv.nn.module import Buffer, Module, Parameter
+from npconv.nn.norm import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
 from npconv.nn.optim import SGD, Optimizer
 from npconv.nn.pooling import (
     AvgPool,
@@ -31,6 +33,10 @@ __all__ = [
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BatchNorm",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
     "Buffer",
     "Container",
     "Conv",
@@ -38,7 +44,9 @@ __all__ = [
     "Conv2d",
     "Conv3d",
     "CrossEntropyLoss",
+    "Dropout",
     "Flatten",
+    "Hardswish",
     "Linear",
     "Loss",
     "MaxPool",
@@ -49,6 +57,9 @@ __all__ = [
     "Optimizer",
     "Parameter",
     "ReLU",
+    "ReLU6",
     "Sequential",
+    "SiLU",
+    "Sigmoid",
     "init",
 ]

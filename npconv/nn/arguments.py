@@ -29,6 +29,19 @@ def namespace(name: str, value: Any) -> ModuleType:
     raise TypeError(f"{name} must be a NumPy or CuPy array, got {value!r:.60} ({type(value).__name__})")
 
 
+def floating(name: str, value: Any) -> ModuleType:
+    """Return the module whose functions take this array of real floating-point numbers, or raise a `TypeError`."""
+    xp = namespace(name, value)
+    if value.dtype.kind != "f":
+        raise TypeError(f"{name} must be of a floating dtype, got {value.dtype}")
+    return xp
+
+
+def widened(xp: ModuleType, value: Array) -> Array:
+    """Return `value` in the dtype to compute in: float16 in float32, anything else as it is."""
+    return value.astype(xp.result_type(value.dtype, xp.float32), copy=False)
+
+
 def check_shape(name: str, value: Array, expected: tuple[int, ...], why: str) -> None:
     """Raise unless `value` is an array of this shape: one that merely broadcasts would give a wrong gradient."""
     namespace(name, value)
@@ -75,4 +88,12 @@ def rate(name: str, value: Any) -> float:
     number = float(value)
     if not (math.isfinite(number) and number >= 0):
         raise ValueError(f"{name} must be finite and zero or more, got {value}")
+    return number
+
+
+def fraction(name: str, value: Any, *, below_one: bool = False) -> float:
+    """Return a finite number from 0 to 1, or `below_one`."""
+    number = rate(name, value)
+    if number > 1 or (below_one and number == 1):
+        raise ValueError(f"{name} must be from 0 to 1{', 1 excluded' if below_one else ''}, got {value}")
     return number
