@@ -11,10 +11,10 @@ from npconv.nn.container import Container, Sequential
 from npconv.nn.conv import Conv, Conv1d, Conv2d, Conv3d
 from npconv.nn.dropout import Dropout
 from npconv.nn.linear import Linear
-from npconv.nn.losses import CrossEntropyLoss, Loss
+from npconv.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss
 from npconv.nn.module import Buffer, Module, Parameter
 from npconv.nn.norm import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
-from npconv.nn.optim import SGD, Optimizer
+from npconv.nn.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from npconv.nn.pooling import (
     AvgPool,
     AvgPool1d,
@@ -25,14 +25,18 @@ from npconv.nn.pooling import (
     MaxPool2d,
     MaxPool3d,
 )
+from npconv.nn.schedule import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR, StepLR
 from npconv.nn.shape import Flatten
 
 __all__ = [
     "SGD",
+    "Adam",
+    "AdamW",
     "AvgPool",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BCEWithLogitsLoss",
     "BatchNorm",
     "BatchNorm1d",
     "BatchNorm2d",
@@ -43,12 +47,16 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "CosineAnnealingLR",
     "CrossEntropyLoss",
     "Dropout",
     "Flatten",
     "Hardswish",
+    "LRScheduler",
     "Linear",
+    "LinearLR",
     "Loss",
+    "MSELoss",
     "MaxPool",
     "MaxPool1d",
     "MaxPool2d",
@@ -56,10 +64,13 @@ __all__ = [
     "Module",
     "Optimizer",
     "Parameter",
+    "RMSprop",
     "ReLU",
     "ReLU6",
     "Sequential",
+    "SequentialLR",
     "SiLU",
     "Sigmoid",
+    "StepLR",
     "init",
 ]

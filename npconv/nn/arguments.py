@@ -97,3 +97,15 @@ def fraction(name: str, value: Any, *, below_one: bool = False) -> float:
     if number > 1 or (below_one and number == 1):
         raise ValueError(f"{name} must be from 0 to 1{', 1 excluded' if below_one else ''}, got {value}")
     return number
+
+
+def converted(name: str, value: Any, like: Array) -> Array:
+    """Return a copy of `value` in the dtype and the kind of array of `like`, or raise a `TypeError` that names it."""
+    xp = namespace(name, like)
+    try:
+        array = xp.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name!r} in state cannot be read as an array: {error}") from error
+    if not xp.can_cast(array.dtype, like.dtype, "same_kind"):
+        raise TypeError(f"{name!r} in state has dtype {array.dtype}, which does not convert to {like.dtype}")
+    return array.astype(like.dtype, copy=True)
