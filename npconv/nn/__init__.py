@@ -8,7 +8,16 @@ from __future__ import annotations
 from npconv.nn import init
 from npconv.nn.activation import Hardswish, ReLU, ReLU6, Sigmoid, SiLU
 from npconv.nn.container import Container, Sequential
-from npconv.nn.conv import Conv, Conv1d, Conv2d, Conv3d
+from npconv.nn.conv import (
+    Conv,
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+)
 from npconv.nn.dropout import Dropout
 from npconv.nn.linear import Linear
 from npconv.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss
@@ -25,6 +34,14 @@ from npconv.nn.pooling import (
     MaxPool2d,
     MaxPool3d,
 )
+from npconv.nn.resample import (
+    AdaptiveAvgPool,
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    GlobalAvgPool,
+    Upsample,
+)
 from npconv.nn.schedule import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR, StepLR
 from npconv.nn.shape import Flatten
 
@@ -32,6 +49,10 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "AdaptiveAvgPool",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
     "AvgPool",
     "AvgPool1d",
     "AvgPool2d",
@@ -47,10 +68,15 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvTranspose",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "CosineAnnealingLR",
     "CrossEntropyLoss",
     "Dropout",
     "Flatten",
+    "GlobalAvgPool",
     "Hardswish",
     "LRScheduler",
     "Linear",
@@ -72,5 +98,6 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "StepLR",
+    "Upsample",
     "init",
 ]

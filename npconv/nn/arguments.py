@@ -49,26 +49,26 @@ def check_shape(name: str, value: Array, expected: tuple[int, ...], why: str) ->
         raise ValueError(f"{name} must have shape {expected}, {why}; got {tuple(value.shape)}")
 
 
-def positive(name: str, value: Any) -> int:
-    """Return `value` as an integer of at least 1."""
+def positive(name: str, value: Any, least: int = 1) -> int:
+    """Return `value` as an integer of at least 1, or with ``least=0`` of zero or more."""
     try:
         if isinstance(value, bool):
             raise TypeError
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r:.60} ({type(value).__name__})") from None
-    if number < 1:
-        raise ValueError(f"{name} must be positive, got {number}")
+    if number < least:
+        raise ValueError(f"{name} must be {'positive' if least else 'zero or more'}, got {number}")
     return number
 
 
-def per_axis(name: str, value: Any, ndim: int) -> tuple[int, ...]:
-    """Return `value`, one positive integer or one per dimension, as a tuple."""
+def per_axis(name: str, value: Any, ndim: int, least: int = 1) -> tuple[int, ...]:
+    """Return `value`, one integer of at least `least` (0 or 1) or one per dimension, as a tuple."""
     if not isinstance(value, tuple | list):
-        return (positive(name, value),) * ndim
+        return (positive(name, value, least),) * ndim
     if len(value) != ndim:
         raise ValueError(f"{name} must be an integer or a tuple of {ndim}, one per dimension; got {value!r}")
-    return tuple(positive(f"{name}[{axis}]", item) for axis, item in enumerate(value))
+    return tuple(positive(f"{name}[{axis}]", item, least) for axis, item in enumerate(value))
 
 
 def flag(name: str, value: Any) -> bool:
