@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from npconv.nn import init
 from npconv.nn.activation import Hardswish, ReLU, ReLU6, Sigmoid, SiLU
-from npconv.nn.container import Container, Sequential
+from npconv.nn.blocks import Depthwise, DepthwiseSeparable
+from npconv.nn.container import Add, Concat, Container, Sequential
 from npconv.nn.conv import (
     Conv,
     Conv1d,
@@ -53,6 +54,7 @@ __all__ = [
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveAvgPool3d",
+    "Add",
     "AvgPool",
     "AvgPool1d",
     "AvgPool2d",
@@ -63,6 +65,7 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "Buffer",
+    "Concat",
     "Container",
     "Conv",
     "Conv1d",
@@ -74,6 +77,8 @@ __all__ = [
     "ConvTranspose3d",
     "CosineAnnealingLR",
     "CrossEntropyLoss",
+    "Depthwise",
+    "DepthwiseSeparable",
     "Dropout",
     "Flatten",
     "GlobalAvgPool",
