@@ -6,13 +6,25 @@ No graph is recorded. A layer's `forward` keeps what its `backward` needs, and a
 from __future__ import annotations
 
 from npconv.nn import init
-from npconv.nn.activation import ReLU
-from npconv.nn.container import Container, Sequential
-from npconv.nn.conv import Conv, Conv1d, Conv2d, Conv3d
+from npconv.nn.activation import Hardswish, ReLU, ReLU6, Sigmoid, SiLU
+from npconv.nn.blocks import Depthwise, DepthwiseSeparable
+from npconv.nn.container import Add, Concat, Container, Sequential
+from npconv.nn.conv import (
+    Conv,
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+)
+from npconv.nn.dropout import Dropout
 from npconv.nn.linear import Linear
-from npconv.nn.losses import CrossEntropyLoss, Loss
+from npconv.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss
 from npconv.nn.module import Buffer, Module, Parameter
-from npconv.nn.optim import SGD, Optimizer
+from npconv.nn.norm import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
+from npconv.nn.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from npconv.nn.pooling import (
     AvgPool,
     AvgPool1d,
@@ -23,24 +35,59 @@ from npconv.nn.pooling import (
     MaxPool2d,
     MaxPool3d,
 )
+from npconv.nn.resample import (
+    AdaptiveAvgPool,
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    GlobalAvgPool,
+    Upsample,
+)
+from npconv.nn.schedule import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR, StepLR
 from npconv.nn.shape import Flatten
 
 __all__ = [
     "SGD",
+    "Adam",
+    "AdamW",
+    "AdaptiveAvgPool",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
+    "Add",
     "AvgPool",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BCEWithLogitsLoss",
+    "BatchNorm",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
     "Buffer",
+    "Concat",
     "Container",
     "Conv",
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvTranspose",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "CosineAnnealingLR",
     "CrossEntropyLoss",
+    "Depthwise",
+    "DepthwiseSeparable",
+    "Dropout",
     "Flatten",
+    "GlobalAvgPool",
+    "Hardswish",
+    "LRScheduler",
     "Linear",
+    "LinearLR",
     "Loss",
+    "MSELoss",
     "MaxPool",
     "MaxPool1d",
     "MaxPool2d",
@@ -48,7 +95,14 @@ __all__ = [
     "Module",
     "Optimizer",
     "Parameter",
+    "RMSprop",
     "ReLU",
+    "ReLU6",
     "Sequential",
+    "SequentialLR",
+    "SiLU",
+    "Sigmoid",
+    "StepLR",
+    "Upsample",
     "init",
 ]

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from npconv.nn.arguments import Array, check_shape, namespace
+from types import ModuleType
+
+from npconv.nn.arguments import Array, check_shape, floating, namespace, widened
 from npconv.nn.module import Module
 
 
-class ReLU(Module):
+class _Cut(Module):
+    """What the rectifiers share: the gradient goes where the result was not cut off."""
+
+    def backward(self, dy: Array) -> Array:
+        """Return the input's gradient; see `Module.backward`."""
+        passed = self.recall()
+        check_shape("dy", dy, passed.shape, "that of the result")
+        return namespace("dy", dy).where(passed, dy, 0)
+
+
+class ReLU(_Cut):
     """``max(x, 0)``, elementwise. The gradient at 0 is 0; a NaN stays one.
 
     Notes
@@ -46,8 +58,171 @@ class ReLU(Module):
             self.keep(y > 0)
         return y
 
+
+class ReLU6(_Cut):
+    """``min(max(x, 0), 6)``, elementwise. The gradient at 0 and at 6 is 0; a NaN stays one.
+
+    Notes
+    -----
+    Maps an array of any shape to one of that shape.
+
+    References
+    ----------
+    A. Howard et al., *MobileNets*, arXiv:1704.04861.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> layer = nc.nn.ReLU6()
+    >>> layer(np.array([-1.0, 2.0, 8.0]))
+    array([0., 2., 6.])
+    >>> layer.backward(np.array([10.0, 10.0, 10.0]))
+    array([ 0., 10.,  0.])
+    """
+
+    def forward(self, x: Array) -> Array:
+        """Cut off what is negative or above 6.
+
+        Parameters
+        ----------
+        x : array
+
+        Returns
+        -------
+        array
+            Of the shape and dtype of `x`.
+
+        Raises
+        ------
+        TypeError
+            If `x` is not an array.
+        """
+        y = namespace("x", x).clip(x, 0, 6)
+        if self.training:
+            self.keep((y > 0) & (y < 6))
+        return y
+
+
+class _Smooth(Module):
+    """Elementwise functions of floating-point numbers. A subclass defines the value and the slope."""
+
+    def forward(self, x: Array) -> Array:
+        """Apply the function to every element.
+
+        Parameters
+        ----------
+        x : array
+            Of a floating dtype; float16 is computed in float32.
+
+        Returns
+        -------
+        array
+            Of the shape and dtype of `x`.
+
+        Raises
+        ------
+        TypeError
+            If `x` is not such an array.
+        """
+        xp = floating("x", x)
+        y, slope = self._value_and_slope(xp, widened(xp, x))
+        if self.training:
+            self.keep(slope.astype(x.dtype, copy=False))
+        return y.astype(x.dtype, copy=False)
+
+    def _value_and_slope(self, xp: ModuleType, x: Array) -> tuple[Array, Array]:
+        """Return the function and, in training mode, its derivative."""
+        raise NotImplementedError
+
     def backward(self, dy: Array) -> Array:
         """Return the input's gradient; see `Module.backward`."""
-        passed = self.recall()
-        check_shape("dy", dy, passed.shape, "that of the result")
-        return namespace("dy", dy).where(passed, dy, 0)
+        slope = self.recall()
+        check_shape("dy", dy, slope.shape, "that of the result")
+        return dy * slope
+
+
+class Sigmoid(_Smooth):
+    """``1 / (1 + exp(-x))``, elementwise, without overflow.
+
+    Notes
+    -----
+    Maps an array of any shape and of a floating dtype to one of that shape and dtype.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> layer = nc.nn.Sigmoid()
+    >>> layer(np.array([-1000.0, 0.0, 1000.0]))
+    array([0. , 0.5, 1. ])
+    >>> layer.backward(np.array([4.0, 4.0, 4.0]))
+    array([0., 1., 0.])
+    """
+
+    def _value_and_slope(self, xp: ModuleType, x: Array) -> tuple[Array, Array]:
+        y, rest = sigmoid(xp, x)
+        return y, y * rest if self.training else y
+
+
+class SiLU(_Smooth):
+    """``x * sigmoid(x)``, elementwise; also called swish.
+
+    Notes
+    -----
+    Maps an array of any shape and of a floating dtype to one of that shape and dtype.
+
+    References
+    ----------
+    S. Elfwing, E. Uchibe, K. Doya, *Sigmoid-weighted linear units*, arXiv:1702.03118.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> layer = nc.nn.SiLU()
+    >>> layer(np.array([-1000.0, 0.0, 1000.0]))
+    array([  -0.,    0., 1000.])
+    >>> layer.backward(np.array([4.0, 4.0, 4.0]))
+    array([0., 2., 4.])
+    """
+
+    def _value_and_slope(self, xp: ModuleType, x: Array) -> tuple[Array, Array]:
+        s, rest = sigmoid(xp, x)
+        y = x * s
+        return y, s + y * rest if self.training else y
+
+
+class Hardswish(_Smooth):
+    """``x * min(max(x + 3, 0), 6) / 6``, elementwise: close to SiLU without an exponential.
+
+    Notes
+    -----
+    Maps an array of any shape and of a floating dtype to one of that shape and dtype. The slope is 0 up to -3 and 1
+    from 3 on, those two included.
+
+    References
+    ----------
+    A. Howard et al., *Searching for MobileNetV3*, arXiv:1905.02244.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> layer = nc.nn.Hardswish()
+    >>> layer(np.array([-4.0, 0.0, 1.5, 4.0]))
+    array([-0.   ,  0.   ,  1.125,  4.   ])
+    >>> layer.backward(np.array([1.0, 1.0, 1.0, 1.0]))
+    array([0. , 0.5, 1. , 1. ])
+    """
+
+    def _value_and_slope(self, xp: ModuleType, x: Array) -> tuple[Array, Array]:
+        y = x * (xp.clip(x + 3, 0, 6) / 6)
+        return y, xp.where(x <= -3, 0, xp.where(x < 3, x / 3 + 0.5, 1)).astype(x.dtype) if self.training else y
+
+
+def sigmoid(xp: ModuleType, x: Array) -> tuple[Array, Array]:
+    """``sigmoid(x)`` and ``1 - sigmoid(x)``, each with its own small relative error and without overflow."""
+    e = xp.exp(-abs(x))
+    large, small = 1 / (1 + e), e / (1 + e)
+    return xp.where(x >= 0, large, small), xp.where(x >= 0, small, large)

@@ -29,6 +29,19 @@ def namespace(name: str, value: Any) -> ModuleType:
     raise TypeError(f"{name} must be a NumPy or CuPy array, got {value!r:.60} ({type(value).__name__})")
 
 
+def floating(name: str, value: Any) -> ModuleType:
+    """Return the module whose functions take this array of real floating-point numbers, or raise a `TypeError`."""
+    xp = namespace(name, value)
+    if value.dtype.kind != "f":
+        raise TypeError(f"{name} must be of a floating dtype, got {value.dtype}")
+    return xp
+
+
+def widened(xp: ModuleType, value: Array) -> Array:
+    """Return `value` in the dtype to compute in: float16 in float32, anything else as it is."""
+    return value.astype(xp.result_type(value.dtype, xp.float32), copy=False)
+
+
 def check_shape(name: str, value: Array, expected: tuple[int, ...], why: str) -> None:
     """Raise unless `value` is an array of this shape: one that merely broadcasts would give a wrong gradient."""
     namespace(name, value)
@@ -36,26 +49,26 @@ def check_shape(name: str, value: Array, expected: tuple[int, ...], why: str) ->
         raise ValueError(f"{name} must have shape {expected}, {why}; got {tuple(value.shape)}")
 
 
-def positive(name: str, value: Any) -> int:
-    """Return `value` as an integer of at least 1."""
+def positive(name: str, value: Any, least: int = 1) -> int:
+    """Return `value` as an integer of at least 1, or with ``least=0`` of zero or more."""
     try:
         if isinstance(value, bool):
             raise TypeError
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r:.60} ({type(value).__name__})") from None
-    if number < 1:
-        raise ValueError(f"{name} must be positive, got {number}")
+    if number < least:
+        raise ValueError(f"{name} must be {'positive' if least else 'zero or more'}, got {number}")
     return number
 
 
-def per_axis(name: str, value: Any, ndim: int) -> tuple[int, ...]:
-    """Return `value`, one positive integer or one per dimension, as a tuple."""
+def per_axis(name: str, value: Any, ndim: int, least: int = 1) -> tuple[int, ...]:
+    """Return `value`, one integer of at least `least` (0 or 1) or one per dimension, as a tuple."""
     if not isinstance(value, tuple | list):
-        return (positive(name, value),) * ndim
+        return (positive(name, value, least),) * ndim
     if len(value) != ndim:
         raise ValueError(f"{name} must be an integer or a tuple of {ndim}, one per dimension; got {value!r}")
-    return tuple(positive(f"{name}[{axis}]", item) for axis, item in enumerate(value))
+    return tuple(positive(f"{name}[{axis}]", item, least) for axis, item in enumerate(value))
 
 
 def flag(name: str, value: Any) -> bool:
@@ -76,3 +89,23 @@ def rate(name: str, value: Any) -> float:
     if not (math.isfinite(number) and number >= 0):
         raise ValueError(f"{name} must be finite and zero or more, got {value}")
     return number
+
+
+def fraction(name: str, value: Any, *, below_one: bool = False) -> float:
+    """Return a finite number from 0 to 1, or `below_one`."""
+    number = rate(name, value)
+    if number > 1 or (below_one and number == 1):
+        raise ValueError(f"{name} must be from 0 to 1{', 1 excluded' if below_one else ''}, got {value}")
+    return number
+
+
+def converted(name: str, value: Any, like: Array) -> Array:
+    """Return a copy of `value` in the dtype and the kind of array of `like`, or raise a `TypeError` that names it."""
+    xp = namespace(name, like)
+    try:
+        array = xp.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name!r} in state cannot be read as an array: {error}") from error
+    if not xp.can_cast(array.dtype, like.dtype, "same_kind"):
+        raise TypeError(f"{name!r} in state has dtype {array.dtype}, which does not convert to {like.dtype}")
+    return array.astype(like.dtype, copy=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Self, overload
+from typing import overload
 
-from npconv.nn.arguments import Array
+from npconv.nn.arguments import Array, check_shape, namespace, positive
 from npconv.nn.module import Module
 
 
@@ -26,18 +26,18 @@ class Container(Module):
 
     Examples
     --------
-    Branches whose results are added:
+    Branches whose mean is taken:
 
     >>> import numpy as np
     >>> import npconv as nc
-    >>> class Add(nc.nn.Container):
+    >>> class Mean(nc.nn.Container):
     ...     def forward(self, x):
-    ...         return sum(layer(x) for layer in self)
+    ...         return sum(layer(x) for layer in self) / len(self)
     ...
     ...     def backward(self, dy):
-    ...         return sum(layer.backward(dy) for layer in self)
-    >>> Add(nc.nn.ReLU(), nc.nn.Sequential())(np.array([-1.0, 2.0]))
-    array([-1.,  4.])
+    ...         return sum(layer.backward(dy / len(self)) for layer in self)
+    >>> Mean(nc.nn.ReLU(), nc.nn.Sequential())(np.array([-1.0, 2.0]))
+    array([-0.5,  2. ])
     """
 
     def __init__(self, *layers: Module) -> None:
@@ -70,10 +70,14 @@ class Container(Module):
     @overload
     def __getitem__(self, index: int) -> Module: ...
     @overload
-    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: slice) -> Container: ...
     def __getitem__(self, index: int | slice) -> Module:
         """Return one layer, or a container of the same kind that shares some of them."""
-        return type(self)(*self._layers[index]) if isinstance(index, slice) else self._layers[index]
+        return self._remade(self._layers[index]) if isinstance(index, slice) else self._layers[index]
+
+    def _remade(self, layers: tuple[Module, ...]) -> Container:
+        """Return a container of this kind for some of its layers."""
+        return type(self)(*layers)
 
 
 class Sequential(Container):
@@ -151,3 +155,169 @@ class Sequential(Container):
         for layer in reversed(self._layers):
             dy = layer.backward(dy)
         return dy
+
+
+class _Branches(Container):
+    """Layers side by side, each on the same input; at least one."""
+
+    def __init__(self, *layers: Module) -> None:
+        super().__init__(*layers)
+        if not layers:
+            raise ValueError("layers must not be empty: without any there is no result")
+
+    def _run(self, x: Array, axis: int | None) -> list[Array]:
+        """Return all results: of one shape but along `axis`."""
+        results = [layer(x) for layer in self]
+        shapes = [tuple(y.shape) for y in results]
+        if axis is not None and not 0 <= axis < len(shapes[0]):
+            raise ValueError(f"axis is {axis}, but layers[0] gave shape {shapes[0]}")
+        fixed = [shape if axis is None else shape[:axis] + shape[axis + 1 :] for shape in shapes]
+        for number, shape in enumerate(fixed):
+            if shape != fixed[0] or len(shapes[number]) != len(shapes[0]):
+                beside = "" if axis is None else f" but along axis {axis}"
+                raise ValueError(
+                    f"layers must give results of one shape{beside}; for x of shape {tuple(x.shape)} layers[0] gave "
+                    f"{shapes[0]} and layers[{number}] gave {shapes[number]}"
+                )
+        return results
+
+
+class Add(_Branches):
+    """Layers side by side, their results added: a residual is ``Add(body, Sequential())``.
+
+    Parameters
+    ----------
+    *layers : Module
+        At least one. Each may stand in one place only. ``Sequential()`` is the identity.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `layers` are not modules, all different.
+
+    Notes
+    -----
+    All layers must give results of one shape: nothing is broadcast.
+
+    References
+    ----------
+    K. He, X. Zhang, S. Ren, J. Sun, *Deep residual learning for image recognition*, arXiv:1512.03385.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> layer = nc.nn.Add(nc.nn.ReLU(), nc.nn.Sequential())
+    >>> layer(np.array([-1.0, 2.0]))
+    array([-1.,  4.])
+    >>> layer.backward(np.array([1.0, 1.0]))
+    array([1., 2.])
+    """
+
+    def forward(self, x: Array) -> Array:
+        """Send `x` through every layer and add what they give.
+
+        Parameters
+        ----------
+        x : array
+            What every layer takes.
+
+        Returns
+        -------
+        array
+
+        Raises
+        ------
+        ValueError
+            If the results are not of one shape.
+        """
+        y, *others = self._run(x, None)
+        for other in others:
+            y = y + other
+        self.keep(tuple(y.shape))
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """Send the gradient back through all layers and add what they give; see `Module.backward`."""
+        check_shape("dy", dy, self.recall(), "that of the result")
+        dx, *others = [layer.backward(dy) for layer in self]
+        for other in others:
+            dx = dx + other
+        return dx
+
+
+class Concat(_Branches):
+    """Layers side by side, their results joined along an axis: kernels of several sizes on one image.
+
+    Parameters
+    ----------
+    *layers : Module
+        At least one. Each may stand in one place only. ``Sequential()`` is the identity.
+    axis : int
+        Zero or more; 1 is that of the channels in a batch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `layers` are not modules, all different, or `axis` is not such an integer.
+
+    Notes
+    -----
+    All layers must give results of one shape but along `axis`.
+
+    References
+    ----------
+    C. Szegedy et al., *Going deeper with convolutions*, arXiv:1409.4842.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> mixed = nc.nn.Concat(nc.nn.Conv2d(3, 4, 3, padding=1, rng=0), nc.nn.Conv2d(3, 2, 5, padding=2, rng=0))
+    >>> y = mixed(np.ones((1, 3, 8, 8), "float32"))
+    >>> y.shape, mixed.backward(y).shape
+    ((1, 6, 8, 8), (1, 3, 8, 8))
+    """
+
+    def __init__(self, *layers: Module, axis: int = 1) -> None:
+        super().__init__(*layers)
+        self.axis = positive("axis", axis, least=0)
+
+    def forward(self, x: Array) -> Array:
+        """Send `x` through every layer and join what they give.
+
+        Parameters
+        ----------
+        x : array
+            What every layer takes.
+
+        Returns
+        -------
+        array
+
+        Raises
+        ------
+        ValueError
+            If the results are not of one shape but along the axis.
+        """
+        results = self._run(x, self.axis)
+        y = namespace("the result of layers[0]", results[0]).concatenate(results, axis=self.axis)
+        self.keep((tuple(y.shape), [result.shape[self.axis] for result in results]))
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """Send each layer its part of the gradient back and add what they give; see `Module.backward`."""
+        shape, sizes = self.recall()
+        check_shape("dy", dy, shape, "that of the result")
+        dx, start = None, 0
+        for layer, size in zip(self, sizes, strict=True):
+            part = layer.backward(dy[(slice(None),) * self.axis + (slice(start, start + size),)])
+            dx, start = part if dx is None else dx + part, start + size
+        return dx
+
+    def _remade(self, layers: tuple[Module, ...]) -> Container:
+        return type(self)(*layers, axis=self.axis)
+
+    def describe(self) -> str:
+        """Return the axis."""
+        return f"axis={self.axis}"

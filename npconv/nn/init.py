@@ -73,6 +73,34 @@ def uniform(shape: tuple[int, ...], bound: float, *, rng: Rng = None, dtype: Any
     return generator(rng).uniform(-bound, bound, shape).astype(_real(dtype))
 
 
+def constant(shape: tuple[int, ...], value: float, *, dtype: Any = "float32") -> Array:
+    """Return an array of one value.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    value : float
+    dtype : {"float32", "float64", "float16", "int64"}
+
+    Returns
+    -------
+    array
+        A NumPy array.
+
+    Raises
+    ------
+    TypeError
+        If `dtype` is not one of these.
+
+    Examples
+    --------
+    >>> import npconv as nc
+    >>> nc.nn.init.constant((3,), 1)
+    array([1., 1., 1.], dtype=float32)
+    """
+    return np.full(shape, value, np.int64 if dtype == "int64" else _real(dtype))
+
+
 def default_bound(weight_shape: tuple[int, ...]) -> float:
     """Bound of the uniform distribution that PyTorch draws weights and biases of its layers from, ``1 / sqrt(fan_in)``.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
-from npconv.nn.arguments import Array, check_shape, namespace
+from npconv.nn.arguments import Array, check_shape, converted, namespace
 
 
 class Parameter:
@@ -336,7 +336,7 @@ class Module(Memory):
         entries = dict(self._named_state())
         problems = [f"{name!r} is missing" for name in entries if name not in state]
         problems += [f"{name!r} is unknown" for name in state if name not in entries]
-        values = {name: _converted(name, state[name], entry.value) for name, entry in entries.items() if name in state}
+        values = {name: converted(name, state[name], entry.value) for name, entry in entries.items() if name in state}
         for name, value in values.items():
             expected = tuple(entries[name].value.shape)
             if tuple(value.shape) != expected:
@@ -367,15 +367,3 @@ class Module(Memory):
 
 def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
-
-
-def _converted(name: str, value: Any, like: Array) -> Array:
-    """A copy of `value` in the dtype and the kind of array of `like`."""
-    xp = namespace(name, like)
-    try:
-        array = xp.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name!r} in state cannot be read as an array: {error}") from error
-    if not xp.can_cast(array.dtype, like.dtype, "same_kind"):
-        raise TypeError(f"{name!r} in state has dtype {array.dtype}, which does not convert to {like.dtype}")
-    return array.astype(like.dtype, copy=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from npconv.nn.arguments import Array, flag, rate
+from npconv.nn import init
+from npconv.nn.arguments import Array, converted, flag, fraction, namespace, rate
 from npconv.nn.module import Parameter
 
 
@@ -17,6 +19,11 @@ class Optimizer:
         Usually ``net.parameters()``.
     lr : float
         Learning rate, zero or more. It may be set again at any time, as a schedule does.
+
+    Attributes
+    ----------
+    initial_lr : float or None
+        The learning rate that schedules start from: that at which the first of them took over.
 
     Raises
     ------
@@ -52,7 +59,8 @@ class Optimizer:
         if len(set(map(id, self.parameters))) < len(self.parameters):
             raise ValueError("parameters must be all different: one that occurs twice would take two steps")
         self.lr = lr
-        self._state: list[dict[str, Array]] = [{} for _ in self.parameters]
+        self.initial_lr: float | None = None
+        self._state: list[dict[str, Any]] = [{} for _ in self.parameters]
 
     @property
     def lr(self) -> float:
@@ -69,7 +77,7 @@ class Optimizer:
             if parameter.grad is not None:
                 parameter.value = self.update(parameter.value, parameter.grad, state)
 
-    def update(self, value: Array, grad: Array, state: dict[str, Array]) -> Array:
+    def update(self, value: Array, grad: Array, state: dict[str, Any]) -> Array:
         """Compute one parameter's next value.
 
         Parameters
@@ -77,7 +85,8 @@ class Optimizer:
         value, grad : array
             Neither is written into.
         state : dict
-            The parameter's own, empty before its first step; what is stored here is there at the next.
+            The parameter's own, empty before its first step; what is stored here is there at the next. What `slots`
+            names is saved.
 
         Returns
         -------
@@ -90,6 +99,85 @@ class Optimizer:
         """Forget the gradients of all parameters; the next backward pass starts from none."""
         for parameter in self.parameters:
             parameter.grad = None
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of what is kept for every parameter from step to step: arrays of its shape, and ``"step"``, a count."""
+        return ()
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of the learning rate and of what is kept for each parameter, by the parameter's number.
+
+        Returns
+        -------
+        dict of str to array
+            ``"lr"``, and ``"0.exp_avg"`` and the like for parameters that have taken a step.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import npconv as nc
+        >>> p = nc.nn.Parameter(np.zeros(2))
+        >>> adam = nc.nn.Adam([p])
+        >>> p.accumulate(np.ones(2))
+        >>> adam.step()
+        >>> list(adam.state_dict())
+        ['lr', '0.step', '0.exp_avg', '0.exp_avg_sq']
+        """
+        entries = {"lr": init.constant((), self.lr, dtype="float64")}
+        for number, state in enumerate(self._state):
+            for slot in self.slots:
+                if slot in state:
+                    value = state[slot]
+                    entries[f"{number}.{slot}"] = (
+                        init.constant((), value, dtype="int64") if slot == "step" else value.copy()
+                    )
+        return entries
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy the learning rate and what is kept for each parameter. Either everything fits, or nothing is changed.
+
+        Parameters
+        ----------
+        state : mapping of str to array
+            As `state_dict` returns it from an optimiser of the same kind, with the same parameters in the same order.
+
+        Raises
+        ------
+        ValueError
+            If a name is missing or unknown, or a shape does not match; all of them are named.
+        TypeError
+            If a value is no array, or of a kind of numbers that does not convert; it is named too.
+        """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
+        scalars = {"lr": init.constant((), 0, dtype="float64"), "step": init.constant((), 0, dtype="int64")}
+        likes = {("", "lr"): scalars["lr"]} | {
+            (f"{number}.", slot): scalars.get(slot, parameter.value)
+            for number, parameter in enumerate(self.parameters)
+            for slot in self.slots
+        }
+        started = {prefix for prefix, slot in likes if f"{prefix}{slot}" in state} | {""}
+        wanted = {prefix + slot: like for (prefix, slot), like in likes.items() if prefix in started}
+        problems = [f"{name!r} is missing" for name in wanted if name not in state]
+        problems += [f"{name!r} is unknown" for name in state if name not in wanted]
+        values = {name: converted(name, state[name], like) for name, like in wanted.items() if name in state}
+        for name, value in values.items():
+            if tuple(value.shape) != tuple(wanted[name].shape):
+                problems.append(
+                    f"{name!r} has shape {tuple(value.shape)} where {tuple(wanted[name].shape)} is expected"
+                )
+            elif name.endswith(".step") and value < 1:
+                problems.append(f"{name!r} must be positive, got {int(value)}")
+        if problems:
+            raise ValueError(f"state does not fit this {type(self).__name__}: {'; '.join(problems)}")
+        self.lr = float(values["lr"])
+        self._state = [
+            {slot: int(values[prefix + slot]) if slot == "step" else values[prefix + slot] for slot in self.slots}
+            if prefix in started
+            else {}
+            for prefix in (f"{number}." for number in range(len(self.parameters)))
+        ]
 
 
 class SGD(Optimizer):
@@ -153,12 +241,216 @@ class SGD(Optimizer):
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a positive momentum, got momentum=0")
 
-    def update(self, value: Array, grad: Array, state: dict[str, Array]) -> Array:
+    def update(self, value: Array, grad: Array, state: dict[str, Any]) -> Array:
         """Compute one parameter's next value; see `Optimizer.update`."""
         if self.weight_decay:
             grad = grad + self.weight_decay * value
         if self.momentum:
-            velocity = grad if "velocity" not in state else self.momentum * state["velocity"] + grad
-            state["velocity"] = velocity
+            velocity = state.get("momentum_buffer")
+            velocity = grad if velocity is None else self.momentum * velocity + grad
+            state["momentum_buffer"] = velocity
             grad = grad + self.momentum * velocity if self.nesterov else velocity
+        return value - self.lr * grad
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of what is kept for every parameter; see `Optimizer.slots`."""
+        return ("momentum_buffer",) if self.momentum else ()
+
+
+class Adam(Optimizer):
+    """Steps along the mean gradient, each element divided by the root of its mean square; every rule is PyTorch's.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        Usually ``net.parameters()``.
+    lr : float
+        Learning rate.
+    betas : tuple of float
+        Shares of the mean and of the mean square that are kept in a step, each from 0 to below 1.
+    eps : float
+        Added to the root.
+    weight_decay : float
+        Multiple of the value that is added to the gradient.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a hyperparameter is not such a number; the message names it.
+
+    Notes
+    -----
+    ``m = beta1 * m + (1 - beta1) * g``, ``v = beta2 * v + (1 - beta2) * g**2``, and in step ``t``
+    ``value -= lr * (m / (1 - beta1**t)) / (sqrt(v / (1 - beta2**t)) + eps)``.
+
+    References
+    ----------
+    D. Kingma, J. Ba, *Adam: a method for stochastic optimization*, arXiv:1412.6980.
+
+    Examples
+    --------
+    The first step is `lr` long in every element:
+
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> p = nc.nn.Parameter(np.zeros(2))
+    >>> p.accumulate(np.array([5.0, -0.1]))
+    >>> nc.nn.Adam([p], lr=0.5).step()
+    >>> p.value.round(4)
+    array([-0.5,  0.5])
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(parameters, lr)
+        if not isinstance(betas, tuple | list) or len(betas) != 2:
+            raise ValueError(f"betas must be two numbers, got {betas!r:.60}")
+        self.betas = tuple(fraction(f"betas[{i}]", beta, below_one=True) for i, beta in enumerate(betas))
+        self.eps = rate("eps", eps)
+        self.weight_decay = rate("weight_decay", weight_decay)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of what is kept for every parameter; see `Optimizer.slots`."""
+        return "step", "exp_avg", "exp_avg_sq"
+
+    def update(self, value: Array, grad: Array, state: dict[str, Any]) -> Array:
+        """Compute one parameter's next value; see `Optimizer.update`."""
+        value, grad = self._decayed(value, grad)
+        beta1, beta2 = self.betas
+        step = state["step"] = state.get("step", 0) + 1
+        mean = state["exp_avg"] = beta1 * state.get("exp_avg", 0) + (1 - beta1) * grad
+        square = state["exp_avg_sq"] = beta2 * state.get("exp_avg_sq", 0) + (1 - beta2) * (grad * grad)
+        root = namespace("grad", grad).sqrt(square) / (1 - beta2**step) ** 0.5
+        return value - self.lr / (1 - beta1**step) * (mean / (root + self.eps))
+
+    def _decayed(self, value: Array, grad: Array) -> tuple[Array, Array]:
+        return value, grad + self.weight_decay * value if self.weight_decay else grad
+
+
+class AdamW(Adam):
+    """`Adam` whose weight decay shrinks the value itself, whatever the gradient; every rule is PyTorch's.
+
+    Parameters
+    ----------
+    parameters, lr, betas, eps
+        As for `Adam`.
+    weight_decay : float
+        Share of the value, times `lr`, that every step takes away.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a hyperparameter is not such a number; the message names it.
+
+    References
+    ----------
+    I. Loshchilov, F. Hutter, *Decoupled weight decay regularization*, arXiv:1711.05101.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> p = nc.nn.Parameter(np.array([8.0]))
+    >>> p.accumulate(np.zeros(1))
+    >>> nc.nn.AdamW([p], lr=0.5, weight_decay=0.5).step()
+    >>> p.value
+    array([6.])
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(parameters, lr, betas, eps, weight_decay)
+
+    def _decayed(self, value: Array, grad: Array) -> tuple[Array, Array]:
+        return value * (1 - self.lr * self.weight_decay), grad
+
+
+class RMSprop(Optimizer):
+    """Steps along the gradient, each element divided by the root of its mean square; every rule is PyTorch's.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        Usually ``net.parameters()``.
+    lr : float
+        Learning rate.
+    alpha : float
+        Share of the mean square that is kept in a step, from 0 to 1.
+    eps : float
+        Added to the root.
+    weight_decay : float
+        Multiple of the value that is added to the gradient.
+    momentum : float
+        Share of the last step's direction that is kept.
+    centered : bool
+        Divide by the standard deviation: subtract the square of the mean gradient.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a hyperparameter is not such a number; the message names it.
+
+    References
+    ----------
+    T. Hinton, *Neural networks for machine learning*, lecture 6; A. Graves, *Generating sequences with recurrent neural
+    networks*, arXiv:1308.0850, for the centred one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> p = nc.nn.Parameter(np.zeros(2))
+    >>> p.accumulate(np.array([5.0, -0.1]))
+    >>> nc.nn.RMSprop([p], lr=0.5, alpha=0.75).step()
+    >>> p.value.round(4)
+    array([-1.,  1.])
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+    ) -> None:
+        super().__init__(parameters, lr)
+        self.alpha = fraction("alpha", alpha)
+        self.eps = rate("eps", eps)
+        self.weight_decay = rate("weight_decay", weight_decay)
+        self.momentum = rate("momentum", momentum)
+        self.centered = flag("centered", centered)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of what is kept for every parameter; see `Optimizer.slots`."""
+        return "square_avg", *(("grad_avg",) * self.centered), *(("momentum_buffer",) * bool(self.momentum))
+
+    def update(self, value: Array, grad: Array, state: dict[str, Any]) -> Array:
+        """Compute one parameter's next value; see `Optimizer.update`."""
+        if self.weight_decay:
+            grad = grad + self.weight_decay * value
+        square = state["square_avg"] = self.alpha * state.get("square_avg", 0) + (1 - self.alpha) * (grad * grad)
+        if self.centered:
+            mean = state["grad_avg"] = self.alpha * state.get("grad_avg", 0) + (1 - self.alpha) * grad
+            square = square - mean * mean
+        grad = grad / (namespace("grad", grad).sqrt(square) + self.eps)
+        if self.momentum:
+            grad = state["momentum_buffer"] = self.momentum * state.get("momentum_buffer", 0) + grad
         return value - self.lr * grad
