@@ -113,7 +113,8 @@ def correlate(
         ``"interpolate"`` only.
     min_weight : float
         Share of the kernel's weight, in magnitudes, that must be present; results, and interpolated elements, with
-        less are NaN. With 0 only those are that have nothing but missing values under weights other than 0.
+        less are NaN. With 0 only those are that have nothing but missing values under weights other than 0, or present
+        weights of both signs that cancel.
     method : {"auto", "direct", "fft", "separable"}
         ``"separable"`` runs one pass per axis and needs a kernel that is the outer product of one factor per axis, to
         the rounding of its dtype; ``"auto"`` does so where it is fewer products, and otherwise asks `npconv.plan`.

@@ -293,6 +293,19 @@ def test_omit_is_its_definition(method: str, boundary: str, min_weight: float) -
         close(got, again, 16 * (w.sum() / w.min()) * w.sum())
 
 
+@pytest.mark.parametrize("policy", ["omit", "interpolate"])
+@pytest.mark.parametrize("min_weight", [0.0, 0.5])
+def test_weights_of_both_signs_cancel_alike_by_every_method(policy: str, min_weight: float) -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        x, w = rng.standard_normal((15, 16)), np.outer([-1.0, 3.0, 1.0], np.add(rng.integers(-2, 4, 4), [0, 9, 0, 0]))
+        x[rng.random(x.shape) < 0.5] = np.nan
+        how: dict[str, Any] = {"nan_policy": policy, "min_weight": min_weight}
+        expected = np.isnan(nc.correlate(x, w, method="direct", **how))
+        for method in ("auto", "fft", "separable"):
+            np.testing.assert_array_equal(np.isnan(nc.correlate(x, w, method=method, **how)), expected)
+
+
 def test_omit_changes_nothing_where_nothing_is_missing() -> None:
     x, w = random((30, 40)), filters.gaussian(1.5)
     plain = nc.correlate(x, w)
