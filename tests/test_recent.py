@@ -125,6 +125,31 @@ def test_strict_arithmetic_is_asked_for_at_every_call():
     nc.conv(x, w, algorithm="winograd")
 
 
+@pytest.mark.parametrize("gradient", ["conv_input_grad", "conv_weight_grad"])
+def test_gradients_are_remembered_and_still_checked(gradient):
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 64, 12, 12)).astype("f4"), rng.standard_normal((64, 64, 3, 3)).astype("f4")
+    dy, call = rng.standard_normal((2, 64, 10, 10)).astype("f4"), getattr(nc, gradient)
+    operands, shape = ((dy, w), x.shape) if gradient == "conv_input_grad" else ((x, dy), w.shape)
+    before = len(recent._calls)
+    first, second = call(*operands, shape), call(*operands, shape)
+    assert len(recent._calls) == before + 1
+    np.testing.assert_array_equal(first, second)
+    assert not np.shares_memory(first, second)
+    np.testing.assert_array_equal(call(*operands, list(shape)), first)  # in no dictionary: the long road
+    with pytest.raises(ValueError, match="padding"):
+        call(*operands, shape, padding=-1)
+    with pytest.raises(TypeError, match="stride"):
+        call(*operands, shape, stride=1.0)
+    with pytest.raises(ValueError, match="dy"):
+        call(*operands, (*shape[:-1], shape[-1] + 1))
+    wide = [value.astype("f8") for value in operands]
+    assert call(*wide, shape).dtype == np.float64
+    call(*operands, shape, algorithm="winograd")
+    with nc.strict(), pytest.raises(ValueError, match="strict"):
+        call(*operands, shape, algorithm="winograd")
+
+
 def test_the_number_of_remembered_calls_is_bounded(monkeypatch):
     monkeypatch.setattr(recent, "MOST", 5)
     for size in range(4, 20):

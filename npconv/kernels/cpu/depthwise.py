@@ -263,21 +263,13 @@ def strip_sums(itemsize: int, strip: Strip, masked: bool) -> Any:
         weights, result, bounds = map(vectors.pointer, (w, y, limits))
         table = builder.inttoptr(planes, INT64.as_pointer())
         inside = [vectors.load_mask(masks, n) if masked else None for n in range(len(loads))]
-        last = builder.sub(width, number(1))
 
         def row_of(lead: int, below: int) -> Any:
-            """A pointer to a row of a plane, or to zeros where it lies outside."""
             plane, height = (builder.load(builder.gep(table, [number(2 * lead + n)])) for n in range(2))
-            here = builder.add(row, number(below))
-            is_inside = builder.icmp_unsigned("<", here, height)
-            start = builder.add(plane, builder.mul(builder.mul(here, width), number(itemsize)))
-            return vectors.pointer(builder.select(is_inside, start, zeros))
+            return row_start(vectors, plane, builder.add(row, number(below)), height, width, zeros)
 
         def read(start: Any, load: tuple[int, int]) -> Any:
-            mask, place = inside[loads.index(load)], builder.add(column, number(sum(load)))
-            if strip.step > 2:
-                return vectors.load_strided(start, place, strip.step, mask, last)
-            return vectors.load(start, place) if mask is None else vectors.load_masked(start, mask, place)
+            return read_vector(vectors, strip.step, start, column, load, inside[loads.index(load)], width)
 
         def under(source: tuple[int, int, int]) -> Any:
             """The vector of the image that begins at a place."""
@@ -326,6 +318,23 @@ def strip_sums(itemsize: int, strip: Strip, masked: bool) -> Any:
                             vectors.store(value, result, place)
 
     return on_addresses(sums, itemsize, lanes)
+
+
+def row_start(vectors: Vectors, plane: Any, row: Any, height: Any, width: Any, zeros: Any) -> Any:
+    """A pointer to a row of a plane at an address, or to zeros where it lies outside."""
+    builder = vectors.builder
+    start = builder.add(plane, builder.mul(builder.mul(row, width), number(vectors.itemsize)))
+    return vectors.pointer(builder.select(builder.icmp_unsigned("<", row, height), start, zeros))
+
+
+def read_vector(
+    vectors: Vectors, step: int, start: Any, column: Any, load: tuple[int, int], mask: Any, width: Any
+) -> Any:
+    """One of `Strip.loads` from a row of `width` elements, in which a strip begins at `column`; mask may be None."""
+    place = vectors.builder.add(column, number(sum(load)))
+    if step > 2:
+        return vectors.load_strided(start, place, step, mask, vectors.builder.sub(width, number(1)))
+    return vectors.load(start, place) if mask is None else vectors.load_masked(start, mask, place)
 
 
 def _column_of(strip: Strip, term: Term) -> tuple[int, int]:

@@ -8,6 +8,7 @@ the padding is read: rows outside are a row of zeros, and of a vector over a bor
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,16 @@ from npconv.kernels.cpu import threads
 from npconv.kernels.cpu.blocking import first_axes, last_axes, leading_planes, processor
 from npconv.kernels.cpu.compile import entry
 from npconv.kernels.cpu.correlation import totals
-from npconv.kernels.cpu.depthwise import Strip, Strips, border_masks, lanes_inside, loads_of, mask_table
+from npconv.kernels.cpu.depthwise import (
+    Strip,
+    Strips,
+    border_masks,
+    lanes_inside,
+    loads_of,
+    mask_table,
+    read_vector,
+    row_start,
+)
 from npconv.kernels.cpu.vectors import (
     ADDRESS,
     GRID,
@@ -72,7 +82,7 @@ def dots_for(window: Window, itemsize: int) -> tuple[Strip, Strips]:
     whole = np.flatnonzero(numbers == 0)
     first, last = (whole[0], whole[-1] + 1) if whole.size else (lefts.size, lefts.size)
     shape = [
-        int(np.prod(leading.size)), height if width else 0, width, out_h, out_w, stride[0], plane.padding[0][0],
+        math.prod(leading.size), height if width else 0, width, out_h, out_w, stride[0], plane.padding[0][0],
         (len(loads_of(strip)) + 1) * lanes * itemsize, first, last, masks.size * itemsize,
     ]  # fmt: skip
     tables = Strips(
@@ -104,20 +114,13 @@ def plane_dots(itemsize: int, strip: Strip, masked: bool) -> Any:
     ) -> None:  # fmt: skip
         builder = vectors.builder
         gradient, result = vectors.pointer(dy), vectors.pointer(sums)
-        last = builder.sub(width, number(1))
         inside = [vectors.load_mask(masks, n) if masked else None for n in range(len(loads) + 1)]
 
         def row_of(below: Any) -> Any:
-            """A pointer to a row of the plane, or to zeros where it lies outside."""
-            here = builder.add(row, below)
-            start = builder.add(x, builder.mul(builder.mul(here, width), number(itemsize)))
-            return vectors.pointer(builder.select(builder.icmp_unsigned("<", here, height), start, zeros))
+            return row_start(vectors, x, builder.add(row, below), height, width, zeros)
 
         def read(start: Any, first: Any, load: tuple[int, int]) -> Any:
-            mask, place = inside[loads.index(load)], builder.add(first, number(sum(load)))
-            if strip.step > 2:
-                return vectors.load_strided(start, place, strip.step, mask, last)
-            return vectors.load(start, place) if mask is None else vectors.load_masked(start, mask, place)
+            return read_vector(vectors, strip.step, start, first, load, inside[loads.index(load)], width)
 
         def lines(count: int, taps: list[tuple[int, tuple[int, int]]], first_line: Any) -> Callable[..., list[Any]]:
             """The body of a loop over `count` rows of the gradient at a time."""

@@ -116,7 +116,8 @@ def input_grad(spec: ConvSpec, dy: Array, w: Array, dx: Array, element: str | No
     planes = (spec.batch, spec.in_channels, 1, fan)
     if set(window.stride) == {1} and window.positions:
         low = tuple(reach - low for reach, (low, _) in zip(window.reach, window.padding, strict=True))
-        high = tuple(n + r - o - l for n, r, o, l in zip(window.size, window.reach, window.out, low, strict=True))  # noqa: E741
+        axes = zip(window.size, window.reach, window.out, low, strict=True)
+        high = tuple(n + reach - out - lo for n, reach, out, lo in axes)
         turned = Window(window.out, window.kernel, window.stride, tuple(zip(low, high, strict=True)), window.dilation)
         return _correlation(turned, planes, True, dy, w, None, None, dx, element)
     blocks = ceil_div(dx.size, THREADS)
