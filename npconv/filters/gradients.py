@@ -117,11 +117,12 @@ def _vjp(
     cval = constant(cval, wide, frame)
     here, xp = operands.backend, operands.backend.xp
     kernel = kernel_of(operands, flip).astype(wide)
-    image = frame.enter(here, operands.load("x", wide))
+    given = operands.load("x", wide)
+    image = frame.enter(here, given)
     if math.prod(frame.y_shape) == 0:
         y = xp.zeros(frame.y_shape, wide)
     else:
-        y = frame.leave(here, narrow(Run(here, "auto")(frame, image, kernel, cval), operands, result))
+        y = narrow(Run(here, "auto")(frame, given, kernel, cval), operands, result)
 
     def pullback(dy: Array) -> tuple[Array, Array]:
         grads = operands.companion(dy=dy)

@@ -243,7 +243,7 @@ def _filter(
     factors = factors_for(operands.backend, frame, w, wide, method)
     if missing:
         check_weights(w)
-    image = frame.enter(operands.backend, operands.load("x", wide))
+    image = operands.load("x", wide)
     if math.prod(frame.y_shape) == 0:
         return operands.deliver(xp.zeros(frame.y_shape, wide), out, result)
     if nan_policy == "raise" and has_nan(xp, image):
@@ -252,8 +252,8 @@ def _filter(
     if missing:
         gaps = xp.isnan(image)
         if mask is not None:
-            gaps |= frame.enter(operands.backend, operands.load("mask", np.dtype(bool)))
+            gaps |= operands.load("mask", np.dtype(bool))
         y = (omit if nan_policy == "omit" else interpolate)(run, frame, image, gaps, w, cval, min_weight)
     else:
         y = run(frame, image, w.astype(wide), cval)
-    return operands.deliver(frame.leave(operands.backend, narrow(y, operands, result)), out, result)
+    return operands.deliver(narrow(y, operands, result), out, result)

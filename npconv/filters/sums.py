@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from npconv import padding
-from npconv.arrays import Array, Backend
+from npconv.arrays import Array, Backend, contiguous
+from npconv.config import is_strict
 from npconv.conv import conv
+from npconv.filters import compiled
 from npconv.filters.frame import Frame
 from npconv.geometry import Pairs, Size
 
@@ -29,15 +31,20 @@ class Run:
     factors: list[Array] | None = None
 
     def __call__(self, frame: Frame, x: Array, w: Array, cval: Any) -> Array:
-        """Correlate an image ``(N, 1, *size)`` with `w` itself."""
+        """Correlate an image, in C order and with its axes as the caller has them, with `w` itself."""
+        if compiled.fits(self.backend, frame, x.dtype):
+            if self.factors is not None:
+                return compiled.by_axes(self.backend, frame, self.factors, x, cval)
+            if not self._transforms(frame, x.dtype):
+                return compiled.summer(self.backend, frame, x.dtype)(x, w, cval)
         xp = self.backend.xp
         watch = self.factors is None and self.method in ("auto", "fft") and math.prod(frame.kernel) > _SMALL
         nan = xp.isnan(x) if watch and x.dtype.kind in "fc" else None
         if nan is None or not (nan.any() or cval != cval) or not bool(xp.isfinite(w).all()):
-            return self._sum(frame, x, w, cval)
+            return self._convolved(frame, x, w, cval)
         # A transform would spread NaN over its block: filter without, and mark what a NaN reaches.
         zero = x.dtype.type(0)
-        y = self._sum(frame, xp.where(nan, zero, x), w, zero if cval != cval else cval)
+        y = self._convolved(frame, xp.where(nan, zero, x), w, zero if cval != cval else cval)
         y[self.reached(frame, nan, cval != cval)] = np.nan if x.dtype.kind == "f" else complex(np.nan, np.nan)
         return y
 
@@ -45,19 +52,26 @@ class Run:
         """Which results have a marked element under the kernel: a box filter of ones, one pass per axis."""
         kind = np.dtype(np.float32 if math.prod(frame.kernel) < 2**24 else np.float64)  # in which counts are exact
         ones = [self.backend.xp.ones(line, kind) for line in lines_of(frame.kernel)]
-        count = Run(self.backend, "direct", ones)._sum(frame, marked.astype(kind), ones[0], kind.type(beyond))
-        return count > 0
+        return Run(self.backend, "direct", ones)(frame, marked.astype(kind), ones[0], kind.type(beyond)) > 0
 
-    def _sum(self, frame: Frame, x: Array, w: Array, cval: Any) -> Array:
-        x, pairs, mode = x[frame.used], frame.added, frame.boundary
+    def _transforms(self, frame: Frame, dtype: np.dtype[Any]) -> bool:
+        if self.method == "auto":
+            return compiled.prefers_transform(self.backend, frame, dtype, is_strict())
+        return self.method == "fft"
+
+    def _convolved(self, frame: Frame, x: Array, w: Array, cval: Any) -> Array:
+        """The sums by `npconv.conv`, which takes an image ``(N, 1, *size)``."""
+        x = contiguous(self.backend, frame.enter(self.backend, x), x.dtype)[frame.used]
+        pairs, mode = frame.added, frame.boundary
         if mode == "zeros" and cval != 0:
             x, pairs = surround(self.backend, x, pairs, cval), ((0, 0),) * len(pairs)
         if self.factors is None:
-            return self._pass(x, w, frame.stride, pairs, mode)
-        for axis in reversed(range(len(frame.axes))):
-            stride = only(axis, frame.stride, 1)
-            x = self._pass(x, self.factors[axis].astype(x.dtype), stride, only(axis, pairs, (0, 0)), mode)
-        return x
+            x = self._pass(x, w, frame.stride, pairs, mode)
+        else:
+            for axis in reversed(range(len(frame.axes))):
+                stride = only(axis, frame.stride, 1)
+                x = self._pass(x, self.factors[axis].astype(x.dtype), stride, only(axis, pairs, (0, 0)), mode)
+        return frame.leave(self.backend, x)
 
     def _pass(self, x: Array, w: Array, stride: Size, pairs: Pairs, mode: str) -> Array:
         """One convolution, of an image that `pairs` are still to be added to."""
