@@ -98,10 +98,15 @@ def kernel_of(operands: Operands, flip: bool) -> Array:
     """The kernel that is to be correlated without a conjugate, in its own precision (float16 in float32)."""
     w = operands.load("w", compute_dtype(operands.dtype_of("w").newbyteorder("=")))
     if flip:
-        w = w[(slice(None, None, -1),) * w.ndim]
+        w = turned(w)
     elif w.dtype.kind == "c":
         w = w.conj()
     return w
+
+
+def turned(w: Array) -> Array:
+    """A kernel, turned round on every axis."""
+    return w[(slice(None, None, -1),) * w.ndim]
 
 
 def check_weights(w: Array) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -9,6 +10,10 @@ import numpy as np
 
 from npconv.arrays import Array, Backend, compute_dtype
 from npconv.filters.frame import Frame
+from npconv.geometry import Size
+
+_REMEMBERED = 2**14
+"""Bytes of a kernel up to which it is known by its content, so that one used again is not taken apart again."""
 
 
 def factors_for(backend: Backend, frame: Frame, w: Array, wide: np.dtype[Any], method: str) -> list[Array] | None:
@@ -27,20 +32,33 @@ def factors_for(backend: Backend, frame: Frame, w: Array, wide: np.dtype[Any], m
         return None
     if method == "auto" and sum(frame.kernel) >= math.prod(frame.kernel):
         return None
-    found = factors(backend.xp.asnumpy(w) if backend.xp is not np else w)
-    if found is not None:
-        host = backend.xp.asnumpy(w) if backend.xp is not np else w
-        # What is zero must stay zero, and nothing else may become so: zero times infinity is NaN.
-        zero = np.zeros((1,) * w.ndim, bool)
-        for factor in found:
-            zero = zero | (factor.astype(wide) == 0)
-        if (zero != (host.astype(wide) == 0)).any():
-            found = None
+    host = backend.xp.asnumpy(w) if backend.xp is not np else w
+    if host.nbytes <= _REMEMBERED:
+        found = _remembered(host.tobytes(), host.shape, host.dtype, wide)
+    else:
+        found = _factors_in(host, wide)
     if found is None:
         if method == "separable":
             raise ValueError("method 'separable' needs a kernel of rank 1, an outer product; w is not one")
         return None
-    return [backend.xp.asarray(factor) for factor in found]
+    return found if backend.xp is np else [backend.xp.asarray(factor) for factor in found]
+
+
+@functools.lru_cache(maxsize=256)
+def _remembered(data: bytes, shape: Size, dtype: np.dtype[Any], wide: np.dtype[Any]) -> list[Array] | None:
+    found = _factors_in(np.frombuffer(data, dtype).reshape(shape), wide)
+    for factor in found or ():
+        factor.flags.writeable = False
+    return found
+
+
+def _factors_in(w: Array, wide: np.dtype[Any]) -> list[Array] | None:
+    """The factors, unless they differ from the kernel in what is zero: zero times infinity is NaN."""
+    found = factors(w)
+    zero = np.zeros((1,) * w.ndim, bool)
+    for factor in found or ():
+        zero = zero | (factor.astype(wide) == 0)
+    return None if found is None or (zero != (w.astype(wide) == 0)).any() else found
 
 
 def factors(w: Array) -> list[Array] | None:

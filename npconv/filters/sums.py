@@ -32,11 +32,10 @@ class Run:
 
     def __call__(self, frame: Frame, x: Array, w: Array, cval: Any) -> Array:
         """Correlate an image, in C order and with its axes as the caller has them, with `w` itself."""
-        if compiled.fits(self.backend, frame, x.dtype):
-            if self.factors is not None:
-                return compiled.by_axes(self.backend, frame, self.factors, x, cval)
-            if not self._transforms(frame, x.dtype):
-                return compiled.summer(self.backend, frame, x.dtype)(x, w, cval)
+        if self.factors is not None and compiled.fits(self.backend, frame, x.dtype):
+            return compiled.by_axes(self.backend, frame, self.factors, x, cval)
+        if (dense := self.dense(frame, x.dtype)) is not None:
+            return dense(x, w, cval)
         xp = self.backend.xp
         watch = self.factors is None and self.method in ("auto", "fft") and math.prod(frame.kernel) > _SMALL
         nan = xp.isnan(x) if watch and x.dtype.kind in "fc" else None
@@ -54,10 +53,13 @@ class Run:
         ones = [self.backend.xp.ones(line, kind) for line in lines_of(frame.kernel)]
         return Run(self.backend, "direct", ones)(frame, marked.astype(kind), ones[0], kind.type(beyond)) > 0
 
-    def _transforms(self, frame: Frame, dtype: np.dtype[Any]) -> bool:
-        if self.method == "auto":
-            return compiled.prefers_transform(self.backend, frame, dtype, is_strict())
-        return self.method == "fft"
+    def dense(self, frame: Frame, dtype: np.dtype[Any]) -> compiled.Summed | None:
+        """The compiled sums of all taps, if that is how it is done."""
+        if self.factors is not None or self.method == "fft" or not compiled.fits(self.backend, frame, dtype):
+            return None
+        if self.method == "auto" and compiled.prefers_transform(self.backend, frame, dtype, is_strict()):
+            return None
+        return compiled.summer(self.backend, frame, dtype)
 
     def _convolved(self, frame: Frame, x: Array, w: Array, cval: Any) -> Array:
         """The sums by `npconv.conv`, which takes an image ``(N, 1, *size)``."""
