@@ -23,6 +23,9 @@ from npconv.units import amount, duration
 AUTO_WORKSPACE = 2**30
 """Bytes that an algorithm may use beyond operands and result where nobody says; the direct form needs none."""
 
+WORTH_ROUNDING = 1.15
+"""How many times faster than sums of products a transform must be predicted to be."""
+
 
 def plan_for(
     spec: ConvSpec,
@@ -151,7 +154,9 @@ def _by_time(possible: dict[str, Candidate], measured: measurements.Seconds) -> 
     """The fastest algorithm, by what was measured if anything was, and what is to be said of each."""
     if not measured:
         reasons = {name: f"predicted {duration(candidate.seconds)}" for name, candidate in possible.items()}
-        return min(possible, key=lambda name: possible[name].seconds), reasons
+        # What rounds more has to be worth it: predictions are right to a sixth.
+        handicap = dict.fromkeys(TRANSFORMED, WORTH_ROUNDING)
+        return min(possible, key=lambda name: possible[name].seconds * handicap.get(name, 1.0)), reasons
     times = {name: seconds for name in possible if (seconds := measured[name]) is not None}
     reasons = {
         name: f"measured {duration(times[name])}" if name in times

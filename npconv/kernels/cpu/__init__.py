@@ -195,22 +195,32 @@ def _read(value: Any) -> Any:
     return view
 
 
-def winograd_weights(spec: ConvSpec, transforms: tuple[Any, ...], w: Any) -> Any:
-    """Weights transformed for what `winograd_runner` makes."""
-    groups, channels = spec.groups, spec.in_channels // spec.groups
-    loop, rows, points = _winograd_weights(w.dtype, transforms)
-    shape = winograd.weights_shape(groups, spec.out_channels // groups, channels, points, rows)
-    u = workspace.empty(shape, w.dtype)
-    blocks = groups * -(-spec.out_channels // groups // rows)
-    threads.run(loop, blocks, channels * spec.out_channels * points * 4, _read(flatten(w, 2)), u, groups)
+def winograd_weights(spec: ConvSpec, transforms: tuple[Any, ...], w: Any, turned: bool = False) -> Any:
+    """Weights transformed for what `winograd_runner` makes.
+
+    `turned` weights are those of the convolution whose input gradient `spec` is: outputs and inputs change places, and
+    the order of the taps is the opposite one. They are read where they lie.
+    """
+    groups, channels, taps = spec.groups, spec.in_channels // spec.groups, spec.window.taps
+    outputs = spec.out_channels // groups
+    loop, rows, points = _winograd_weights(w.dtype, transforms, turned)
+    u = workspace.empty(winograd.weights_shape(groups, outputs, channels, points, rows), w.dtype)
+    steps = (taps, outputs * taps) if turned else (channels * taps, taps)
+    threads.run(
+        loop, groups * -(-outputs // rows), channels * spec.out_channels * points * 4,
+        _read(w.reshape(-1)), u, outputs, channels, *steps,
+    )  # fmt: skip
     return u
 
 
 @functools.lru_cache(maxsize=64)
-def _winograd_weights(dtype: np.dtype[Any], transforms: tuple[Any, ...]) -> tuple[Callable[..., None], int, int]:
+def _winograd_weights(
+    dtype: np.dtype[Any], transforms: tuple[Any, ...], turned: bool
+) -> tuple[Callable[..., None], int, int]:
     """The loop that transforms weights, the rows of a tile, and the number of points."""
-    (down, across), rows = _factors(transforms), winograd_tile(dtype).rows
-    return winograd.winograd_weights(dtype, rows, down.g, across.g), rows, len(down.g) * len(across.g)
+    rows, factors = winograd_tile(dtype).rows, _factors(transforms)
+    down, across = (tuple(row[::-1] for row in f.g) if turned else f.g for f in factors)
+    return winograd.winograd_weights(dtype, rows, down, across), rows, len(down) * len(across)
 
 
 @functools.lru_cache(maxsize=1024)
