@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from npconv.planning import autotune
     from npconv.pooling import avg_pool, avg_pool_vjp, max_pool, max_pool_vjp
     from npconv.report import show_config, warmup
+    from npconv.roofs import this_machine
 
 __version__ = "0.1.0"
 
@@ -63,6 +64,7 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "strict",
+    "this_machine",
     "unfold",
     "use_backend",
     "warmup",
@@ -77,6 +79,7 @@ _FUNCTIONS = {
     **dict.fromkeys(("col2im", "fold", "im2col", "unfold"), "patches"),
     **dict.fromkeys(("avg_pool", "avg_pool_vjp", "max_pool", "max_pool_vjp"), "pooling"),
     **dict.fromkeys(("show_config", "warmup"), "report"),
+    "this_machine": "roofs",
 }
 
 
