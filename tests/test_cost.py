@@ -407,7 +407,7 @@ def test_the_lower_roof_decides():
     assert layer.seconds(slow) == layer.bytes / 1e9
     assert layer.seconds(fast) == layer.macs / 1e9
     assert layer.intensity == layer.flops / layer.bytes
-    assert (layer.intensity < slow.ridge) and (layer.intensity > fast.ridge)
+    assert fast.ridge < layer.intensity < slow.ridge
     assert layer.seconds(slow.times(4)) == pytest.approx(layer.seconds(slow) / 4)
 
 
