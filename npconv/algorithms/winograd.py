@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from npconv.algorithms.cook_toom import (
     transforms,
 )
 from npconv.algorithms.direct import Direct
+from npconv.algorithms.tile_times import winograd_seconds
 from npconv.arrays import Array, Backend, flatten, require
 from npconv.epilogue import activate, finish
 from npconv.geometry import ConvSpec, Size
@@ -103,14 +104,33 @@ class Winograd:
         return "narrow_matmul" if backend.kernels is None and is_narrow(maps, spec) else "winograd_matmul"
 
     def seconds(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool) -> float:
+        fitted = op == "forward"
         if op == "input_grad":
-            return self.seconds(turned(spec), "forward", backend, dtype, reused)
+            spec, op = turned(spec), "forward"
         kernel = self.kernel(spec, op, backend, dtype)
         compiled = kernel == "winograd_tiles"
+        if compiled and fitted:
+            tile = tile_sizes(spec, op, reused)
+            points, tiles = math.prod(_points(tile)), spec.batch * math.prod(tile_counts(spec, tile))
+            return winograd_seconds(spec, points, tiles, dtype.itemsize, reused)
         nbytes = spec.bytes(dtype.itemsize) if compiled else self.cost(spec, op, dtype.itemsize).bytes
         # Rates are those of float32: vectors hold half as many of the other.
         effort = price(spec, tile_sizes(spec, op, reused), op, reused) * dtype.itemsize / 4
         return predicted_seconds(backend.name, kernel, effort, nbytes)
+
+    def details(
+        self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool
+    ) -> tuple[tuple[str, str], ...]:
+        if op == "input_grad":
+            spec = turned(spec)
+        tile = tile_sizes(spec, op, reused)
+        outputs, points = _by(m for m, _ in tile), _by(_points(tile))
+        images, rows = block_shape(spec, tile, dtype.itemsize)
+        counts = _by(tile_counts(spec, tile))
+        blocks = ("blocks", f"{images} of {spec.batch} images, {rows} rows of {counts} tiles")
+        return (("tile", f"{outputs} outputs from {points} points"),) + (
+            (("tiles", counts),) if is_compiled(spec, "forward", backend) and op != "weight_grad" else (blocks,)
+        )
 
     def pack(self, spec: ConvSpec, backend: Backend, w: Array, reused: bool) -> Packed:
         tile, magnitude = tile_sizes(spec, "forward", reused), largest(backend, w)
@@ -251,6 +271,10 @@ def operations(spec: ConvSpec, tile: Tile, op: str) -> tuple[int, int, int]:
     weights = maps * _chain([f.g for f in fs], one, spec.window.kernel)
     tiled = [t * n for t, n in zip(counts, points, strict=True)]
     return products, data + spec.batch * spec.out_channels * _chain([f.at for f in fs], counts, tiled), weights
+
+
+def _by(sizes: Iterable[int]) -> str:
+    return "x".join(map(str, sizes))
 
 
 def _chain(chain: Sequence[Matrix], counts: Size, sizes: Sequence[int]) -> int:
