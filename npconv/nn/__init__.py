@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from npconv.nn import init
 from npconv.nn.activation import Hardswish, ReLU, ReLU6, Sigmoid, SiLU
-from npconv.nn.blocks import Depthwise, DepthwiseSeparable
+from npconv.nn.blocks import ConvNorm, Depthwise, DepthwiseSeparable
 from npconv.nn.container import Add, Concat, Container, Sequential
 from npconv.nn.conv import (
     Conv,
@@ -71,6 +71,7 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvNorm",
     "ConvTranspose",
     "ConvTranspose1d",
     "ConvTranspose2d",
