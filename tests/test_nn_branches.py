@@ -142,7 +142,7 @@ def test_layers_have_numbers_names_or_the_names_inside_them() -> None:
     net.head = nn.Sequential()
     assert net(x).shape == (4, 3), "another layer under the name takes the place"
     assert before.shape == (4, 2)
-    assert list(nn.Concat(nn.ReLU(), wide=nn.ReLU(), axis=2)[1:].named_children())[0][0] == "wide"
+    assert next(nn.Concat(nn.ReLU(), wide=nn.ReLU(), axis=2)[1:].named_children())[0] == "wide"
     assert repr(nn.Add(wide=nn.ReLU())) == "Add(\n  (wide): ReLU()\n)"
 
 
