@@ -45,6 +45,7 @@ from npconv.nn.resample import (
 )
 from npconv.nn.schedule import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR, StepLR
 from npconv.nn.shape import Flatten
+from npconv.nn.summary import Summary
 
 __all__ = [
     "SGD",
@@ -104,6 +105,7 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "StepLR",
+    "Summary",
     "Upsample",
     "init",
 ]

@@ -182,7 +182,7 @@ class Sequential(Container):
         return dy
 
 
-class _Branches(Container):
+class Branches(Container):
     """Layers side by side, each on the same input; at least one."""
 
     def __init__(self, *layers: Module, **named: Module) -> None:
@@ -190,9 +190,12 @@ class _Branches(Container):
         if not len(self):
             raise ValueError("layers must not be empty: without any there is no result")
 
-    def _run(self, x: Array, axis: int | None) -> list[Array]:
-        """Return all results: of one shape but along `axis`."""
-        results = [layer(x) for layer in self]
+    def joined(self, results: list[Array]) -> Array:
+        """Return what this layer makes of its layers' results, and keep what its backward pass needs."""
+        raise NotImplementedError(f"{type(self).__name__} must define joined(results)")
+
+    def _check(self, results: list[Array], axis: int | None) -> None:
+        """Raise unless all results are of one shape but along `axis`."""
         shapes = [tuple(y.shape) for y in results]
         if axis is not None and not 0 <= axis < len(shapes[0]):
             raise ValueError(f"axis is {axis}, but layers[0] gave shape {shapes[0]}")
@@ -201,13 +204,12 @@ class _Branches(Container):
             if shape != fixed[0] or len(shapes[number]) != len(shapes[0]):
                 beside = "" if axis is None else f" but along axis {axis}"
                 raise ValueError(
-                    f"layers must give results of one shape{beside}; for x of shape {tuple(x.shape)} layers[0] gave "
-                    f"{shapes[0]} and layers[{number}] gave {shapes[number]}"
+                    f"layers must give results of one shape{beside}; layers[0] gave {shapes[0]} and layers[{number}] "
+                    f"gave {shapes[number]}"
                 )
-        return results
 
 
-class Add(_Branches):
+class Add(Branches):
     """Layers side by side, their results added: a residual is ``Add(body, Sequential())``.
 
     Parameters
@@ -256,7 +258,12 @@ class Add(_Branches):
         ValueError
             If the results are not of one shape.
         """
-        y, *others = self._run(x, None)
+        return self.joined([layer(x) for layer in self])
+
+    def joined(self, results: list[Array]) -> Array:
+        """Return the sum."""
+        self._check(results, None)
+        y, *others = results
         for other in others:
             y = y + other
         self.keep(tuple(y.shape))
@@ -271,7 +278,7 @@ class Add(_Branches):
         return dx
 
 
-class Concat(_Branches):
+class Concat(Branches):
     """Layers side by side, their results joined along an axis: kernels of several sizes on one image.
 
     Parameters
@@ -325,7 +332,11 @@ class Concat(_Branches):
         ValueError
             If the results are not of one shape but along the axis.
         """
-        results = self._run(x, self.axis)
+        return self.joined([layer(x) for layer in self])
+
+    def joined(self, results: list[Array]) -> Array:
+        """Return the results side by side."""
+        self._check(results, self.axis)
         y = namespace("the result of layers[0]", results[0]).concatenate(results, axis=self.axis)
         self.keep((tuple(y.shape), [result.shape[self.axis] for result in results]))
         return y
