@@ -20,6 +20,7 @@ from npconv.nn.conv import (
     ConvTranspose3d,
 )
 from npconv.nn.dropout import Dropout
+from npconv.nn.files import load, save
 from npconv.nn.linear import Linear
 from npconv.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss
 from npconv.nn.module import Buffer, Module, Parameter
@@ -108,4 +109,6 @@ __all__ = [
     "Summary",
     "Upsample",
     "init",
+    "load",
+    "save",
 ]
