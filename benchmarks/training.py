@@ -1,8 +1,8 @@
 """A training step of whole networks against PyTorch: time and memory, on one core.
 
-``taskset -c 1 python -m benchmarks.training`` runs each network's step here and in PyTorch, in processes of their own, in
-turn: forward, cross-entropy, backward, one step of SGD with momentum. It prints medians, their ratio (*time of PyTorch /
-time of npconv*, above 1 npconv is the faster one) and each process's largest memory beyond what it had before the first
+``taskset -c 1 python -m benchmarks.training`` takes steps here and in PyTorch, in processes of their own, in turn:
+forward, cross-entropy, backward, one step of SGD with momentum. It prints medians, their ratio (*time of PyTorch / time
+of npconv*, above 1 npconv is the faster one) and each process's largest memory beyond what it had before the first
 step. ``--profile NAME`` prints where npconv's step goes instead.
 """
 
@@ -190,7 +190,15 @@ def profile(name: str, steps: int = 5) -> None:
 
     for _ in range(2):
         step()
-    for cls in (nc.nn.Conv, nc.nn.BatchNorm, nc.nn.ReLU, nc.nn.MaxPool, nc.nn.Linear, nc.nn.GlobalAvgPool, nc.nn.Dropout):
+    for cls in (
+        nc.nn.Conv,
+        nc.nn.BatchNorm,
+        nc.nn.ReLU,
+        nc.nn.MaxPool,
+        nc.nn.Linear,
+        nc.nn.GlobalAvgPool,
+        nc.nn.Dropout,
+    ):
         timed(cls, "forward")
         timed(cls, "backward")
     timed(nc.nn.SGD, "step")

@@ -19,6 +19,7 @@ from npconv.nn.conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from npconv.nn.data import Dataset
 from npconv.nn.dropout import Dropout
 from npconv.nn.files import load, save
 from npconv.nn.linear import Linear
@@ -47,6 +48,7 @@ from npconv.nn.resample import (
 from npconv.nn.schedule import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR, StepLR
 from npconv.nn.shape import Flatten
 from npconv.nn.summary import Summary
+from npconv.nn.training import History, fit, predict
 
 __all__ = [
     "SGD",
@@ -80,12 +82,14 @@ __all__ = [
     "ConvTranspose3d",
     "CosineAnnealingLR",
     "CrossEntropyLoss",
+    "Dataset",
     "Depthwise",
     "DepthwiseSeparable",
     "Dropout",
     "Flatten",
     "GlobalAvgPool",
     "Hardswish",
+    "History",
     "LRScheduler",
     "Linear",
     "LinearLR",
@@ -108,7 +112,9 @@ __all__ = [
     "StepLR",
     "Summary",
     "Upsample",
+    "fit",
     "init",
     "load",
+    "predict",
     "save",
 ]

@@ -108,7 +108,7 @@ def load(model: Module, path: str | Path) -> dict[str, str]:
 
 def write(path: str | Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
     """Write named arrays and strings into a file; see `save`."""
-    kind = _kind(path)
+    kind = kind_of(path)
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"metadata must map strings to strings, got {key!r:.60}: {value!r:.60}")
@@ -118,7 +118,7 @@ def write(path: str | Path, arrays: Mapping[str, Array], metadata: Mapping[str, 
 
 def read(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
     """Return the arrays, NumPy's, and the strings of a file; see `load`."""
-    kind = _kind(path)
+    kind = kind_of(path)
     decode = _from_safetensors if kind == ".safetensors" else _from_npz
     return decode(Path(path))
 
@@ -138,7 +138,8 @@ def replace(path: Path, content: bytes) -> None:
         raise
 
 
-def _kind(path: str | Path) -> str:
+def kind_of(path: str | Path) -> str:
+    """Return the ending of `path` that says the format, or raise if there is none."""
     if not isinstance(path, str | Path):
         raise TypeError(f"path must be a string or a Path, got {type(path).__name__}")
     kind = Path(path).suffix
