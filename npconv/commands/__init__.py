@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-NAMES = ("demo", "info", "plan", "autotune", "cost", "warmup")
+NAMES = ("demo", "info", "plan", "autotune", "cost", "train", "predict", "warmup")
 """Every command, in the order of the help."""
 
 
