@@ -85,10 +85,11 @@ def test_users_of_the_public_face_use_nothing_else(path: Path) -> None:
     assert found <= allowed
 
 
-def test_filters_use_the_public_convolutions() -> None:
-    allowed = ("npconv.arrays", "npconv.conv.", "npconv.geometry", "npconv.gradients", "npconv.padding")
-    found = {f"{name}." for name in imports(ROOT / "filters.py") if name.startswith("npconv")}
-    assert all(name.startswith(allowed) for name in found)
+@pytest.mark.parametrize("path", [p for p in FILES if room(p).startswith("filters/")], ids=room)
+def test_filters_use_the_public_convolutions(path: Path) -> None:
+    allowed = ("arrays", "config", "conv", "filters", "geometry", "gradients", "padding", "planning")
+    found = {name for name in imports(path) if name.startswith("npconv")}
+    assert all(name.startswith(tuple(f"npconv.{a}." for a in allowed)) or name[7:] in allowed for name in found)
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if room(p) != "config.py"], ids=room)

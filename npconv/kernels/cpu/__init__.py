@@ -17,6 +17,7 @@ from npconv.arrays import flatten
 from npconv.config import get_num_threads
 from npconv.geometry import ConvSpec, Window
 from npconv.kernels.cpu import columns, depthwise_grad, input_grad, loops, threads, weight_grad, winograd, workspace
+from npconv.kernels.cpu import filters as filters
 from npconv.kernels.cpu.blocking import (
     LOW_ROWS,
     Blocks,
