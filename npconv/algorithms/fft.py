@@ -212,6 +212,15 @@ class Fft:
         seconds = blocks_for(spec, op, dtype.itemsize).seconds(dtype.itemsize)
         return seconds / GPU_SPEEDUP.get(backend.name, 1) + LAUNCH[backend.name]
 
+    def details(
+        self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool
+    ) -> tuple[tuple[str, str], ...]:
+        if is_trivial(spec):
+            return self.otherwise.details(spec, op, backend, dtype, reused)
+        blocks = blocks_for(spec, op, dtype.itemsize)
+        length, kept = ("x".join(map(str, sizes)) for sizes in (blocks.length, blocks.kept))
+        return (("blocks", f"{blocks.pairs} transforms of {length}, {kept} of each kept, {blocks.images} at once"),)
+
     def pack(self, spec: ConvSpec, backend: Backend, w: Array, reused: bool) -> Packed:
         if is_trivial(spec):
             return Packed(w, None, 0.0)
