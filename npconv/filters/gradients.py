@@ -14,6 +14,7 @@ from npconv import padding
 from npconv.arrays import Array, Backend, check_shape, compute_dtype, contiguous
 from npconv.filters.arguments import narrow, turned
 from npconv.filters.frame import Frame, Ints
+from npconv.filters.labelled import frame_of, is_labelled, labels, unlabelled
 from npconv.filters.missing import Normalised, omit
 from npconv.filters.problem import Problem
 from npconv.filters.sums import surround
@@ -124,6 +125,18 @@ def _vjp(
     flip: bool, x: Array, w: Array, mode: str, boundary: str, cval: complex, origin: Ints, axes: Ints | None,
     stride: Ints, nan_policy: str, mask: Array | None, min_weight: float, dtype: Any, backend: str | None,
 ) -> tuple[Array, Pullback]:  # fmt: skip
+    if is_labelled(x):
+        frame = frame_of(flip, x.data, unlabelled(w, x), mode, boundary, origin, axes, stride)
+        y, plain = _vjp(
+            flip, x.data, unlabelled(w, x), mode, boundary, cval, origin, axes, stride, nan_policy,
+            unlabelled(mask, x, "mask"), min_weight, dtype, backend,
+        )  # fmt: skip
+
+        def labelled_pullback(dy: Array) -> tuple[Array, Array]:
+            dx, dw = plain(unlabelled(dy, x))
+            return x.copy(data=dx), dw
+
+        return labels(x, frame)(y), labelled_pullback
     problem = Problem.of(
         flip, x, w, mode, boundary, cval, origin, axes, stride, nan_policy, mask, min_weight, "auto", dtype, backend
     )

@@ -12,6 +12,7 @@ from npconv.arrays import Array, Backend, is_plain
 from npconv.filters import compiled
 from npconv.filters.arguments import narrow, turned
 from npconv.filters.frame import Frame, Ints
+from npconv.filters.labelled import frame_of, is_labelled, labels, unlabelled
 from npconv.filters.missing import interpolated, omit
 from npconv.filters.problem import Problem
 from npconv.filters.separable import factors_for
@@ -46,7 +47,8 @@ def correlate(
     Parameters
     ----------
     x : array
-        Any shape. NumPy, CuPy, or anything that speaks DLPack: float16, float32, float64, complex64, complex128 or
+        Any shape. NumPy, CuPy, or anything that speaks DLPack, as PyTorch and JAX do; a `xarray.DataArray` keeps its
+        labels. float16, float32, float64, complex64, complex128 or
         any integer.
     w : array
         The kernel, with one dimension for each of `axes`.
@@ -185,6 +187,13 @@ def _filter(
     stride: Ints, nan_policy: str, mask: Array | None, min_weight: float, method: str, dtype: Any, backend: str | None,
     out: Array | None,
 ) -> Array:  # fmt: skip
+    if is_labelled(x):
+        frame = frame_of(flip, x.data, unlabelled(w, x), mode, boundary, origin, axes, stride)
+        y = _filter(
+            flip, x.data, unlabelled(w, x), mode, boundary, cval, origin, axes, stride, nan_policy,
+            unlabelled(mask, x, "mask"), min_weight, method, dtype, backend, unlabelled(out, x),
+        )  # fmt: skip
+        return labels(x, frame)(y)
     key = None
     if out is None and mask is None and dtype is None and nan_policy == "propagate" and min_weight == 0:
         geometry, words = (origin, stride, () if axes is None else axes), (flip, mode, boundary, axes is None, method)
