@@ -32,7 +32,7 @@ for _ in range(60):
     momentum = 0.9 * momentum - 0.5 * pullback(difference)[0]
     estimate = estimate + momentum
 
-nc.plot.training_curves({"mean squared difference": history}, log=True)
+nc.plot.training_curves({"mean squared difference": history}, log=True).set_xlabel("step")
 plt.show()
 
 # %%
