@@ -134,9 +134,8 @@ def algorithm_map(
     ax.imshow(numbers, cmap=colors, vmin=-0.5, vmax=len(names) - 0.5, aspect="auto")
     for y, row in enumerate(chosen):
         for x, name in enumerate(row):
-            ax.text(
-                x, y, name, ha="center", va="center", fontsize="small", color=writing_on(colors.colors[numbers[y][x]])
-            )
+            ink = writing_on(COLORS[numbers[y][x] % len(COLORS)])
+            ax.text(x, y, name, ha="center", va="center", fontsize="small", color=ink)
     ax.set_xticks(range(len(channels)), [str(c) for c in channels])
     ax.set_yticks(range(len(sizes)), [f"{n}×{n}" for n in sizes])
     ax.set_xlabel("channels in and out")
