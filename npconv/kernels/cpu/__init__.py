@@ -16,7 +16,8 @@ import numpy as np
 from npconv.arrays import flatten
 from npconv.config import get_num_threads
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cpu import depthwise_grad, input_grad, loops, threads, weight_grad, winograd, workspace
+from npconv.kernels.cpu import columns, depthwise_grad, input_grad, loops, threads, weight_grad, winograd, workspace
+from npconv.kernels.cpu import filters as filters
 from npconv.kernels.cpu.blocking import (
     LOW_ROWS,
     Blocks,
@@ -90,6 +91,9 @@ def _input_grad_tiles(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> bool:
     There a zero that stands for an output which does not exist meets an infinite weight, and NaN spreads further than
     in the definition. It would show in the result, so the smaller of the two is looked at.
     """
+    if columns.suits(spec.window, spec.batch, spec.out_channels // spec.groups, spec.in_channels // spec.groups):
+        columns.run(spec.window, spec.groups, _read(dy), _read(flatten(w, 2)), dx, _product)
+        return True
     guarded, before = input_grad.reads_padding(spec.window), w.size <= dx.size
     if guarded and before and not _is_finite(w):
         return False
@@ -193,22 +197,32 @@ def _read(value: Any) -> Any:
     return view
 
 
-def winograd_weights(spec: ConvSpec, transforms: tuple[Any, ...], w: Any) -> Any:
-    """Weights transformed for what `winograd_runner` makes."""
-    groups, channels = spec.groups, spec.in_channels // spec.groups
-    loop, rows, points = _winograd_weights(w.dtype, transforms)
-    shape = winograd.weights_shape(groups, spec.out_channels // groups, channels, points, rows)
-    u = workspace.empty(shape, w.dtype)
-    blocks = groups * -(-spec.out_channels // groups // rows)
-    threads.run(loop, blocks, channels * spec.out_channels * points * 4, _read(flatten(w, 2)), u, groups)
+def winograd_weights(spec: ConvSpec, transforms: tuple[Any, ...], w: Any, turned: bool = False) -> Any:
+    """Weights transformed for what `winograd_runner` makes.
+
+    `turned` weights are those of the convolution whose input gradient `spec` is: outputs and inputs change places, and
+    the order of the taps is the opposite one. They are read where they lie.
+    """
+    groups, channels, taps = spec.groups, spec.in_channels // spec.groups, spec.window.taps
+    outputs = spec.out_channels // groups
+    loop, rows, points = _winograd_weights(w.dtype, transforms, turned)
+    u = workspace.empty(winograd.weights_shape(groups, outputs, channels, points, rows), w.dtype)
+    steps = (taps, outputs * taps) if turned else (channels * taps, taps)
+    threads.run(
+        loop, groups * -(-outputs // rows), channels * spec.out_channels * points * 4,
+        _read(w.reshape(-1)), u, outputs, channels, *steps,
+    )  # fmt: skip
     return u
 
 
 @functools.lru_cache(maxsize=64)
-def _winograd_weights(dtype: np.dtype[Any], transforms: tuple[Any, ...]) -> tuple[Callable[..., None], int, int]:
+def _winograd_weights(
+    dtype: np.dtype[Any], transforms: tuple[Any, ...], turned: bool
+) -> tuple[Callable[..., None], int, int]:
     """The loop that transforms weights, the rows of a tile, and the number of points."""
-    (down, across), rows = _factors(transforms), winograd_tile(dtype).rows
-    return winograd.winograd_weights(dtype, rows, down.g, across.g), rows, len(down.g) * len(across.g)
+    rows, factors = winograd_tile(dtype).rows, _factors(transforms)
+    down, across = (tuple(row[::-1] for row in f.g) if turned else f.g for f in factors)
+    return winograd.winograd_weights(dtype, rows, down, across), rows, len(down) * len(across)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -289,6 +303,12 @@ def _is_finite(value: Any) -> bool:
 def _forward(x: Any, w: Any, y: Any, groups: int, window: Window) -> None:
     """A convolution without a bias."""
     _run_tiles(x, w, None, y, None, groups, window)
+
+
+def _product(a: Any, b: Any, product: Any) -> None:
+    """A matrix product, ``(M, K)`` by ``(K, N)``."""
+    one_tap = Window(product.shape[1:], (1,), (1,), ((0, 0),), (1,))
+    _run_tiles(b, a, None, product[None], None, 1, one_tap)
 
 
 def _run_tiles(x: Any, w: Any, bias: Any, y: Any, activation: str | None, groups: int, window: Window) -> None:
