@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -52,16 +53,17 @@ def test_every_command_is_described():
 
 def test_every_public_name_is_in_the_reference():
     pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "reference").glob("*.md"))
-    rooms = {"cost", "d2l", "filters", "machine", "nn", "plot", "reference", "__version__", "col2im", "im2col"}
-    missing = [name for name in nc.__all__ if name not in rooms and not re.search(rf"^   {name}$", pages, re.MULTILINE)]
-    for room in (nc.cost, nc.nn, nc.plot):
-        missing += [name for name in room.__all__ if not re.search(rf"^   {name}$", pages, re.MULTILINE)]
-    assert missing == ["init"], "npconv.nn.init is a module"
+    listed = set(re.findall(r"^   (\w+)$", pages, re.MULTILINE))
+    # Rooms have pages; im2col and col2im are other names of unfold and fold.
+    rooms = {name for name in nc.__all__ if inspect.ismodule(getattr(nc, name))}
+    assert set(nc.__all__) - rooms - {"__version__", "im2col", "col2im"} <= listed
+    for room in (nc.cost, nc.models, nc.nn, nc.plot):
+        assert {name for name in room.__all__ if not inspect.ismodule(getattr(room, name))} <= listed
 
 
 def test_there_is_one_version():
     assert f"\nversion: {nc.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert 'dynamic = ["version"]' in project
-    assert nc.__version__ not in project.replace(f"0.{nc.__version__}", "")
+    assert not re.search(r"^version\b", project, re.MULTILINE)
     assert "BSD-3-Clause" in project
