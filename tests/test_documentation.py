@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ def test_the_lectures_notebook_runs(monkeypatch):
     names: dict[str, object] = {}
     for cell in cells:
         exec(compile(cell, "channels.ipynb", "exec"), names)
+    mpl.pyplot.close("all")
     np.testing.assert_array_equal(
         names["corr2d_multi_in_out"](np.ones((2, 3, 3)), np.ones((1, 2, 2, 2))), np.full((1, 2, 2), 8)
     )
@@ -34,6 +36,19 @@ def test_the_lectures_notebook_runs(monkeypatch):
     source = (ROOT / "examples" / "gallery" / "plot_channels.py").read_text(encoding="utf-8")
     for cell in cells:
         assert cell.strip() in source
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "gallery").glob("plot_*.py")), ids=lambda path: path.stem)
+def test_the_gallery_runs(path, monkeypatch):
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    runpy.run_path(str(path))
+    assert plt.get_fignums(), "it draws"
+    plt.close("all")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

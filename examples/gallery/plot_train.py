@@ -20,27 +20,23 @@ order = rng.permutation(len(digits.images))
 images, labels = digits.images[order, None].astype(np.float32) / 16, digits.target[order]
 held_back = slice(0, 360)
 
-model, loss = demo.lenet(seed=0), nn.CrossEntropyLoss()
+model = demo.lenet(seed=0)
 optimiser = nn.Adam(model.parameters(), lr=2e-3)
-curves = {"training loss": [], "held-back loss": []}
-for _ in range(8):
-    model.train()
-    losses = []
-    for x, y in demo.batches(images[360:], labels[360:], 32, rng):
-        optimiser.zero_grad()
-        losses.append(float(loss(model(x), y)))
-        model.backward(loss.backward())
-        optimiser.step()
-    model.eval()
-    curves["training loss"].append(np.mean(losses))
-    curves["held-back loss"].append(float(loss(model(images[held_back]), labels[held_back])))
-
-nc.plot.training_curves(curves, log=True)
+history = nn.fit(
+    model,
+    (images[360:], labels[360:]),
+    optimizer=optimiser,
+    epochs=8,
+    batch_size=32,
+    validation=(images[held_back], labels[held_back]),
+    progress=False,
+)
+nc.plot.training_curves({"training loss": history.loss, "held-back loss": history.validation_loss}, log=True)
 plt.show()
 
 # %%
 # What was taken for what, on digits that it has not seen.
-guesses = model(images[held_back]).argmax(axis=1)
+guesses = nn.predict(model, images[held_back]).argmax(axis=1)
 matrix = np.zeros((10, 10), int)
 np.add.at(matrix, (labels[held_back], guesses), 1)
 nc.plot.confusion_matrix(matrix)
