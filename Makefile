@@ -23,7 +23,7 @@ format: ## Format the code.
 	$(PYTHON) -m ruff format .
 
 docs: ## Build the documentation; a warning is an error.
-	$(PYTHON) -m sphinx -W --keep-going -b html docs docs/_build/html
+	$(PYTHON) -m sphinx -E -W --keep-going -b html docs docs/_build/html
 
 links: ## Check every link of the documentation.
 	$(PYTHON) -m sphinx -W --keep-going -b linkcheck docs docs/_build/links

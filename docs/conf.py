@@ -1,4 +1,4 @@
-"""How the documentation is built: ``make docs``, or ``python -m sphinx -W -b html docs docs/_build/html``."""
+"""How the documentation is built: ``make docs``, or ``python -m sphinx -E -W docs docs/_build/html``."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import numpy as np
 import npconv as nc
 from npconv.demo import load_image
 
-truth = load_image(None)[:, 100:260, 200:400]
+truth = load_image(None)[:, 120:248, 220:380]
 kernel = nc.filters.gaussian(2, ndim=2).astype(np.float32)
 weights = np.repeat(kernel[None, None], 3, axis=0)  # each colour by itself
 blur = {"padding": "same", "padding_mode": "reflect", "groups": 3}
@@ -25,7 +25,7 @@ seen = nc.conv2d(truth, weights, **blur) + rng.normal(0, 0.01, truth.shape).asty
 # Half the squared difference; its gradient in the image is the pullback of the difference.
 estimate, momentum = seen.copy(), np.zeros_like(seen)
 history = []
-for _ in range(60):
+for _ in range(40):
     blurred, pullback = nc.conv_vjp(estimate, weights, **blur)
     difference = blurred - seen
     history.append(float(np.square(difference).mean()))
