@@ -15,8 +15,12 @@ from npconv.geometry import Pairs, Size
 
 def source_index(backend: Backend, mode: str, low: int, high: int, size: int) -> Array:
     """Where each element of a padded axis comes from, as an array of indices into the axis."""
+    return _sources(backend, mode, backend.xp.arange(-low, size + high), size)
+
+
+def _sources(backend: Backend, mode: str, position: Array, size: int) -> Array:
+    """Where elements at these positions of an axis come from, which may be overwritten."""
     xp = backend.xp
-    position = xp.arange(-low, size + high)
     if mode == "replicate":
         return position.clip(0, size - 1)
     if mode == "circular":
@@ -44,11 +48,11 @@ def pad(backend: Backend, x: Array, padding: Pairs, mode: str) -> Array:
             continue
         # Earlier axes are whole by now, later ones are not begun.
         before, after = (slice(None),) * (axis + 2), tuple(inside[axis + 1 :])
-        index = source_index(backend, mode, low, high, n) + low
-        for strip in (slice(0, low), slice(low + n, low + n + high)):
-            if strip.start < strip.stop:
-                padded[(*before, strip, *after)] = padded[(*before, slice(None), *after)].take(
-                    index[strip], axis=axis + 2
+        for first, last in ((-low, 0), (n, n + high)):
+            if first < last:
+                index = _sources(backend, mode, backend.xp.arange(first, last), n) + low
+                padded[(*before, slice(first + low, last + low), *after)] = padded[(*before, slice(None), *after)].take(
+                    index, axis=axis + 2
                 )
     return padded
 

@@ -7,7 +7,8 @@ modes and `scipy.ndimage`'s boundaries, kernels split into one factor per axis, 
 from npconv.filters.frame import BOUNDARIES, MODES
 from npconv.filters.gradients import convolve_vjp, correlate_vjp
 from npconv.filters.kernels import box, gabor, gaussian, laplace, sobel
-from npconv.filters.operations import NAN_POLICIES, convolve, correlate
+from npconv.filters.operations import convolve, correlate
+from npconv.filters.problem import NAN_POLICIES
 from npconv.filters.separable import factors
 from npconv.filters.sums import METHODS
 

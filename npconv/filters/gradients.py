@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from npconv import padding
-from npconv.arrays import Array, Operands, check_shape, compute_dtype, contiguous
-from npconv.filters.arguments import constant, dtypes, kernel_of, narrow
+from npconv.arrays import Array, Backend, check_shape, compute_dtype, contiguous
+from npconv.filters.arguments import narrow, turned
 from npconv.filters.frame import Frame, Ints
-from npconv.filters.sums import Run, surround
+from npconv.filters.labelled import frame_of, is_labelled, labels, unlabelled
+from npconv.filters.missing import Normalised, omit
+from npconv.filters.problem import Problem
+from npconv.filters.sums import surround
+from npconv.geometry import Size
 from npconv.gradients import conv_input_grad, conv_weight_grad
 
 Pullback = Callable[[Array], tuple[Array, Array]]
@@ -28,6 +34,9 @@ def correlate_vjp(
     origin: Ints = 0,
     axes: Ints | None = None,
     stride: Ints = 1,
+    nan_policy: str = "propagate",
+    mask: Array | None = None,
+    min_weight: float = 0.0,
     dtype: Any = None,
     backend: str | None = None,
 ) -> tuple[Array, Pullback]:
@@ -35,9 +44,10 @@ def correlate_vjp(
 
     Parameters
     ----------
-    x, w, mode, boundary, cval, origin, axes, stride, dtype, backend
-        As for `correlate`; missing values have no gradient here, so a NaN is a number like any other. `x` and `w`
-        must not be changed until the pullback has been called.
+    x, w, mode, boundary, cval, origin, axes, stride, nan_policy, mask, min_weight, dtype, backend
+        As for `correlate`. What is missing gets the gradient 0, and a result that is NaN because too little was present
+        passes nothing back; otherwise a NaN is a number like any other. `x`, `w` and `mask` must not be changed until
+        the pullback has been called.
 
     Returns
     -------
@@ -46,7 +56,8 @@ def correlate_vjp(
     pullback : callable
         ``dx, dw = pullback(dy)``, of the shapes of `x` and `w` and the dtype of ``numpy.result_type(y, dy)``. With
         `cval` 0, `dx` is the adjoint: ``vdot(correlate(x, w), dy) == vdot(x, dx)``, and, since the kernel is
-        conjugated, the real part of ``vdot(w, dw)`` equals that of ``vdot(correlate(x, w), dy)``.
+        conjugated, the real part of ``vdot(w, dw)`` equals that of ``vdot(correlate(x, w), dy)``. A policy that
+        normalises makes the result depend on `w` as a fraction does, and `dw` is the derivative of that.
 
     Raises
     ------
@@ -61,7 +72,7 @@ def correlate_vjp(
     >>> pullback(np.array([1.0, 1.0]))
     (array([ 1., 11., 10.]), array([3., 6.]))
     """
-    return _vjp(False, x, w, mode, boundary, cval, origin, axes, stride, dtype, backend)
+    return _vjp(False, x, w, mode, boundary, cval, origin, axes, stride, nan_policy, mask, min_weight, dtype, backend)
 
 
 def convolve_vjp(
@@ -74,6 +85,9 @@ def convolve_vjp(
     origin: Ints = 0,
     axes: Ints | None = None,
     stride: Ints = 1,
+    nan_policy: str = "propagate",
+    mask: Array | None = None,
+    min_weight: float = 0.0,
     dtype: Any = None,
     backend: str | None = None,
 ) -> tuple[Array, Pullback]:
@@ -81,7 +95,7 @@ def convolve_vjp(
 
     Parameters
     ----------
-    x, w, mode, boundary, cval, origin, axes, stride, dtype, backend
+    x, w, mode, boundary, cval, origin, axes, stride, nan_policy, mask, min_weight, dtype, backend
         As for `convolve` and `correlate_vjp`.
 
     Returns
@@ -104,55 +118,159 @@ def convolve_vjp(
     >>> pullback(np.array([1.0, 1.0]))
     (array([10., 11.,  1.]), array([6., 3.]))
     """
-    return _vjp(True, x, w, mode, boundary, cval, origin, axes, stride, dtype, backend)
+    return _vjp(True, x, w, mode, boundary, cval, origin, axes, stride, nan_policy, mask, min_weight, dtype, backend)
 
 
 def _vjp(
     flip: bool, x: Array, w: Array, mode: str, boundary: str, cval: complex, origin: Ints, axes: Ints | None,
-    stride: Ints, dtype: Any, backend: str | None,
+    stride: Ints, nan_policy: str, mask: Array | None, min_weight: float, dtype: Any, backend: str | None,
 ) -> tuple[Array, Pullback]:  # fmt: skip
-    operands = Operands(backend, x=x, w=w)
-    frame = Frame.of(operands, flip, mode, boundary, origin, axes, stride)
-    result, wide = dtypes(operands, dtype, False)
-    cval = constant(cval, wide, frame)
-    here, xp = operands.backend, operands.backend.xp
-    kernel = kernel_of(operands, flip).astype(wide)
-    given = operands.load("x", wide)
-    image = frame.enter(here, given)
-    if math.prod(frame.y_shape) == 0:
-        y = xp.zeros(frame.y_shape, wide)
+    if is_labelled(x):
+        frame = frame_of(flip, x.data, unlabelled(w, x), mode, boundary, origin, axes, stride)
+        y, plain = _vjp(
+            flip, x.data, unlabelled(w, x), mode, boundary, cval, origin, axes, stride, nan_policy,
+            unlabelled(mask, x, "mask"), min_weight, dtype, backend,
+        )  # fmt: skip
+
+        def labelled_pullback(dy: Array) -> tuple[Array, Array]:
+            dx, dw = plain(unlabelled(dy, x))
+            return x.copy(data=dx), dw
+
+        return labels(x, frame)(y), labelled_pullback
+    problem = Problem.of(
+        flip, x, w, mode, boundary, cval, origin, axes, stride, nan_policy, mask, min_weight, "auto", dtype, backend
+    )
+    operands, frame, kernel = problem.operands, problem.frame, problem.kernel.astype(problem.wide)
+    image = problem.image()
+    empty = math.prod(frame.y_shape) == 0
+    backward: Callable[[_Adjoint, Array], tuple[Array, Array]]
+    if empty:
+        y = operands.backend.xp.zeros(frame.y_shape, problem.wide)
+    elif not problem.missing:
+        y = problem.run(frame, image, kernel, problem.cval)
+        backward = functools.partial(_plain, image, problem.cval)
     else:
-        y = narrow(Run(here, "auto")(frame, given, kernel, cval), operands, result)
+        y, backward = (_omitting if nan_policy == "omit" else _interpolating)(problem, image, problem.gaps(image))
 
     def pullback(dy: Array) -> tuple[Array, Array]:
         grads = operands.companion(dy=dy)
         check_shape("dy", grads.shape("dy"), frame.y_shape, "that of the result")
-        kind = np.result_type(result, grads.dtype)
-        inner = compute_dtype(np.result_type(wide, kind))
-        g = frame.enter(here, grads.load("dy", inner))
-        dx, dw = xp.zeros(image.shape, inner), xp.zeros(kernel.shape, inner)
-        if g.size:
-            used, pairs = image[frame.used].astype(inner), frame.added
-            nothing = ((0, 0),) * len(pairs)
-            size = used.shape[2:]
-            if frame.boundary != "zeros":
-                used = padding.pad(here, used, pairs, frame.boundary)
-            elif cval != 0:
-                used = surround(here, used, pairs, cval)
-            virtual = pairs if frame.boundary == "zeros" and cval == 0 else nothing
-            how: dict[str, Any] = {"stride": frame.stride, "padding": virtual, "backend": here.name}
-            dw = conv_weight_grad(used, g, (1, 1, *kernel.shape), **how)[0, 0]
-            inside = conv_input_grad(g, kernel.astype(inner)[None, None], used.shape, **how)
-            if frame.boundary != "zeros":
-                inside = padding.pad_adjoint(here, inside, pairs, size, frame.boundary)
-            elif cval != 0:
-                inside = inside[(..., *(slice(lo, lo + n) for n, (lo, _) in zip(size, pairs, strict=True)))]
-            dx[frame.used] = inside
+        kind = np.result_type(problem.result, grads.dtype)
+        adjoint = _Adjoint(operands.backend, frame, kernel, compute_dtype(np.result_type(problem.wide, kind)))
+        if empty:
+            dx, dw = (operands.backend.xp.zeros(shape, adjoint.dtype) for shape in (frame.x_shape, kernel.shape))
+        else:
+            dx, dw = backward(adjoint, grads.load("dy", adjoint.dtype))
         if flip:
-            dw = dw[(slice(None, None, -1),) * dw.ndim]
+            dw = turned(dw)
         elif dw.dtype.kind == "c":
             dw = dw.conj()
-        dw = contiguous(here, dw, inner)
-        return grads.deliver(frame.leave(here, dx), dtype=kind), grads.deliver(dw, dtype=kind)
+        dw = contiguous(operands.backend, dw, adjoint.dtype)
+        return grads.deliver(dx, dtype=kind), grads.deliver(dw, dtype=kind)
 
-    return operands.deliver(y, dtype=result), pullback
+    return operands.deliver(narrow(y, operands, problem.result), dtype=problem.result), pullback
+
+
+@dataclass(frozen=True)
+class _Adjoint:
+    """The adjoints of one filter, in a dtype; images and results have their axes as the caller has them."""
+
+    backend: Backend
+    frame: Frame
+    kernel: Array
+    dtype: np.dtype[Any]
+
+    def of_image(self, g: Array) -> Array:
+        """What an image gets of a result's gradient."""
+        frame, here = self.frame, self.backend
+        dx = here.xp.zeros((math.prod(frame.x_shape) // max(math.prod(frame.size), 1), 1, *frame.size), self.dtype)
+        size, pairs, boundary = dx[frame.used].shape, frame.added, frame.boundary
+        padded = size if boundary == "zeros" else (*size[:2], *self._surrounded(size[2:]))
+        virtual = pairs if boundary == "zeros" else ((0, 0),) * len(pairs)
+        inside = conv_input_grad(
+            self._entered(g), self.kernel.astype(self.dtype)[None, None], padded, stride=frame.stride, padding=virtual,
+            backend=here.name,
+        )  # fmt: skip
+        if boundary != "zeros":
+            inside = padding.pad_adjoint(here, inside, pairs, size[2:], boundary)
+        dx[frame.used] = inside
+        return frame.leave(here, dx)
+
+    def of_kernel(self, image: Array, cval: Any, g: Array) -> Array:
+        """What the kernel gets, over an image and the constant beyond its edge."""
+        frame, here = self.frame, self.backend
+        used, pairs = self._entered(image)[frame.used], frame.added
+        virtual = ((0, 0),) * len(pairs)
+        if frame.boundary != "zeros":
+            used = padding.pad(here, used, pairs, frame.boundary)
+        elif cval != 0:
+            used = surround(here, used, pairs, cval)
+        else:
+            virtual = pairs
+        return conv_weight_grad(
+            used, self._entered(g), (1, 1, *self.kernel.shape), stride=frame.stride, padding=virtual, backend=here.name
+        )[0, 0]
+
+    def _entered(self, value: Array) -> Array:
+        return contiguous(self.backend, self.frame.enter(self.backend, value), self.dtype)
+
+    def _surrounded(self, size: Size) -> Size:
+        return tuple(n + low + high for n, (low, high) in zip(size, self.frame.added, strict=True))
+
+
+def _plain(image: Array, cval: Any, adjoint: _Adjoint, g: Array) -> tuple[Array, Array]:
+    return adjoint.of_image(g), adjoint.of_kernel(image, cval, g)
+
+
+def _omitting(problem: Problem, image: Array, gaps: Array) -> tuple[Array, Callable[..., tuple[Array, Array]]]:
+    """A filter of what is present, and its derivative: ``y = S * T / W`` of three sums that depend on the kernel."""
+    found = omit(problem.run, problem.frame, image, gaps, problem.kernel, problem.cval, problem.min_weight)
+    backward = functools.partial(_omitted, found, image, gaps, problem.cval)
+    return found.y, backward
+
+
+def _omitted(
+    found: Normalised, image: Array, gaps: Array, cval: Any, adjoint: _Adjoint, g: Array
+) -> tuple[Array, Array]:
+    """The derivatives of ``S * T / W``, S the sum over what is present, T the kernel's sum, W that of what is present.
+
+    A result that is lost passes nothing back. With ``r = T / W`` the kernel gets ``r * dS`` and ``y / T`` for each tap,
+    less ``r * y / T`` for each tap that met something present.
+    """
+    xp, kind = adjoint.backend.xp, adjoint.dtype
+    beyond = bool(cval != cval)
+    # A result may be NaN for other reasons, and then is one like any other.
+    g = xp.where(found.lost, kind.type(0), g)
+    y = xp.where(found.lost, kind.type(0), found.y)
+    scaled, total = g * xp.conj(found.ratio), adjoint.kernel.sum()
+    present = xp.where(gaps, kind.type(0), image)
+    dw = adjoint.of_kernel(present, kind.type(0) if beyond else cval, scaled)
+    dw += (g * xp.conj(y / total)).sum()
+    dw -= adjoint.of_kernel(~gaps, kind.type(not beyond), scaled * xp.conj(y / total))
+    return xp.where(gaps, kind.type(0), adjoint.of_image(scaled)), dw
+
+
+def _interpolating(problem: Problem, image: Array, gaps: Array) -> tuple[Array, Callable[..., tuple[Array, Array]]]:
+    """A filter of an image whose gaps are filled with ``Y / T``, and its derivative; `Y` is the filter that omits."""
+    frame, kernel = problem.frame.dense(), problem.kernel.astype(problem.wide)
+    found = omit(problem.run, frame, image, gaps, problem.kernel, problem.cval, problem.min_weight)
+    means, xp = found.y / kernel.sum(), problem.operands.backend.xp
+    filled = xp.where(gaps, means, image)
+    y = problem.run(problem.frame, filled, kernel, problem.cval)
+
+    def backward(adjoint: _Adjoint, g: Array) -> tuple[Array, Array]:
+        zero = adjoint.dtype.type(0)
+        # What could not be filled is NaN, and so is what it reaches; neither passes anything back.
+        unknown = gaps & found.lost
+        g = xp.where(xp.isnan(y), zero, g) if bool(unknown.any()) or problem.cval != problem.cval else g
+        cval = zero if problem.cval != problem.cval else problem.cval
+        dx = adjoint.of_image(g)
+        dw = adjoint.of_kernel(xp.where(unknown, zero, filled), cval, g)
+        inner = replace(adjoint, frame=frame)
+        filling = xp.where(gaps & ~found.lost, dx, zero) / xp.conj(kernel.sum())
+        through, more = _omitted(found, image, gaps, problem.cval, inner, filling)
+        # The mean is ``S / W``: the part of the derivative that the kernel's own sum has is taken back.
+        more -= (filling * xp.conj(xp.where(found.lost, zero, means))).sum()
+        return xp.where(gaps, zero, dx) + through, dw + more
+
+    return y, backward

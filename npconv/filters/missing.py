@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,26 +17,38 @@ from npconv.filters.sums import Run
 _TIE = 1e-9
 
 
-def omit(run: Run, frame: Frame, x: Array, gaps: Array, w: Array, cval: Any, min_weight: float) -> Array:
+@dataclass(frozen=True)
+class Normalised:
+    """A filter of what is present, and what it was multiplied with: the kernel's sum over that of the weights present.
+
+    Where too few of them are, in `lost`, `y` is NaN. Where nothing is missing `ratio` is 1 and `lost` False.
+    """
+
+    y: Array
+    ratio: Any
+    lost: Any
+
+
+def omit(run: Run, frame: Frame, x: Array, gaps: Array, w: Array, cval: Any, min_weight: float) -> Normalised:
     """The sum over what is present, times the kernel's sum over that of the weights that were present."""
     xp, beyond = run.backend.xp, bool(cval != cval)
     w = w.astype(x.dtype)
     if not beyond and not bool(gaps.any()):
-        return run(frame, x, w, cval)
+        return Normalised(run(frame, x, w, cval), x.dtype.type(1), np.bool_(False))
     y = run(frame, xp.where(gaps, x.dtype.type(0), x), w, x.dtype.type(0) if beyond else cval)
     ratio, lost = _weights(run, frame, gaps, w, beyond, min_weight)
-    y *= ratio.astype(x.dtype)
+    ratio = ratio.astype(x.dtype)
+    y *= ratio
     y[lost] = np.nan if x.dtype.kind == "f" else complex(np.nan, np.nan)
-    return y
+    return Normalised(y, ratio, lost)
 
 
-def interpolate(run: Run, frame: Frame, x: Array, gaps: Array, w: Array, cval: Any, min_weight: float) -> Array:
-    """The filter of an image whose missing elements are the kernel's mean of those around them."""
-    w = w.astype(x.dtype)
-    if bool(gaps.any()):
-        means = omit(run, frame.dense(), x, gaps, w, cval, min_weight) / w.sum()
-        x = run.backend.xp.where(gaps, means, x)
-    return run(frame, x, w, cval)
+def interpolated(run: Run, frame: Frame, x: Array, gaps: Array, w: Array, cval: Any, min_weight: float) -> Array:
+    """The image, its missing elements replaced by the kernel's mean of those around them; NaN where there are none."""
+    if not bool(gaps.any()):
+        return x
+    means = omit(run, frame.dense(), x, gaps, w, cval, min_weight).y / w.astype(x.dtype).sum()
+    return run.backend.xp.where(gaps, means, x)
 
 
 def _weights(run: Run, frame: Frame, gaps: Array, w: Array, beyond: bool, min_weight: float) -> tuple[Array, Array]:

@@ -8,27 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from npconv.arrays import Array, Backend, Operands, is_plain
+from npconv.arrays import Array, Backend, is_plain
 from npconv.filters import compiled
-from npconv.filters.arguments import (
-    check_mask,
-    check_weights,
-    constant,
-    dtypes,
-    has_nan,
-    kernel_of,
-    narrow,
-    number,
-    turned,
-)
+from npconv.filters.arguments import narrow, turned
 from npconv.filters.frame import Frame, Ints
-from npconv.filters.missing import interpolate, omit
+from npconv.filters.labelled import frame_of, is_labelled, labels, unlabelled
+from npconv.filters.missing import interpolated, omit
+from npconv.filters.problem import Problem
 from npconv.filters.separable import factors_for
-from npconv.filters.sums import METHODS, Run
-from npconv.geometry import choice
+from npconv.filters.sums import Run
 from npconv.planning import recent
-
-NAN_POLICIES = ("propagate", "raise", "omit", "interpolate")
 
 
 def correlate(
@@ -58,7 +47,8 @@ def correlate(
     Parameters
     ----------
     x : array
-        Any shape. NumPy, CuPy, or anything that speaks DLPack: float16, float32, float64, complex64, complex128 or
+        Any shape. NumPy, CuPy, or anything that speaks DLPack, as PyTorch and JAX do; a `xarray.DataArray` keeps its
+        labels. float16, float32, float64, complex64, complex128 or
         any integer.
     w : array
         The kernel, with one dimension for each of `axes`.
@@ -197,45 +187,37 @@ def _filter(
     stride: Ints, nan_policy: str, mask: Array | None, min_weight: float, method: str, dtype: Any, backend: str | None,
     out: Array | None,
 ) -> Array:  # fmt: skip
+    if is_labelled(x):
+        frame = frame_of(flip, x.data, unlabelled(w, x), mode, boundary, origin, axes, stride)
+        y = _filter(
+            flip, x.data, unlabelled(w, x), mode, boundary, cval, origin, axes, stride, nan_policy,
+            unlabelled(mask, x, "mask"), min_weight, method, dtype, backend, unlabelled(out, x),
+        )  # fmt: skip
+        return labels(x, frame)(y)
     key = None
     if out is None and mask is None and dtype is None and nan_policy == "propagate" and min_weight == 0:
         geometry, words = (origin, stride, () if axes is None else axes), (flip, mode, boundary, axes is None, method)
         key = _key(x, w, geometry, (*words, backend), cval)
         if key is not None and (call := recent.find(key)) is not None:
             return call(x, w, None)
-    choice("nan_policy", nan_policy, NAN_POLICIES)
-    choice("method", method, METHODS)
-    min_weight = number("min_weight", min_weight, 0.0, 1.0)
-    missing = nan_policy in ("omit", "interpolate")
-    if min_weight and not missing:
-        raise ValueError(f"min_weight is for the policies 'omit' and 'interpolate', nan_policy is {nan_policy!r}")
-    operands = Operands(backend, x=x, w=w) if mask is None else Operands(backend, x=x, w=w, mask=mask)
-    frame = Frame.of(operands, flip, mode, boundary, origin, axes, stride)
-    if mask is not None:
-        check_mask(operands, frame, nan_policy)
-    result, wide = dtypes(operands, dtype, missing)
-    operands.check_out(out, frame.y_shape, result)
-    cval = constant(cval, wide, frame)
-    here, xp = operands.backend, operands.backend.xp
-    kernel = kernel_of(operands, flip)
-    run = Run(here, method, factors_for(here, frame, kernel, wide, method))
-    if missing:
-        check_weights(kernel)
-    image = operands.load("x", wide)
+    problem = Problem.of(
+        flip, x, w, mode, boundary, cval, origin, axes, stride, nan_policy, mask, min_weight, method, dtype, backend,
+        out,
+    )  # fmt: skip
+    operands, frame, here, wide = problem.operands, problem.frame, problem.operands.backend, problem.wide
+    image = problem.image()
     if math.prod(frame.y_shape) == 0:
-        return operands.deliver(xp.zeros(frame.y_shape, wide), out, result)
-    if nan_policy == "raise" and has_nan(xp, image):
-        raise ValueError("x contains NaN, and nan_policy is 'raise'")
-    if missing:
-        gaps = xp.isnan(image)
-        if mask is not None:
-            gaps |= operands.load("mask", np.dtype(bool))
-        y = (omit if nan_policy == "omit" else interpolate)(run, frame, image, gaps, kernel, cval, min_weight)
+        return operands.deliver(here.xp.zeros(frame.y_shape, wide), out, problem.result)
+    how = (problem.kernel, problem.cval, problem.min_weight)
+    if nan_policy == "omit":
+        y = omit(problem.run, frame, image, problem.gaps(image), *how).y
     else:
-        y = run(frame, image, kernel.astype(wide), cval)
+        if nan_policy == "interpolate":
+            image = interpolated(problem.run, frame, image, problem.gaps(image), *how)
+        y = problem.run(frame, image, problem.kernel.astype(wide), problem.cval)
     if key is not None and compiled.fits(here, frame, wide):
-        recent.remember(key, _made_ready(here, frame, wide, method, flip, cval))
-    return operands.deliver(narrow(y, operands, result), out, result)
+        recent.remember(key, _made_ready(here, frame, wide, method, flip, problem.cval))
+    return operands.deliver(narrow(y, operands, problem.result), out, problem.result)
 
 
 def _key(x: Array, w: Array, geometry: tuple[Any, ...], words: tuple[Any, ...], cval: Any) -> Any:
