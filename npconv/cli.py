@@ -16,6 +16,7 @@ from npconv.commands import Failure, Mistake, add_all
 EXAMPLES = """examples:
   npconv demo                                          a photograph, a network, the lecture's table
   npconv demo --image holiday.jpg                      the same with a picture of your own
+  npconv train --model lenet --data digits             train a network; see npconv train --help
   npconv info                                          what npconv runs on here
   npconv plan 1x64x56x56 64x64x3x3 --padding 1         how a convolution would run, and why
   npconv cost 1x100x64x64 100x100x5x5 --padding same   what a convolution costs
