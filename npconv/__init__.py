@@ -15,7 +15,7 @@ from npconv.gradients import conv_input_grad, conv_vjp, conv_weight_grad
 from npconv.transposed import conv_transpose, conv_transpose1d, conv_transpose2d, conv_transpose3d
 
 if TYPE_CHECKING:
-    from npconv import cost, d2l, filters, machine, models, nn, reference
+    from npconv import cost, d2l, filters, machine, models, nn, plot, reference
     from npconv.arrays import available_backends, free_workspace
     from npconv.filters import convolve, correlate
     from npconv.normalization import batch_norm_vjp
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from npconv.planning import autotune
     from npconv.pooling import avg_pool, avg_pool_vjp, max_pool, max_pool_vjp
     from npconv.report import show_config, warmup
+    from npconv.roofs import this_machine
 
 __version__ = "0.1.0"
 
@@ -61,18 +62,20 @@ __all__ = [
     "models",
     "nn",
     "plan",
+    "plot",
     "reference",
     "set_backend",
     "set_num_threads",
     "show_config",
     "strict",
+    "this_machine",
     "unfold",
     "use_backend",
     "warmup",
 ]
 
 # What is loaded when it is first touched: whole rooms, and the functions of some.
-_ROOMS = ("cost", "d2l", "filters", "machine", "models", "nn", "reference")
+_ROOMS = ("cost", "d2l", "filters", "machine", "models", "nn", "plot", "reference")
 _FUNCTIONS = {
     "autotune": "planning.tuning",
     "batch_norm_vjp": "normalization",
@@ -81,6 +84,7 @@ _FUNCTIONS = {
     **dict.fromkeys(("col2im", "fold", "im2col", "unfold"), "patches"),
     **dict.fromkeys(("avg_pool", "avg_pool_vjp", "max_pool", "max_pool_vjp"), "pooling"),
     **dict.fromkeys(("show_config", "warmup"), "report"),
+    "this_machine": "roofs",
 }
 
 

@@ -58,6 +58,12 @@ class Backend:
         self.kernels.matmul(a, self.xp.ascontiguousarray(b), product)
         return product
 
+    def scratch(self, shape: Size, dtype: np.dtype[Any]) -> Array:
+        """An array that holds anything and does not outlive a call: where it is large, in memory used before."""
+        if self.name == "numba" and self.kernels is not None:
+            return self.kernels.workspace.empty(shape, dtype)
+        return self.xp.empty(shape, dtype)
+
 
 # --------------------------------------------------------------------------------------------------------------------
 # Backends: what is there, what was asked for

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import npconv as nc
 from npconv.commands import Failure, Mistake, add_all
@@ -17,9 +18,13 @@ EXAMPLES = """examples:
   npconv demo                                          a photograph, a network, the lecture's table
   npconv demo --image holiday.jpg                      the same with a picture of your own
   npconv train --model lenet --data digits             train a network; see npconv train --help
-  npconv info                                          what npconv runs on here
+  npconv info --check                                  what npconv runs on here, and whether it computes right
   npconv plan 1x64x56x56 64x64x3x3 --padding 1         how a convolution would run, and why
-  npconv cost 1x100x64x64 100x100x5x5 --padding same   what a convolution costs
+  npconv cost --layers 10 --samples 1e6 100 100 5 5 64 64
+                                                       what the lecture's job costs, and how long it takes here
+  npconv filter holiday.jpg --kernel sobel             edges of a photograph
+
+`npconv COMMAND --help` has more of them.
 """
 
 
@@ -66,9 +71,16 @@ def _fail(error: BaseException, status: int) -> int:
     return status
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a call."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"npconv: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """Everything that ``npconv`` understands."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="npconv",
         description="N-d, multi-channel convolution on plain arrays, without a framework.",
         epilog=EXAMPLES,

@@ -5,6 +5,7 @@ Public face only, so that every step can be copied into a program of one's own. 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,23 +85,35 @@ class Filter:
 
 def load_image(path: Path | None) -> Any:
     """Read a picture as float32 ``(3, H, W)`` between 0 and 1."""
-    from PIL import Image, UnidentifiedImageError
-
     if path is None:
         from sklearn.datasets import load_sample_image
 
         pixels = load_sample_image("china.jpg")
     else:
-        try:
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
-        except FileNotFoundError:
-            raise ImageError(f"there is no picture at {path}") from None
-        except (UnidentifiedImageError, Image.DecompressionBombError):
-            raise ImageError(f"{path} is not a picture that can be read") from None
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ImageError(f"the picture {path} cannot be read: {error}") from None
+        pixels = np.asarray(open_picture(path).convert("RGB"))
     return (pixels.astype(np.float32) / 255).transpose(2, 0, 1)
+
+
+def open_picture(path: Path) -> Any:
+    """Read a picture as Pillow's, turned as it was taken.
+
+    Raises
+    ------
+    ImageError
+        If there is none, or it cannot be read.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return ImageOps.exif_transpose(picture)
+    except FileNotFoundError:
+        raise ImageError(f"there is no picture at {path}") from None
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        raise ImageError(f"{path} is not a picture that can be read") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"the picture {path} cannot be read: {error}") from None
 
 
 def filters() -> list[Filter]:
@@ -248,6 +261,7 @@ def train(say: Say, seed: int, epochs: int = 20, held_back: int = 360) -> Traine
         epochs=epochs,
         seed=seed,
         validation=(images[test], labels[test]),
+        progress=sys.stderr.isatty(),
     )
     seconds = time.perf_counter() - start
     guesses = nc.nn.predict(model, images[test]).argmax(axis=1)

@@ -1,29 +1,75 @@
 """What a machine can do: this one, as far as a plan needs it, and the named ones that jobs are compared on.
 
-The rates are typical figures that order the algorithms, not measurements of this machine; `measured_rate` measures one.
+The rates of `SUSTAINED` are typical figures that order the algorithms, not measurements of this machine;
+`measured_rate` measures one, and `npconv.this_machine` the roofs that no algorithm can pass.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import math
 import platform
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
+from npconv.geometry import integer
+
 
 @dataclass(frozen=True)
 class Machine:
-    """A name and a sustained rate, in multiply-accumulates per second."""
+    """What a machine does at most.
+
+    Attributes
+    ----------
+    name : str
+    macs_per_second : float
+        Multiply-accumulates; a data sheet's FLOP/s are twice as many.
+    bytes_per_second : float
+        To and from memory; infinite where nobody says.
+    """
 
     name: str
     macs_per_second: float
+    bytes_per_second: float = math.inf
+
+    @property
+    def flops_per_second(self) -> float:
+        """Floating-point operations: two per multiply-accumulate."""
+        return 2 * self.macs_per_second
+
+    @property
+    def ridge(self) -> float:
+        """FLOP per byte from which on the arithmetic is what limits; zero where the bandwidth is unknown."""
+        return self.flops_per_second / self.bytes_per_second
+
+    def times(self, n: int) -> Machine:
+        """`n` such machines that share a job evenly and do not talk to each other.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `n` is not a positive number of machines.
+        """
+        count = integer("n", n, 1)
+        return Machine(f"{count} x {self.name}", count * self.macs_per_second, count * self.bytes_per_second)
 
 
 LECTURE = (Machine("lecture's CPU", 0.15e12), Machine("lecture's GPU", 12e12))
 """The lecture counts a multiply-accumulate as one operation: its 0.15 and 12 T/s are MACs per second."""
+
+# Data sheets: NVIDIA A100 80GB SXM (2021), NVIDIA H100 SXM (2023); tensor cores without sparsity.
+NAMED = {
+    "lecture-cpu": LECTURE[0],
+    "lecture-gpu": LECTURE[1],
+    "a100": Machine("A100, float32", 19.5e12 / 2, 2.039e12),
+    "a100-fp16": Machine("A100, float16", 312e12 / 2, 2.039e12),
+    "h100": Machine("H100, float32", 67e12 / 2, 3.35e12),
+    "h100-fp16": Machine("H100, float16", 989.4e12 / 2, 3.35e12),
+}
+"""Machines by the name that the command line takes, with the peaks that their makers give: what is reached is less."""
 
 # FLOP/s that one core sustains (a GPU: all of it) with each kernel, and bytes/s from memory: typical of
 # `python -m benchmarks.forms`, float32, on one core of an AMD EPYC (Zen 3). Only their order decides anything. Those
@@ -45,6 +91,9 @@ SUSTAINED = {
     ("cupy", "unfold_tiles"): 20e12,
     ("cupy", "winograd_matmul"): 0.5e12,
 }
+TYPICAL_PEAK = 81.1e9
+"""FLOP/s of that core's register tile in float32, as `npconv.this_machine` measures it."""
+
 # How much faster than one core a GPU is held to be where an algorithm estimates its time on a core. Not measured.
 GPU_SPEEDUP = {"cupy": 100}
 BANDWIDTH = {"numpy": 10e9, "numba": 10e9, "cupy": 2.5e12}

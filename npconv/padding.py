@@ -34,7 +34,7 @@ def pad(backend: Backend, x: Array, padding: Pairs, mode: str) -> Array:
     if not any(low or high for low, high in padding):
         return x
     size = x.shape[2:]
-    padded = backend.xp.empty(
+    padded = backend.scratch(
         (*x.shape[:2], *(n + low + high for n, (low, high) in zip(size, padding, strict=True))), x.dtype
     )
     inside = [slice(low, low + n) for n, (low, _) in zip(size, padding, strict=True)]

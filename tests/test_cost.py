@@ -10,9 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import npconv as nc
-from npconv import cost
+from npconv import cost, nn, reference
 from npconv.geometry import ConvSpec
-from npconv.machine import LECTURE, Machine
+from npconv.machine import LECTURE, NAMED, Machine
 
 LAYER = cost.conv((1, 100, 64, 64), (100, 100, 5, 5), padding="same")
 CPU, GPU = LECTURE
@@ -358,3 +358,89 @@ def test_a_table_of_nothing_has_a_heading():
 def test_bad_input_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Backward, training, roofs, networks, variations
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_backward_is_twice_forward_whatever_the_groups(groups, stride):
+    # Sums of products of ones count the multiplications of each operation, on the definition itself.
+    x, w = np.ones((2, 4, 7, 6)), np.ones((8, 4 // groups, 3, 2))
+    layer = cost.conv(x.shape, w.shape, stride, groups=groups)
+    options = {"stride": (stride,) * 2, "padding": ((0, 0),) * 2, "dilation": (1, 1), "groups": groups}
+    y = reference.conv(x, w, **options)
+    dx = reference.conv_input_grad(np.ones_like(y), w, x.shape[2:], **options)
+    dw = reference.conv_weight_grad(x, np.ones_like(y), w.shape[2:], **options)
+    assert (y.sum(), dx.sum(), dw.sum()) == (layer.macs,) * 3
+    assert layer.backward().macs == dx.sum() + dw.sum() == 2 * layer.macs
+    assert layer.backward(input_grad=False).macs == dw.sum()
+    assert layer.training().macs == 3 * layer.macs
+
+
+def test_backward_moves_what_the_gradients_read_and_write():
+    layer = cost.conv((2, 3, 8, 8), (4, 3, 3, 3), dtype="float64", bias=True)
+    x, w, y = 2 * 3 * 8 * 8, 4 * 3 * 9 + 4, 2 * 4 * 6 * 6
+    assert layer.bytes == 8 * (x + w + y)
+    assert layer.backward().bytes == 8 * ((y + w + x) + (x + y + w))
+    assert layer.backward().parameters == layer.training().parameters == w
+
+
+def test_a_mac_is_never_called_a_flop():
+    layer = cost.conv((1, 3, 8, 8), (4, 3, 3, 3))
+    for each in (layer, layer.backward(), layer.training(), 3 * layer, layer.samples(5)):
+        assert each.flops == 2 * each.macs
+    h100 = NAMED["h100"]
+    assert h100.flops_per_second == 67e12, "the data sheet counts FLOPs"
+    assert h100.macs_per_second == 33.5e12
+    assert cost.job(layer, 1000, 1000).seconds(Machine("compute", h100.macs_per_second)) == pytest.approx(
+        1e6 * layer.flops / h100.flops_per_second
+    )
+
+
+def test_the_lower_roof_decides():
+    layer = cost.conv((1, 64, 56, 56), (64, 1, 3, 3), padding=1, groups=64)
+    slow, fast = Machine("memory", 1e12, 1e9), Machine("arithmetic", 1e9, 1e12)
+    assert layer.seconds(slow) == layer.bytes / 1e9
+    assert layer.seconds(fast) == layer.macs / 1e9
+    assert layer.intensity == layer.flops / layer.bytes
+    assert fast.ridge < layer.intensity < slow.ridge
+    assert layer.seconds(slow.times(4)) == pytest.approx(layer.seconds(slow) / 4)
+
+
+def test_a_network_costs_its_layers():
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1, rng=0),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Add(nn.Sequential(), nn.Conv2d(8, 8, 3, padding=1, groups=8, rng=0)),
+        nn.ConvTranspose2d(8, 4, 2, stride=2, rng=0),
+        nn.Flatten(),
+        nn.Linear(4 * 8 * 8, 10, rng=0),
+    )
+    before = {name: value.copy() for name, value in network.state_dict().items()}
+    rows = cost.model(network, (2, 3, 8, 8))
+    macs = {row.name: row.macs for row in rows if row.macs}
+    assert macs == {
+        "0: Conv2d": 2 * 8 * 4 * 4 * 27,
+        "3.1: Conv2d": 2 * 8 * 4 * 4 * 9,
+        "4: ConvTranspose2d": 2 * 8 * 4 * 4 * 4 * 4,
+        "6: Linear": 2 * 256 * 10,
+    }
+    assert sum(row.parameters for row in rows) == sum(p.value.size for p in network.parameters())
+    for name, value in network.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+    with pytest.raises(TypeError, match="network must be"):
+        cost.model(lambda x: x, (1, 3, 8, 8))
+
+
+def test_halving_the_image_and_doubling_the_channels_keeps_the_arithmetic():
+    as_is, no_padding, half, wide, both = cost.variations((1, 8, 16, 16), (8, 8, 3, 3))
+    assert no_padding.macs == 14 * 14 * 8 * 8 * 9
+    assert (4 * half.macs, half.parameters) == (as_is.macs, as_is.parameters)
+    assert (wide.macs, wide.parameters) == (4 * as_is.macs, 4 * as_is.parameters)
+    assert (both.macs, both.parameters) == (as_is.macs, 4 * as_is.parameters)
+    assert len(cost.variations((1, 8, 2, 2), (8, 8, 3, 3))) == 4, "nothing is left of it without padding"

@@ -500,7 +500,9 @@ def guarded_weights(guard, spec, matrices, w):
     u = guard.array(winograd.weights_shape(spec.groups, outputs, channels, points, rows), None, w.dtype)
     held = spec.groups * -(-outputs // rows) * rows * -(-channels // CHUNK) * CHUNK
     loop = winograd.winograd_weights(w.dtype, rows, down.g, across.g)
-    threads.run(loop, spec.groups * -(-outputs // rows), w.size, cpu._read(w.reshape(*w.shape[:2], -1)), u, spec.groups)
+    taps = len(down.g[0]) * len(across.g[0])
+    steps = outputs, channels, channels * taps, taps
+    threads.run(loop, spec.groups * -(-outputs // rows), w.size, cpu._read(w.reshape(-1)), u, *steps)
     assert np.isnan(u[:, held:]).all()
     taps = w.reshape(spec.out_channels, channels, len(down.g[0]), len(across.g[0])).astype("f8")
     expected = np.zeros((points, spec.groups, outputs, -(-channels // CHUNK) * CHUNK))
@@ -514,6 +516,11 @@ def guarded_weights(guard, spec, matrices, w):
 
     near(w.dtype, used(u), expected)
     np.testing.assert_array_equal(used(u), used(cpu.winograd_weights(spec, matrices, w)))
+    # The same weights as those of the convolution whose input gradient this is.
+    flipped = np.flip(w, range(2, w.ndim)).reshape(spec.groups, outputs, channels, *w.shape[2:]).swapaxes(1, 2)
+    back = guard.array((spec.groups * channels, outputs, *w.shape[2:]), None, w.dtype)
+    back[...] = flipped.reshape(back.shape)
+    near(w.dtype, used(cpu.winograd_weights(spec, matrices, back, turned=True)), expected)
     return u
 
 

@@ -52,6 +52,11 @@ class Algorithm(Protocol):
     def seconds(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool) -> float:
         """Predicted time of a call on one thread; `reused` leaves the time of `pack` out."""
 
+    def details(
+        self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool
+    ) -> tuple[tuple[str, str], ...]:
+        """How it does it, as pairs of a word and a phrase that a plan prints: tiles, blocks, sizes of transforms."""
+
     def pack(self, spec: ConvSpec, backend: Backend, w: Array, reused: bool) -> Any:
         """The weights as `forward` wants them, for one call or to be `reused`. May share memory with `w`."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from npconv.algorithms.base import Runner, Work, grouped, grouped_weights, image_shape, is_narrow, result_shape
+from npconv.algorithms.tile_times import forward_seconds
 from npconv.arrays import Array, Backend, flatten
 from npconv.epilogue import finish
 from npconv.geometry import ConvSpec
@@ -38,8 +39,18 @@ class Direct:
         return "tiles" if backend.kernels.uses_tiles(dtype) else "rows"
 
     def seconds(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool) -> float:
-        work = self.cost(spec, op, dtype.itemsize)
-        return predicted_seconds(backend.name, self.kernel(spec, op, backend, dtype), work.flops, work.bytes)
+        work, kernel = self.cost(spec, op, dtype.itemsize), self.kernel(spec, op, backend, dtype)
+        if op == "forward" and (backend.name, kernel) == ("numba", "tiles"):
+            return forward_seconds(spec, dtype.itemsize, reused)
+        return predicted_seconds(backend.name, kernel, work.flops, work.bytes)
+
+    def details(
+        self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool
+    ) -> tuple[tuple[str, str], ...]:
+        if op != "forward" or backend.kernels is None or self.kernel(spec, op, backend, dtype) != "tiles":
+            return ()
+        found: tuple[tuple[str, str], ...] = backend.kernels.details(spec, dtype)
+        return found
 
     def pack(self, spec: ConvSpec, backend: Backend, w: Array, reused: bool) -> Array:
         return w

@@ -46,6 +46,9 @@ IN_FLIGHT = 64 * 2**20
 # the transposes before and after it (4 x 4 channels: 8 against 6 GFLOP/s; 8 x 8: 6 against 26).
 FEWEST_FOR_MATMUL = 32
 
+# Whether NumPy's transforms take the memory for their result.
+_OUT = int(np.__version__.partition(".")[0]) >= 2
+
 # What one core of an AMD EPYC (Zen 3) takes with NumPy 2.4, in seconds: a floating-point operation of a transform, of a
 # product of images, of a matrix product in float32; a one-dimensional transform, a matrix product, a block and a step
 # besides; a byte that is moved, and one that is transposed.
@@ -209,6 +212,15 @@ class Fft:
         seconds = blocks_for(spec, op, dtype.itemsize).seconds(dtype.itemsize)
         return seconds / GPU_SPEEDUP.get(backend.name, 1) + LAUNCH[backend.name]
 
+    def details(
+        self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool
+    ) -> tuple[tuple[str, str], ...]:
+        if is_trivial(spec):
+            return self.otherwise.details(spec, op, backend, dtype, reused)
+        blocks = blocks_for(spec, op, dtype.itemsize)
+        length, kept = ("x".join(map(str, sizes)) for sizes in (blocks.length, blocks.kept))
+        return (("blocks", f"{blocks.pairs} transforms of {length}, {kept} of each kept, {blocks.images} at once"),)
+
     def pack(self, spec: ConvSpec, backend: Backend, w: Array, reused: bool) -> Packed:
         if is_trivial(spec):
             return Packed(w, None, 0.0)
@@ -312,10 +324,13 @@ def summed_products(backend: Backend, blocks: Blocks, image: Samples, dy: Array)
 
 
 def product(backend: Backend, blocks: Blocks, w: Array, x: Array) -> Array:
-    """Spectra of the results, ``(n, G, outer, *f)``, from those of the sources, ``(n, G, inner, *f)``."""
+    """Spectra of the results, ``(n, G, outer, *f)``, from those of the sources, ``(n, G, inner, *f)``, which may go."""
     if blocks.by_matmul:
         y = backend.xp.matmul(w, _factors(backend, blocks, x))
         return _frequencies_last(backend.xp, blocks, y, x.shape)
+    if blocks.inner == blocks.outer == 1:
+        x *= w[None, :, :, 0]
+        return x
     y = x[:, :, :1] * w[None, :, :, 0]
     for k in range(1, blocks.inner):
         y += x[:, :, k : k + 1] * w[None, :, :, k]
@@ -365,6 +380,17 @@ def _matrix_order(blocks: Blocks) -> tuple[int, ...]:
 def transformed(backend: Backend, blocks: Blocks, x: Array) -> Array:
     """Spectra of blocks, with zeros up to the length of the transform."""
     sizes, axes = _sizes_and_axes(blocks, x.ndim)
+    if (
+        x.dtype.kind == "f"
+        and _in_place(backend, x)
+        and all(x.shape[axis] == n for axis, n in zip(axes, sizes, strict=True))
+    ):
+        shape = (*x.shape[: axes[-1]], sizes[-1] // 2 + 1, *x.shape[axes[-1] + 1 :])
+        spectrum = backend.scratch(shape, np.result_type(x.dtype, np.complex64))
+        np.fft.rfft(x, sizes[-1], axes[-1], "ortho", out=spectrum)
+        for axis in reversed(axes[:-1]):
+            np.fft.fft(spectrum, None, axis, "ortho", out=spectrum)
+        return spectrum
     transform = backend.xp.fft.rfftn if x.dtype.kind == "f" else backend.xp.fft.fftn
     return _in(transform(x, sizes, axes, "ortho"), x.dtype)
 
@@ -379,20 +405,31 @@ def reversed_transform(backend: Backend, blocks: Blocks, x: Array) -> Array:
 
 
 def inverse(backend: Backend, blocks: Blocks, y: Array, real: bool) -> Array:
-    """Blocks from their spectra."""
+    """Blocks from their spectra, which may be overwritten."""
     sizes, axes = _sizes_and_axes(blocks, y.ndim)
+    if real and _in_place(backend, y):
+        for axis in axes[:-1]:
+            np.fft.ifft(y, None, axis, "ortho", out=y)
+        shape = (*y.shape[: axes[-1]], sizes[-1], *y.shape[axes[-1] + 1 :])
+        block = backend.scratch(shape, y.real.dtype)
+        return np.fft.irfft(y, sizes[-1], axes[-1], "ortho", out=block)
     transform = backend.xp.fft.irfftn if real else backend.xp.fft.ifftn
     return transform(y, sizes, axes, "ortho")
 
 
-def _in(spectrum: Array, dtype: np.dtype[Any]) -> Array:
-    """NumPy 1 transforms in double precision whatever comes in."""
-    return spectrum.astype(np.result_type(dtype, np.complex64), copy=False)
+def _in_place(backend: Backend, value: Array) -> bool:
+    """Whether transforms write where they are told to, which NumPy 2 can: pages new to a process are dear."""
+    return backend.name == "numba" and _OUT and bool(value.flags.writeable)
 
 
 def _sizes_and_axes(blocks: Blocks, ndim: int) -> tuple[Size, Size]:
     first = ndim - len(blocks.length)
     return tuple(blocks.length[i] for i in blocks.axes), tuple(first + i for i in blocks.axes)
+
+
+def _in(spectrum: Array, dtype: np.dtype[Any]) -> Array:
+    """NumPy 1 transforms in double precision whatever comes in."""
+    return spectrum.astype(np.result_type(dtype, np.complex64), copy=False)
 
 
 def kernel_spectra(spec: ConvSpec, backend: Backend, w: Array, op: str) -> Array:
@@ -519,9 +556,11 @@ def cut(backend: Backend, source: Samples, blocks: Blocks, groups: slice, runs: 
     per_group = value.shape[1] // blocks.groups
     own = slice(groups.start * per_group, groups.stop * per_group)
     extent = tuple(n * s for n, s in zip(length, stride, strict=True))
-    block = backend.xp.zeros((runs[-1][2].stop, own.stop - own.start, *extent), value.dtype)
+    block = backend.scratch((runs[-1][2].stop, own.stop - own.start, *extent), value.dtype)
     for place, images, where in runs:
         inside, there = _overlap(source, blocks, place, extent)
+        if any(part != slice(0, n) for part, n in zip(inside, extent, strict=True)):
+            block[where] = 0
         block[where, :, *inside] = value[images, own, *there]
     return phased(block.reshape(block.shape[0], -1, per_group, *extent), stride)
 

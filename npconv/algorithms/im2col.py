@@ -41,8 +41,18 @@ class Im2col:
         return f"{self.before_matmul}{'tiles' if backend.kernels.multiplies_on_tiles(spec, op, dtype) else 'rows'}"
 
     def seconds(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool) -> float:
-        work = self.cost(spec, op, dtype.itemsize)
-        return predicted_seconds(backend.name, self.kernel(spec, op, backend, dtype), work.flops, work.bytes)
+        work, kernel = self.cost(spec, op, dtype.itemsize), self.kernel(spec, op, backend, dtype)
+        # Rates are those of float32: vectors hold half as many of the other, which `tile_times` knows too.
+        flops = work.flops * dtype.itemsize // 4 if kernel == "unfold_tiles" and op == "forward" else work.flops
+        return predicted_seconds(backend.name, kernel, flops, work.bytes)
+
+    def details(
+        self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool
+    ) -> tuple[tuple[str, str], ...]:
+        depth = spec.in_channels // spec.groups * spec.window.taps
+        groups = f", {spec.groups} groups" if spec.groups > 1 else ""
+        images = images_at_once(spec, dtype.itemsize)
+        return (("blocks", f"{images} of {spec.batch} images at once, {depth} x {spec.window.positions}{groups}"),)
 
     def pack(self, spec: ConvSpec, backend: Backend, w: Array, reused: bool) -> Array:
         return w

@@ -29,6 +29,16 @@ class Pointwise(Im2col):
     def cost(self, spec: ConvSpec, op: str, itemsize: int) -> Work:
         return Work(spec.flops, spec.bytes(itemsize), 0)
 
+    def details(
+        self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool
+    ) -> tuple[tuple[str, str], ...]:
+        return Direct().details(spec, op, backend, dtype, reused)
+
+    def seconds(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool) -> float:
+        if backend.kernels is None:
+            return super().seconds(spec, op, backend, dtype, reused)
+        return Direct().seconds(spec, op, backend, dtype, reused)
+
     def forward(
         self, spec: ConvSpec, backend: Backend, x: Array, packed: Array, bias: Array | None, activation: str | None
     ) -> Array:

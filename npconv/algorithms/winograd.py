@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from npconv.algorithms.cook_toom import (
     transforms,
 )
 from npconv.algorithms.direct import Direct
+from npconv.algorithms.tile_times import winograd_seconds
 from npconv.arrays import Array, Backend, flatten, require
 from npconv.epilogue import activate, finish
 from npconv.geometry import ConvSpec, Size
@@ -44,13 +45,13 @@ WORTH_COMPILING = 2**19
 _HELD = 3
 """Copies of a block's transformed tiles that exist at once: gathered, half way, and transformed."""
 
-TRANSFORM_COST, STREAM_COST, WEIGHT_COST, PACK_COST = 3, 8, 1.6, 18
-"""What takes as long as so many operations of the products, in the compiled form: an operation of a transform, which
-moves more than it computes; one transformed weight read for the products; an operation of the transform of the weights,
-and one transformed weight written. Fitted to 53 pairs of layers and tiles, see docs/kernels.md."""
+ROWS, PANEL = 6, 16
+"""Output channels and tiles that are multiplied at once, whether there are so many or not: most CPUs' register tile."""
 
-PANEL = 16
-"""Tiles that are multiplied at once, whether there are so many or not: the columns of a register tile on most CPUs."""
+CALL_COST, TRANSFORM_COST, STREAM_COST, WEIGHT_COST, PACK_COST = 3500, 3.5, 5, 1.6, 18
+"""What takes as long as so many operations of the products, in the compiled form: a register tile, however deep; an
+operation of a transform; one transformed weight read for the products; an operation of the transform of the weights,
+and one transformed weight written. Fitted to 61 pairs of layers and tiles, see docs/kernels.md."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,33 @@ class Winograd:
         return "narrow_matmul" if backend.kernels is None and is_narrow(maps, spec) else "winograd_matmul"
 
     def seconds(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool) -> float:
+        fitted = op == "forward"
         if op == "input_grad":
-            return self.seconds(turned(spec), "forward", backend, dtype, reused)
+            spec, op = turned(spec), "forward"
         kernel = self.kernel(spec, op, backend, dtype)
         compiled = kernel == "winograd_tiles"
+        if compiled and fitted:
+            tile = tile_sizes(spec, op, reused)
+            points, tiles = math.prod(_points(tile)), spec.batch * math.prod(tile_counts(spec, tile))
+            return winograd_seconds(spec, points, tiles, dtype.itemsize, reused)
         nbytes = spec.bytes(dtype.itemsize) if compiled else self.cost(spec, op, dtype.itemsize).bytes
         # Rates are those of float32: vectors hold half as many of the other.
         effort = price(spec, tile_sizes(spec, op, reused), op, reused) * dtype.itemsize / 4
         return predicted_seconds(backend.name, kernel, effort, nbytes)
+
+    def details(
+        self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool
+    ) -> tuple[tuple[str, str], ...]:
+        if op == "input_grad":
+            spec = turned(spec)
+        tile = tile_sizes(spec, op, reused)
+        outputs, points = _by(m for m, _ in tile), _by(_points(tile))
+        images, rows = block_shape(spec, tile, dtype.itemsize)
+        counts = _by(tile_counts(spec, tile))
+        blocks = ("blocks", f"{images} of {spec.batch} images, {rows} rows of {counts} tiles")
+        return (("tile", f"{outputs} outputs from {points} points"),) + (
+            (("tiles", counts),) if is_compiled(spec, "forward", backend) and op != "weight_grad" else (blocks,)
+        )
 
     def pack(self, spec: ConvSpec, backend: Backend, w: Array, reused: bool) -> Packed:
         tile, magnitude = tile_sizes(spec, "forward", reused), largest(backend, w)
@@ -139,11 +159,17 @@ class Winograd:
 
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         back = turned(spec)
-        magnitudes = largest(backend, w), largest(backend, dy)
-        if not _is_tame(back, tile_sizes(back, "forward"), "forward", dy, *magnitudes):
+        tile, magnitudes = tile_sizes(back, "forward"), (largest(backend, w), largest(backend, dy))
+        if not _is_tame(back, tile, "forward", dy, *magnitudes):
             return Direct().input_grad(spec, backend, dy, w)
-        packed = self.pack(back, backend, turned_weights(backend, spec, w), False)
-        return self.forward(back, backend, dy, packed, None, None)
+        fs, kernels = matrices(tile), backend.kernels
+        if kernels is None or not is_compiled(back, "forward", backend):
+            points = weight_points(backend, back, fs, turned_weights(backend, spec, w))
+            return correlated(backend, back, tile, fs, dy, points)
+        dx = backend.xp.empty(result_shape(back), dy.dtype)
+        points = kernels.winograd_weights(back, fs, w, turned=True)
+        kernels.winograd_runner(back, dy.dtype, fs, None)(dy, points, None, dx)
+        return dx
 
     def weight_grad(self, spec: ConvSpec, backend: Backend, x: Array, dy: Array) -> Array:
         tile = tile_sizes(spec, "weight_grad")
@@ -214,12 +240,19 @@ def tile_sizes(spec: ConvSpec, op: str, reused: bool = False) -> Tile:
 
 def price(spec: ConvSpec, tile: Tile, op: str, reused: bool) -> float:
     """Time of a call, in operations of the products that would take as long."""
-    products, transforming, weights = operations(spec, tile, op)
-    tiles = spec.batch * math.prod(tile_counts(spec, tile))
-    products = products * (-(-tiles // PANEL) * PANEL) // max(tiles, 1)
-    stream = math.prod(_points(tile)) * spec.parameters // spec.window.taps
+    _, transforming, weights = operations(spec, tile, op)
+    tiles, points = spec.batch * math.prod(tile_counts(spec, tile)), math.prod(_points(tile))
+    outputs, channels = spec.out_channels // spec.groups, spec.in_channels // spec.groups
+    columns, depth = (channels, tiles) if op == "weight_grad" else (tiles, channels)
+    products = points * spec.groups * -(-outputs // ROWS) * -(-columns // PANEL)
+    stream = points * spec.groups * outputs * channels
     packing = 0 if reused else WEIGHT_COST * weights + PACK_COST * stream
-    return products + TRANSFORM_COST * transforming + STREAM_COST * stream + packing
+    return (
+        products * (2 * ROWS * PANEL * depth + CALL_COST)
+        + TRANSFORM_COST * transforming
+        + STREAM_COST * stream
+        + packing
+    )
 
 
 def operations(spec: ConvSpec, tile: Tile, op: str) -> tuple[int, int, int]:
@@ -238,6 +271,10 @@ def operations(spec: ConvSpec, tile: Tile, op: str) -> tuple[int, int, int]:
     weights = maps * _chain([f.g for f in fs], one, spec.window.kernel)
     tiled = [t * n for t, n in zip(counts, points, strict=True)]
     return products, data + spec.batch * spec.out_channels * _chain([f.at for f in fs], counts, tiled), weights
+
+
+def _by(sizes: Iterable[int]) -> str:
+    return "x".join(map(str, sizes))
 
 
 def _chain(chain: Sequence[Matrix], counts: Size, sizes: Sequence[int]) -> int:

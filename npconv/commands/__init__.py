@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-NAMES = ("demo", "info", "plan", "autotune", "cost", "train", "predict", "warmup")
+NAMES = ("demo", "info", "plan", "autotune", "cost", "bench", "filter", "train", "predict", "warmup", "completion")
 """Every command, in the order of the help."""
 
 

@@ -26,14 +26,15 @@ def describe(
     return parser
 
 
-def add_geometry(command: argparse.ArgumentParser) -> None:
-    """Add the shapes of a convolution and what `npconv.conv` is told besides."""
-    command.add_argument("x", type=sizes, metavar="X", help="shape of the input, such as 1x64x56x56")
-    command.add_argument("w", type=sizes, metavar="W", help="shape of the weights, such as 64x64x3x3")
-    command.add_argument("--stride", type=sizes, default=(1,), help="one number, or one per dimension: 2x1")
-    command.add_argument("--padding", type=_padding, default=0, help="the same, or a word such as same")
-    command.add_argument("--dilation", type=sizes, default=(1,), help="as --stride")
-    command.add_argument("--groups", type=int, default=1)
+def add_geometry(command: argparse.ArgumentParser, *, shapes: bool = True) -> None:
+    """Add the shapes of a convolution, unless the command has its own, and what `npconv.conv` is told besides."""
+    if shapes:
+        command.add_argument("x", type=sizes, metavar="X", help="shape of the input, such as 1x64x56x56")
+        command.add_argument("w", type=sizes, metavar="W", help="shape of the weights, such as 64x64x3x3")
+    command.add_argument("--stride", type=sizes, default=(1,), metavar="N", help="one, or one per dimension: 2x1")
+    command.add_argument("--padding", type=_padding, metavar="N", help="the same, or a word such as same")
+    command.add_argument("--dilation", type=sizes, default=(1,), metavar="N", help="as --stride")
+    command.add_argument("--groups", type=int, default=1, metavar="N")
     command.add_argument("--dtype", default="float32", help="default: %(default)s")
 
 
@@ -46,7 +47,7 @@ def geometry(options: argparse.Namespace) -> dict[str, Any]:
     """What `add_geometry` took, as the arguments that follow the shapes in `npconv.plan` and `npconv.cost.conv`."""
     return {
         "stride": _each(options.stride),
-        "padding": _each(options.padding),
+        "padding": 0 if options.padding is None else _each(options.padding),
         "dilation": _each(options.dilation),
         "groups": options.groups,
         "dtype": options.dtype,

@@ -1,4 +1,4 @@
-"""``npconv info``: what npconv runs on here."""
+"""``npconv info``: what npconv runs on here, and whether it computes what it should."""
 
 from __future__ import annotations
 
@@ -7,24 +7,39 @@ import json
 from typing import Any
 
 import npconv as nc
+from npconv.commands import Failure
 from npconv.commands.arguments import describe
 from npconv.report import configuration
+from npconv.self_test import self_test
 
 EXAMPLES = """
 npconv info                                     for a person
 npconv info --json                              for a program
+npconv info --check                             compare every backend with the definition; loops are compiled first
 """
 
 
 def add(commands: Any) -> None:
     """Describe the command."""
     parser = describe(commands, "info", run, "what npconv runs on here", EXAMPLES)
+    parser.add_argument("--check", action="store_true", help="compare every backend with the definition")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print versions, backends, threads, cache folder and the environment variables that npconv reads."""
+    """Print versions, backends, threads, cache folder and the environment variables that npconv reads.
+
+    With --check every backend and algorithm computes small convolutions and their gradients, which are compared with
+    the textbook's loops; exit status 1 where one differs.
+    """
+    results = self_test() if options.check else []
     if options.json:
-        print(json.dumps(configuration(), indent=2))
+        facts = configuration()
+        print(json.dumps({**facts, "check": results} if options.check else facts, indent=2))
     else:
         nc.show_config()
+        for result in results:
+            print(f"{'ok' if result['right'] else 'WRONG':<11}{result['what']}")
+    wrong = [result["what"] for result in results if not result["right"]]
+    if wrong:
+        raise Failure(f"{len(wrong)} of {len(results)} checks differ from the definition: {', '.join(wrong)}")

@@ -16,7 +16,9 @@ from npconv.algorithms.base import Work
 from npconv.arrays import Array, Backend, Operands, check_shape, compute_dtype, from_channels_first, is_plain
 from npconv.config import limit_threads
 from npconv.geometry import ConvSpec
+from npconv.machine import TYPICAL_PEAK
 from npconv.padding import pad, pad_adjoint
+from npconv.roofs import remembered
 from npconv.units import amount, duration
 
 Compute = Callable[..., Array]
@@ -230,10 +232,13 @@ class Plan:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """A table, for notebooks."""
+        """A table, for notebooks; without colours, so that it is right in light and in dark ones."""
         head, *_ = str(self).splitlines()
-        cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in self._lines())
-        return f"<table><caption>{html.escape(head)}</caption>{cells}</table>"
+        left = ' style="text-align: left"'
+        cells = "".join(
+            f"<tr><th{left}>{html.escape(k)}</th><td{left}>{html.escape(v)}</td></tr>" for k, v in self._lines()
+        )
+        return f"<table><caption{left}>{html.escape(head)}</caption>{cells}</table>"
 
     def _lines(self) -> list[tuple[str, str]]:
         window, spec = self.spec.window, self.spec
@@ -243,13 +248,45 @@ class Plan:
             ("padding", f"{padding} {spec.padding_mode}, {spec.layout}"),
             ("backend", f"{self.backend.name}, {_threads(self.threads)}"),
             ("algorithm", f"{self.algorithm} ({self.kernel})"),
+            *ALGORITHMS[self.algorithm].details(self._core, self.op, self.backend, self._wide, self.reused),
             ("work", f"{amount(self.macs, 'MAC')} = {amount(self.flops, 'FLOP')}"),
             ("memory", f"{amount(self.bytes, 'B')} of operands, {amount(self.workspace, 'B')} of workspace"),
-            ("predicted", duration(self.predicted_seconds)),
+            ("predicted", f"{duration(self.predicted_seconds)} on a typical machine{self._rates()}"),
         ]  # fmt: skip
+        if (here := self._here()) is not None:
+            lines.append(("here", here))
         if self.measured_seconds is not None:
             lines.append(("measured", f"{duration(self.measured_seconds)} on {_threads(self.measured_threads or 1)}"))
         return lines + [(f"not {name}", reason) for name, reason in self.rejections]
+
+    @property
+    def _wide(self) -> np.dtype[Any]:
+        return compute_dtype(self.dtype)
+
+    @property
+    def _typical_peak(self) -> float:
+        """FLOP/s of the machine that predictions are typical of."""
+        return TYPICAL_PEAK * self.threads * 4 / self._wide.itemsize
+
+    def _rates(self) -> str:
+        """The rate that the prediction stands for, and which part of the peak that is, where it is known."""
+        if not self.flops or self.predicted_seconds <= 0:
+            return ""
+        rate = self.flops / self.predicted_seconds
+        share = f", {rate / self._typical_peak:.0%} of its peak" if self._has_peak else ""
+        return f": {amount(rate, 'FLOP/s')}{share}"
+
+    @property
+    def _has_peak(self) -> bool:
+        return self.backend.name == "numba" and self._wide.kind == "f"
+
+    def _here(self) -> str | None:
+        """What the prediction is on this machine, where `npconv.this_machine` has measured its peak."""
+        machine = remembered(self._wide, self.threads) if self._has_peak else None
+        if machine is None:
+            return None
+        seconds = self.predicted_seconds * self._typical_peak / machine.flops_per_second
+        return f"{duration(seconds)}, this machine's peak being {amount(machine.flops_per_second, 'FLOP/s')}"
 
 
 @dataclass(frozen=True, eq=False)

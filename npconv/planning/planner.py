@@ -23,6 +23,9 @@ from npconv.units import amount, duration
 AUTO_WORKSPACE = 2**30
 """Bytes that an algorithm may use beyond operands and result where nobody says; the direct form needs none."""
 
+WORTH_ROUNDING = 1.15
+"""How many times faster than sums of products a transform must be predicted to be."""
+
 
 def plan_for(
     spec: ConvSpec,
@@ -121,14 +124,15 @@ def _choose(
     possible, rejected = candidates(spec, op, backend, dtype, max_workspace, strict, reused)
     if algorithm in rejected:
         raise ValueError(f"algorithm {algorithm!r} cannot run this convolution: {rejected[algorithm]}")
+    crew = threads if backend.name == "numba" else 1
     if algorithm == "auto":
         entry = _measured(spec, op, backend, dtype, reused, possible)
-        chosen, reasons = _by_time(possible, entry.seconds(reused) if entry else {})
+        chosen, reasons = _by_time(possible, entry.seconds(reused) if entry else {}, crew)
     else:
         entry, chosen, reasons = None, algorithm, dict.fromkeys(possible, f"{algorithm} was asked for")
     rejected |= {name: reason for name, reason in reasons.items() if name != chosen}
     seconds, kernel, work = possible[chosen]
-    seconds /= threads if backend.name == "numba" else 1
+    seconds /= crew
     return Plan(
         spec, op, backend, dtype, activation, threads, chosen, kernel, work, seconds, tuple(sorted(rejected.items())),
         reused, entry.seconds(reused)[chosen] if entry else None, entry.threads if entry else None,
@@ -147,15 +151,25 @@ def _measured(
     return entry if complete else None
 
 
-def _by_time(possible: dict[str, Candidate], measured: measurements.Seconds) -> tuple[str, dict[str, str]]:
-    """The fastest algorithm, by what was measured if anything was, and what is to be said of each."""
+def _by_time(possible: dict[str, Candidate], measured: measurements.Seconds, crew: int) -> tuple[str, dict[str, str]]:
+    """The fastest algorithm, by what was measured if anything was, and what to say of each to a crew of threads."""
     if not measured:
-        reasons = {name: f"predicted {duration(candidate.seconds)}" for name, candidate in possible.items()}
-        return min(possible, key=lambda name: possible[name].seconds), reasons
+        # What rounds more has to be worth it: predictions are right to a sixth.
+        handicap = dict.fromkeys(TRANSFORMED, WORTH_ROUNDING)
+        best = min(possible, key=lambda name: possible[name].seconds * handicap.get(name, 1.0))
+        return best, {
+            name: f"predicted {duration(candidate.seconds / crew)}, {_ratio(candidate.seconds, possible[best].seconds)}"
+            for name, candidate in possible.items()
+        }
     times = {name: seconds for name in possible if (seconds := measured[name]) is not None}
+    best = min(times, key=lambda name: times[name])
     reasons = {
-        name: f"measured {duration(times[name])}" if name in times
-        else f"predicted {duration(candidate.seconds)}, too slow to be measured"
+        name: f"measured {duration(times[name])}, {_ratio(times[name], times[best])}" if name in times
+        else f"predicted {duration(candidate.seconds / crew)}, too slow to be measured"
         for name, candidate in possible.items()
     }  # fmt: skip
-    return min(times, key=lambda name: times[name]), reasons
+    return best, reasons
+
+
+def _ratio(seconds: float, best: float) -> str:
+    return "the same loops" if seconds == best else f"{seconds / best:.3g} times as long"

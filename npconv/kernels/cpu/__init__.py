@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,8 +27,10 @@ from npconv.kernels.cpu import (
     winograd,
     workspace,
 )
+from npconv.kernels.cpu import filters as filters
 from npconv.kernels.cpu.blocking import (
     LOW_ROWS,
+    Blocks,
     Tile,
     blocks_for,
     is_narrow,
@@ -226,22 +228,32 @@ def _read(value: Any) -> Any:
     return view
 
 
-def winograd_weights(spec: ConvSpec, transforms: tuple[Any, ...], w: Any) -> Any:
-    """Weights transformed for what `winograd_runner` makes."""
-    groups, channels = spec.groups, spec.in_channels // spec.groups
-    loop, rows, points = _winograd_weights(w.dtype, transforms)
-    shape = winograd.weights_shape(groups, spec.out_channels // groups, channels, points, rows)
-    u = workspace.empty(shape, w.dtype)
-    blocks = groups * -(-spec.out_channels // groups // rows)
-    threads.run(loop, blocks, channels * spec.out_channels * points * 4, _read(flatten(w, 2)), u, groups)
+def winograd_weights(spec: ConvSpec, transforms: tuple[Any, ...], w: Any, turned: bool = False) -> Any:
+    """Weights transformed for what `winograd_runner` makes.
+
+    `turned` weights are those of the convolution whose input gradient `spec` is: outputs and inputs change places, and
+    the order of the taps is the opposite one. They are read where they lie.
+    """
+    groups, channels, taps = spec.groups, spec.in_channels // spec.groups, spec.window.taps
+    outputs = spec.out_channels // groups
+    loop, rows, points = _winograd_weights(w.dtype, transforms, turned)
+    u = workspace.empty(winograd.weights_shape(groups, outputs, channels, points, rows), w.dtype)
+    steps = (taps, outputs * taps) if turned else (channels * taps, taps)
+    threads.run(
+        loop, groups * -(-outputs // rows), channels * spec.out_channels * points * 4,
+        _read(w.reshape(-1)), u, outputs, channels, *steps,
+    )  # fmt: skip
     return u
 
 
 @functools.lru_cache(maxsize=64)
-def _winograd_weights(dtype: np.dtype[Any], transforms: tuple[Any, ...]) -> tuple[Callable[..., None], int, int]:
+def _winograd_weights(
+    dtype: np.dtype[Any], transforms: tuple[Any, ...], turned: bool
+) -> tuple[Callable[..., None], int, int]:
     """The loop that transforms weights, the rows of a tile, and the number of points."""
-    (down, across), rows = _factors(transforms), winograd_tile(dtype).rows
-    return winograd.winograd_weights(dtype, rows, down.g, across.g), rows, len(down.g) * len(across.g)
+    rows, factors = winograd_tile(dtype).rows, _factors(transforms)
+    down, across = (tuple(row[::-1] for row in f.g) if turned else f.g for f in factors)
+    return winograd.winograd_weights(dtype, rows, down, across), rows, len(down) * len(across)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -335,6 +347,75 @@ def _run_tiles(x: Any, w: Any, bias: Any, y: Any, activation: str | None, groups
     _tile_runner(x.dtype, y.shape[0], groups, w.shape[0] // groups, w.shape[1], activation, window)(x, w, bias, y)
 
 
+class Driver(NamedTuple):
+    """What computes a convolution: its name, its tile and its blocks for a person; its code, tables and tasks."""
+
+    name: str
+    tile: str
+    blocks: str
+    compile: Callable[[], Callable[..., None]]
+    tables: tuple[Any, ...]
+    tasks: int
+
+
+def details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]:
+    """How `runner` would do it, as pairs of words for a person; nothing is compiled."""
+    if not math.prod(spec.y_shape):
+        return ()
+    depth = spec.parameters // max(spec.out_channels, 1)
+    driver = _driver(dtype, spec.batch, spec.groups, spec.out_channels // spec.groups, depth, spec.window)
+    return ("driver", driver.name), ("tile", driver.tile), ("blocks", driver.blocks)
+
+
+def _driver(dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: int, window: Window) -> Driver:
+    """The driver of tiles that suits, its tables and its tasks."""
+    size = batch * groups * outputs * window.positions
+    staging = window.taps > 1 or window.has_padding or set(window.stride) != {1}
+    planes = depth // max(1, math.prod(window.kernel[-2:]))
+    line = Window((window.positions,), (1,), (1,), ((0, 0),), (1,))
+    low_tile = low_tile_for(dtype, outputs, window.positions)
+    if depth == window.taps <= MOST_TAPS and size // batch * depth >= WORTH_WRITING_OUT:
+        strip, strips, number = forward_strips(window, dtype.itemsize)
+        return Driver(
+            "rows of one channel, the taps written out",
+            f"{strip.rows} rows x {strip.vectors * strip.lanes} positions",
+            f"{number} strips a channel",
+            lambda: conv_depthwise(dtype, strip), (strips,), batch * groups * outputs * number,
+        )  # fmt: skip
+    if staging and is_narrow(outputs, planes, blocks_for(window, low_positions_for(planes)), dtype.itemsize):
+        blocks = blocks_for(window, low_positions_for(planes))
+        tile = low_tile_for(dtype, outputs, blocks.line)
+        return Driver(
+            "few channels, from the staged image", _tile_text(tile), _block_text(blocks),
+            lambda: conv_narrow(dtype, tile), (blocks[:4],), batch * groups * blocks.number,
+        )  # fmt: skip
+    if not staging and outputs <= LOW_ROWS and window.positions >= low_tile.columns:
+        number = -(-window.positions // low_tile.columns)
+        return Driver(
+            "few channels, a matrix product", _tile_text(low_tile), f"{number} of {low_tile.columns} positions",
+            lambda: matmul_narrow(dtype, low_tile), (blocks_for(line, 1)[:4],), batch * groups * number,
+        )  # fmt: skip
+    window = window if staging else line
+    tile = tile_for(dtype, outputs, window.positions)
+    blocks = blocks_for(
+        window, positions_for(outputs if depth > slice_for(tile, dtype.itemsize) else 1, dtype.itemsize)
+    )
+    slices = f"depth {depth} in slices of {min(depth, slice_for(tile, dtype.itemsize))}"
+    return Driver(
+        "implicit GEMM" if staging else "matrix product", _tile_text(tile), f"{_block_text(blocks)}, {slices}",
+        lambda: conv_tiled(dtype, tile), (blocks[:4], staging),
+        batch * groups * blocks.number * -(-outputs // tile.rows),
+    )  # fmt: skip
+
+
+def _tile_text(tile: Tile) -> str:
+    return f"{tile.rows} channels x {tile.columns} positions, {tile.rows * tile.vectors} registers of {tile.lanes}"
+
+
+def _block_text(blocks: Blocks) -> str:
+    return f"{blocks.number} of {blocks.shape[7]}x{blocks.shape[8]} positions"
+
+
 @functools.lru_cache(maxsize=1024)
 def _tile_runner(
     dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: int, activation: str | None, window: Window
@@ -351,30 +432,9 @@ def _tile_runner(
     low, high = BOUNDS.get(activation, BOUNDS[None])
     settings = (float(low), float(high), ACTIVATIONS[activation], groups, outputs, depth)
     none = _read(np.zeros(groups * outputs, dtype))
-    staging = window.taps > 1 or window.has_padding or set(window.stride) != {1}
-    planes = depth // max(1, math.prod(window.kernel[-2:]))
-    line = Window((window.positions,), (1,), (1,), ((0, 0),), (1,))
-    low_tile = low_tile_for(dtype, outputs, window.positions)
-    tables: tuple[Any, ...]
-    if depth == window.taps <= MOST_TAPS and size // batch * depth >= WORTH_WRITING_OUT:
-        strip, strips, number = forward_strips(window, dtype.itemsize)
-        kernel, tables, tasks = conv_depthwise(dtype, strip), (strips,), batch * groups * outputs * number
-    elif staging and is_narrow(outputs, planes, blocks_for(window, low_positions_for(planes)), dtype.itemsize):
-        blocks = blocks_for(window, low_positions_for(planes))
-        tables, tasks = (blocks[:4],), batch * groups * blocks.number
-        kernel = conv_narrow(dtype, low_tile_for(dtype, outputs, blocks.line))
-    elif not staging and outputs <= LOW_ROWS and window.positions >= low_tile.columns:
-        tables, tasks = (blocks_for(line, 1)[:4],), batch * groups * -(-window.positions // low_tile.columns)
-        kernel = matmul_narrow(dtype, low_tile)
-    else:
-        window = window if staging else line
-        tile = tile_for(dtype, outputs, window.positions)
-        blocks = blocks_for(
-            window, positions_for(outputs if depth > slice_for(tile, dtype.itemsize) else 1, dtype.itemsize)
-        )
-        kernel = conv_tiled(dtype, tile)
-        tables, tasks = (blocks[:4], staging), batch * groups * blocks.number * -(-outputs // tile.rows)
-    work, rest = size * depth, (*settings, *tables)
+    driver = _driver(dtype, batch, groups, outputs, depth, window)
+    kernel, tasks = driver.compile(), driver.tasks
+    work, rest = size * depth, (*settings, *driver.tables)
 
     def run_alone(x: Any, w: Any, bias: Any, y: Any, _: int | None = None) -> None:
         kernel(0, tasks, x, w, none if bias is None else bias, y, *rest)

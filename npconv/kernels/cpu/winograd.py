@@ -164,28 +164,30 @@ def winograd_weights(dtype: np.dtype[Any], rows: int, down: Rows, across: Rows) 
     gather, (move, clear, *_) = gatherer(size, CHUNK, down, across), copiers(size, 1)
 
     @compiled
-    def winograd_weights_loop(start: int, stop: int, w: Any, u: Any, groups: int) -> None:
-        """``u = G w G^T`` for ``(outputs, channels, taps)``, as chunks for the tiles.
+    def winograd_weights_loop(
+        start: int, stop: int, w: Any, u: Any, outputs: int, channels: int, row_step: int, lane_step: int
+    ) -> None:
+        """``u = G w G^T`` as chunks for the tiles, for `outputs` and `channels` of a group.
 
-        `u` is ``(points, pitch)``; a point holds the groups' blocks of `rows` output channels, each in chunks of
-        channels. A task is a block. What pads the channels is zero, what pads the last block stays as it was.
+        Weights of neighbouring outputs are `row_step` elements apart, of neighbouring channels `lane_step`. `u` is
+        ``(points, pitch)``; a point holds the groups' blocks of `rows` output channels, each in chunks of channels. A
+        task is a block. What pads the channels is zero, what pads the last block stays as it was.
         """
-        channels, outputs = w.shape[1], w.shape[0] // groups
         tiles, chunks = (outputs + rows - 1) // rows, (channels + CHUNK - 1) // CHUNK
         patches, scratch = np.zeros(CHUNK * kernel_h * read, w.dtype), np.empty(points * CHUNK, w.dtype)
         offsets, patch_offsets = np.empty(CHUNK, np.int64), np.empty(CHUNK, np.int64)
         for lane in range(CHUNK):
-            offsets[lane], patch_offsets[lane] = lane * taps, lane * kernel_h * read
+            offsets[lane], patch_offsets[lane] = lane * lane_step, lane * kernel_h * read
         for task in range(start, stop):
             group, block = task // tiles, task % tiles
             # All rows of a chunk before the next one: together they fill the lines that each point begins anew.
             for chunk in range(chunks):
                 for row in range(min(rows, outputs - block * rows)):
-                    channel = group * outputs + block * rows + row
-                    first, lanes = channel * channels + chunk * CHUNK, min(CHUNK, channels - chunk * CHUNK)
+                    first = group * outputs * channels * taps + (block * rows + row) * row_step
+                    first, lanes = first + chunk * CHUNK * lane_step, min(CHUNK, channels - chunk * CHUNK)
                     target = address_of(u) + ((task * chunks + chunk) * rows + row) * CHUNK * size
-                    if lanes == CHUNK and (first + CHUNK) * taps + read - kernel_w <= w.size:
-                        source = address_of(w) + first * taps * size
+                    if lanes == CHUNK and first + (CHUNK - 1) * lane_step + taps + read - kernel_w <= w.size:
+                        source = address_of(w) + first * size
                         gather(source, address_of(offsets), kernel_w, address_of(scratch), target, u.shape[1])
                         continue
                     # The last of the weights: a row that is read whole would end behind them.
@@ -194,7 +196,7 @@ def winograd_weights(dtype: np.dtype[Any], rows: int, down: Rows, across: Rows) 
                             place = patch_offsets[lane] + tap // kernel_w * read + tap % kernel_w
                             patch = address_of(patches) + place * size
                             if lane < lanes:
-                                move(patch, address_of(w) + ((first + lane) * taps + tap) * size)
+                                move(patch, address_of(w) + (first + lane * lane_step + tap) * size)
                             else:
                                 clear(patch)
                     gather(

@@ -1,0 +1,92 @@
+"""How long the compiled forward loops take on one core: so much an operation, an element staged, an element stored.
+
+The figures are fitted to what `python -m benchmarks.planner` measured (float32, one core of an AMD EPYC at 81 GFLOP/s),
+separately for each driver: tiles over all channels, tiles over groups, rows of one channel, Winograd. They order the
+algorithms, and they are what a plan predicts.
+"""
+
+from __future__ import annotations
+
+import math
+
+from npconv.geometry import ConvSpec
+
+CALL = 6e-6
+"""Seconds of a call, whatever it computes."""
+
+# Seconds for: an operation (register tiles hold 4 to 6 channels, so that odd numbers of channels are rounded up); an
+# element of a window that is staged, which serves all channels of the result; an element of the result.
+DENSE_OPERATION, DENSE_STAGED, DENSE_STORED = 1.36e-11, 1.8e-10, 1.6e-10
+# Results of so few channels are computed where the image was staged, and an element of it is read once for all taps.
+NARROW_CHANNELS, NARROW_STORED, NARROW_READ = 16, 3.7e-10, 1.0e-10
+# Groups are small problems of their own: an operation; an element of the image; a weight that is packed.
+GROUP_OPERATION, GROUP_READ, GROUP_PACKED = 1.63e-11, 5.5e-10, 3.0e-10
+# Depthwise: an operation on whole vectors of a row, an element of the image, a row, a plane of the result.
+ROW_OPERATION, ROW_READ, ROW, PLANE = 1.63e-11, 1.9e-10, 4.8e-10, 1.4e-8
+
+LANES = 8
+
+
+def forward_seconds(spec: ConvSpec, itemsize: int, reused: bool) -> float:
+    """Predicted time of a forward convolution on register tiles, by the driver that will run it."""
+    if spec.in_channels == spec.groups:
+        seconds = _depthwise(spec)
+    elif spec.groups > 1:
+        seconds = _grouped(spec, reused)
+    else:
+        seconds = _dense(spec)
+    # Vectors hold half as many numbers of twice the size, and twice as many bytes move.
+    return CALL + seconds * itemsize / 4
+
+
+def _operations(spec: ConvSpec) -> int:
+    """Floating-point operations with the channels of a group rounded up to whole tiles."""
+    channels = spec.out_channels // spec.groups
+    rounded = min(-(-channels // rows) * rows for rows in (4, 5, 6))
+    return spec.flops // max(channels, 1) * rounded
+
+
+def _pixels(spec: ConvSpec) -> int:
+    return spec.batch * math.prod(spec.window.size)
+
+
+def _dense(spec: ConvSpec) -> float:
+    positions = spec.batch * spec.window.positions
+    seconds = _operations(spec) * DENSE_OPERATION
+    if spec.out_channels <= NARROW_CHANNELS:
+        return seconds + positions * spec.out_channels * NARROW_STORED + _pixels(spec) * spec.in_channels * NARROW_READ
+    staged = positions * spec.in_channels * spec.window.taps
+    return seconds + staged * DENSE_STAGED + positions * spec.out_channels * DENSE_STORED
+
+
+def _grouped(spec: ConvSpec, reused: bool) -> float:
+    seconds = _operations(spec) * GROUP_OPERATION + _pixels(spec) * spec.in_channels * GROUP_READ
+    return seconds if reused else seconds + spec.parameters * GROUP_PACKED
+
+
+def _depthwise(spec: ConvSpec) -> float:
+    planes = spec.batch * spec.out_channels
+    rows = planes * math.prod(spec.window.out[:-1])
+    vectors = -(-spec.window.out[-1] // LANES) * LANES
+    seconds = 2 * rows * vectors * spec.window.taps * ROW_OPERATION
+    return seconds + _pixels(spec) * spec.in_channels * ROW_READ + rows * ROW + planes * PLANE
+
+
+# Winograd: an operation of the products, on whole panels of tiles; a transformed number of the image; a number of the
+# result, which is joined from its tile; one of the image, which is read; a transformed weight that is read, and one
+# that is made; a product of a point and a group, however small.
+POINT_OPERATION, POINT_STAGED, POINT_JOINED, POINT_READ = 1.44e-11, 6.4e-10, 1.7e-9, 2.0e-10
+WEIGHT_READ, WEIGHT_MADE, POINT_PRODUCT = 5.3e-11, 6.6e-10, 1.67e-7
+PANEL = 16
+
+
+def winograd_seconds(spec: ConvSpec, points: int, tiles: int, itemsize: int, reused: bool) -> float:
+    """Predicted time of the compiled Winograd loops for so many tiles, each transformed to so many points."""
+    panels = -(-tiles // PANEL) * PANEL
+    channels = _operations(spec) // max(2 * spec.batch * spec.window.positions * spec.window.taps, 1)
+    weights = points * spec.parameters // spec.window.taps
+    seconds = 2 * points * panels * channels * POINT_OPERATION + points * panels * spec.in_channels * POINT_STAGED
+    seconds += spec.batch * spec.window.positions * spec.out_channels * POINT_JOINED
+    seconds += _pixels(spec) * spec.in_channels * POINT_READ
+    seconds += weights * (WEIGHT_READ if reused else WEIGHT_READ + WEIGHT_MADE)
+    return CALL + spec.groups * points * POINT_PRODUCT + seconds * itemsize / 4

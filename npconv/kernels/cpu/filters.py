@@ -1,0 +1,148 @@
+"""Filters of one channel as they are called: what the tables say, once for each geometry, and how tasks are spread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from npconv.geometry import Size
+from npconv.kernels.cpu import threads
+from npconv.kernels.cpu.stencil import (
+    DIRECT,
+    LEFT,
+    RIGHT,
+    Passes,
+    Tables,
+    conv_separable,
+    conv_stencil,
+    strip_for,
+)
+
+BLOCK_ROWS = 32
+"""Rows of a task, about: enough to share the copy of its edges."""
+
+BLOCK_COLUMNS = 2**15
+"""Columns of a task, about, so that a long signal is many tasks."""
+
+BETWEEN_BYTES = 128 * 1024
+"""What lies between two passes stays in L2."""
+
+Runner = Callable[[Any, Any, Any, Any], None]
+"""``run(x, w, outside, y)``: arrays in C order and of the dtype, and the constant beyond the edge."""
+
+
+def fits_stencil(dtype: np.dtype[Any]) -> bool:
+    """Whether filters in a dtype run in strips."""
+    return dtype.kind == "f"
+
+
+def stencil(
+    dtype: np.dtype[Any], batch: int, planes: int, size: Size, out: Size, kernel: Size, spread: int,
+    leads: Any, rows: Any, columns: Any, low: int,
+) -> Runner:  # fmt: skip
+    """A filter made ready: images of so many planes of a `size`, filtered to planes of size `out`.
+
+    Parameters
+    ----------
+    kernel : (rows, columns)
+        Of one leading tap.
+    spread : int
+        Distance of the kernel's columns.
+    leads, rows, columns : array of int
+        As in `stencil.Tables`: the plane for each leading place of the result and leading tap, and what each row and
+        each column of the padded plane is; -1 for the constant.
+    low : int
+        Columns of the padded plane before the first of the image.
+    """
+    strip = strip_for(dtype, kernel[0])
+    reach, wide = (kernel[1] - 1) * spread, strip.columns
+    firsts = [max(0, min(first, out[1] - wide)) for first in range(0, out[1], wide)]
+    places = [_place(first, wide, reach, low, size[1], out[1]) for first in firsts]
+    left = max((c + wide + reach for c, p in zip(firsts, places, strict=True) if p == LEFT), default=0)
+    right = min((c for c, p in zip(firsts, places, strict=True) if p == RIGHT), default=len(columns))
+    # A strip wider than the result reads what nobody uses.
+    columns = np.append(columns, np.repeat(columns[-1:], max(0, left - len(columns))))
+    edges = [_run(columns[:left]), _run(columns[right : out[1] + reach])]
+    block_h = _evenly(out[0], max(BLOCK_ROWS, kernel[0]), strip.rows)
+    block_s = max(1, BLOCK_COLUMNS // wide)
+    shape = (planes, *size, *out, *kernel, spread, block_h, block_s, right, low)
+    tables = Tables(*map(_table, (shape, leads, rows, columns, np.transpose([firsts, places]), edges)))
+    tasks = batch * len(leads) * -(-out[0] // block_h) * -(-len(firsts) // block_s)
+    work = batch * len(leads) * out[0] * out[1] * leads.shape[1] * kernel[0] * kernel[1]
+    loop, longest = conv_stencil(dtype, strip), max(size[1], edges[0][0], edges[1][0])
+    constant = _has_constant(leads, rows, columns)
+
+    def run(x: Any, w: Any, outside: Any, y: Any) -> None:
+        beyond = np.full(longest, outside, dtype) if constant else x
+        threads.run(loop, tasks, work, x, w, beyond, y, outside, tables)
+
+    return run
+
+
+def separable(
+    dtype: np.dtype[Any],
+    planes: int,
+    size: Size,
+    out: Size,
+    kernel: Size,
+    spread: int,
+    rows: Any,
+    columns: Any,
+    low: int,
+) -> Callable[[Any, Any, Any, Any, Any], None]:
+    """A filter of two passes made ready: ``run(x, w_down, w_across, outside, y)``; for the rest see `stencil`."""
+    down, across = strip_for(dtype, kernel[0]), strip_for(dtype, 1)
+    pitch = (len(columns) + across.columns) * dtype.itemsize
+    block_h = _evenly(out[0], max(down.rows, BETWEEN_BYTES // pitch), down.rows)
+    shape = (*size, *out, *kernel, spread, block_h)
+    tables = Passes(*map(_table, (shape, rows, columns, (len(columns), low, size[1]))))
+    tasks, work = planes * -(-out[0] // block_h), planes * out[0] * out[1] * (kernel[0] + kernel[1])
+    loop, constant = conv_separable(dtype, down, across), _has_constant(rows)
+
+    def run(x: Any, w_down: Any, w_across: Any, outside: Any, y: Any) -> None:
+        beyond = np.full(size[1], outside, dtype) if constant else x
+        threads.run(loop, tasks, work, x, w_down, w_across, beyond, y, outside, tables)
+
+    return run
+
+
+def fits_separable(dtype: np.dtype[Any], width: int, kernel_rows: int) -> bool:
+    """Whether planes are wide enough for the first of two passes."""
+    return fits_stencil(dtype) and width >= strip_for(dtype, kernel_rows).columns
+
+
+def _place(first: int, wide: int, reach: int, low: int, width: int, out: int) -> int:
+    """Where the strip from a column on is read."""
+    if first < low or out < wide:
+        return LEFT
+    return RIGHT if first + wide + reach > low + width else DIRECT
+
+
+def _run(columns: Any) -> tuple[int, int, int]:
+    """How many columns there are, and the longest run of neighbours: its first, and its length."""
+    if not len(columns):
+        return 0, 0, 0
+    breaks = np.flatnonzero((np.diff(columns) != 1) | (columns[:-1] < 0)) + 1
+    bounds = np.concatenate([[0], breaks, [len(columns)]])
+    lengths = np.where(columns[bounds[:-1]] >= 0, np.diff(bounds), 0)
+    best = int(lengths.argmax())
+    return len(columns), int(bounds[best]), int(lengths[best])
+
+
+def _evenly(total: int, most: int, multiple: int) -> int:
+    """The rows of a block, in multiples, when `total` is divided into as few equal blocks as `most` allows."""
+    parts = -(-total // most)
+    return -(-total // parts // multiple) * multiple
+
+
+def _has_constant(*tables: Any) -> bool:
+    return any(bool((table < 0).any()) for table in tables)
+
+
+def _table(value: Any) -> Any:
+    """An array of int64 as a table of compiled code."""
+    table = np.ascontiguousarray(value, np.int64)
+    table.flags.writeable = False
+    return table

@@ -1,0 +1,345 @@
+"""Filters of one channel: strips of the result in registers, over rows of the image that tables find.
+
+A strip is a few rows by a few vectors of the result. A vector of the image serves all rows of the strip, so a product
+costs less than a load; how many taps there are is known only when the loop runs, and a few compiled strips serve all
+kernels. What stands beyond the edge is a matter of tables: where each row of the padded image comes from, and each
+column. Rows are read where they are; only the few columns next to the left and right edge, with what lies beyond them,
+are copied together, for one task at a time. No padded image exists.
+
+`conv_stencil` sums a kernel of any number of dimensions (all axes but the last two are leading taps, whose planes a
+table names); `conv_separable` sums one kernel of rows and one of columns, and what is between the two stays in L2.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import types
+
+from npconv.kernels.cpu.blocking import processor
+from npconv.kernels.cpu.compile import entry, inner
+from npconv.kernels.cpu.staging import row_movers
+from npconv.kernels.cpu.vectors import (
+    ADDRESS,
+    GRID,
+    INT64,
+    TABLE,
+    Vectors,
+    address_of,
+    counted_loop,
+    elements,
+    number,
+    number_of,
+    on_addresses,
+)
+
+MOST_ROWS = 4
+"""Rows of a strip: with more, too few vectors are left for a row, and weights are loaded as often as the image."""
+
+MOST_VECTORS = 8
+"""Vectors of a strip of one row: what hides the time that an addition takes."""
+
+DIRECT, LEFT, RIGHT = 0, 1, 2
+"""Where a strip's rows are read: in the image, or in the copy of what is next to an edge."""
+
+
+class Strip(NamedTuple):
+    """A part of the result that is held in registers."""
+
+    rows: int
+    vectors: int
+    lanes: int
+
+    @property
+    def columns(self) -> int:
+        """Number of columns."""
+        return self.vectors * self.lanes
+
+
+def strip_for(dtype: np.dtype[Any], kernel_rows: int) -> Strip:
+    """The strip for kernels of so many rows: every tap but those at its ends serves all rows of the strip."""
+    rows = MOST_ROWS if kernel_rows >= MOST_ROWS - 1 else kernel_rows
+    vectors = min(MOST_VECTORS if rows == 1 else MOST_ROWS, max(1, processor().sums // rows))
+    return Strip(rows, vectors, processor().register_bytes // dtype.itemsize)
+
+
+def strip_sums(itemsize: int, strip: Strip) -> Any:
+    """``sums(table, pitch, leads, kernel_h, kernel_w, spread, w, column, y, y_pitch, used_rows, used_columns)``.
+
+    For compiled code: ``y[r, c] := sum over l, i, j of w[l, i, j] * row(l, r + i)[column + c + j * spread]``.
+
+    Contract: `table` is the address of ``leads * pitch`` addresses of rows, those of ``row(l, n)`` for n below
+    ``strip.rows + kernel_h - 1`` from ``l * pitch`` on; `kernel_h` is at least ``strip.rows - 1``. `w` and `y` are
+    addresses, of weights one behind the other and of rows `y_pitch` elements apart. All columns of a strip are read,
+    and so are all rows; only the used ones are written.
+    """
+    rows, lanes = strip.rows, strip.lanes
+
+    def sums(
+        vectors: Vectors, table: Any, pitch: Any, leads: Any, kernel_h: Any, kernel_w: Any, spread: Any, w: Any,
+        column: Any, y: Any, y_pitch: Any, used_rows: Any, used_columns: Any,
+    ) -> None:  # fmt: skip
+        builder = vectors.builder
+        addresses, weights = builder.inttoptr(table, INT64.as_pointer()), vectors.pointer(w)
+        taps = builder.mul(kernel_h, kernel_w)
+
+        def line(lead: Any, row: Any, active: range, totals: list[Any]) -> list[Any]:
+            """Row `row` under the strip: what it adds to the active rows of the result."""
+            place = builder.add(builder.mul(lead, pitch), row)
+            start = vectors.pointer(builder.load(builder.gep(addresses, [place])))
+            start = builder.gep(start, [column])
+            first = builder.mul(lead, taps)
+            factors = [
+                builder.gep(weights, [builder.add(first, builder.mul(builder.sub(row, number(r)), kernel_w))])
+                for r in active
+            ]
+
+            def body(j: Any, held: list[Any]) -> list[Any]:
+                here = builder.gep(start, [builder.mul(j, spread)])
+                image = [vectors.load(here, v * lanes) for v in range(strip.vectors)]
+                after = []
+                for n, factor in enumerate(factors):
+                    weight = vectors.broadcast(builder.load(builder.gep(factor, [j])))
+                    mine = held[n * strip.vectors : (n + 1) * strip.vectors]
+                    after += [vectors.multiply_add(weight, part, s) for part, s in zip(image, mine, strict=True)]
+                return after
+
+            own = slice(active.start * strip.vectors, active.stop * strip.vectors)
+            totals = list(totals)
+            totals[own] = counted_loop(builder, kernel_w, totals[own], body)
+            return totals
+
+        def plane(lead: Any, totals: list[Any]) -> list[Any]:
+            for above in range(rows - 1):
+                totals = line(lead, number(above), range(above + 1), totals)
+            totals = counted_loop(
+                builder, builder.sub(kernel_h, number(rows - 1)), totals,
+                lambda n, held: line(lead, builder.add(n, number(rows - 1)), range(rows), held),
+            )  # fmt: skip
+            for below in range(rows - 1):
+                totals = line(lead, builder.add(kernel_h, number(below)), range(below + 1, rows), totals)
+            return totals
+
+        totals = counted_loop(builder, leads, [vectors.zeros] * (rows * strip.vectors), plane)
+        result, last = vectors.pointer(y), builder.sub(used_rows, number(1))
+        whole = builder.icmp_signed(">=", used_columns, number(strip.columns))
+        with builder.if_else(whole) as (full, part):
+            for branch, cut in ((full, False), (part, True)):
+                with branch:
+                    masks = [
+                        vectors.first_lanes(builder.sub(used_columns, number(v * lanes))) if cut else None
+                        for v in range(strip.vectors)
+                    ]
+                    # From the last row to the first: rows too many go where the last used one is, before its own value.
+                    for r in reversed(range(rows)):
+                        row = builder.select(builder.icmp_signed("<", number(r), last), number(r), last)
+                        cell = builder.gep(result, [builder.mul(row, y_pitch)])
+                        for v in range(strip.vectors):
+                            value, mask = totals[r * strip.vectors + v], masks[v]
+                            if mask is None:
+                                vectors.store(value, cell, v * lanes)
+                            else:
+                                vectors.store_masked(value, cell, mask, v * lanes)
+
+    return on_addresses(sums, itemsize, lanes)
+
+
+@functools.lru_cache(maxsize=8)
+def row_gatherer(dtype: np.dtype[Any]) -> Callable[..., None]:
+    """``gather(target, source, outside, columns, first, run, source_width)``: a row by the table of its columns.
+
+    Elements from ``columns[first]`` on, ``run[0]`` of them; `outside` where the table says -1. Of them ``run[2]`` from
+    the ``run[1]``-th on are neighbours in the source too.
+    """
+    size, kind = dtype.itemsize, dtype.type
+    _, copy_row, _ = row_movers(size, processor().register_bytes // size)
+
+    @inner
+    def gather(target: Any, source: Any, outside: Any, columns: Any, first: int, run: Any, width: int) -> None:
+        count, head, length = run[0], run[1], run[2]
+        result, row = elements(target, count, kind), elements(source, width, kind)
+        for q in range(head):
+            c = columns[first + q]
+            result[q] = row[c] if c >= 0 else outside
+        if length > 0:
+            copy_row(target + head * size, source + columns[first + head] * size, length)
+        for q in range(head + length, count):
+            c = columns[first + q]
+            result[q] = row[c] if c >= 0 else outside
+
+    return gather
+
+
+class Tables(NamedTuple):
+    """What `conv_stencil` works from, all of int64.
+
+    `shape` holds planes of an image, their height and width, height and width of the result, rows and columns of the
+    kernel, distance of two of its columns, rows of a task, strips of a task, first column of the right edge's copy, and
+    the column of the image that column 0 of the padded one is, negated. `leads` is the plane for each leading place of
+    the result and leading tap, `rows` and `columns` the row and the column that each of the padded plane is, all of
+    them -1 for the constant. `strips` holds the first column of each strip and where it is read, `edges` what
+    `row_gatherer` needs to know of the left and of the right copy.
+    """
+
+    shape: Any
+    leads: Any
+    rows: Any
+    columns: Any
+    strips: Any
+    edges: Any
+
+
+def _signature(dtype: np.dtype[Any], addresses: int, *tables: Any) -> tuple[Any, ...]:
+    tuple_of: Any = types.Tuple
+    scalar = types.float32 if dtype.itemsize == 4 else types.float64
+    return (types.int64, types.int64, *[ADDRESS] * addresses, scalar, tuple_of(tables))
+
+
+@functools.lru_cache(maxsize=16)
+def conv_stencil(dtype: np.dtype[Any], strip: Strip) -> Callable[..., None]:
+    """The driver for float32 or float64 and a strip."""
+    size, high, wide = dtype.itemsize, strip.rows, strip.columns
+    sums, gather = strip_sums(size, strip), row_gatherer(dtype)
+    kind = dtype.type
+
+    @entry(*_signature(dtype, 4, TABLE, GRID, TABLE, TABLE, GRID, GRID))
+    def conv_stencil_loop(
+        start: int, stop: int, x: Any, w: Any, beyond: Any, y: Any, outside: Any, tables: Any
+    ) -> None:
+        """``y = x * w`` for the addresses of images, of a kernel (leads, rows, columns), of a row as long as the
+        image's and the edges' copies that holds nothing but `outside`, and of the result.
+
+        A task is (n, leading place, block of rows, block of strips).
+        """
+        x, w, beyond, y = number_of(x), number_of(w), number_of(beyond), number_of(y)
+        shape, leads, rows, columns, strips, edges = tables
+        planes, height, width, out_h, out_w = shape[0], shape[1], shape[2], shape[3], shape[4]
+        kernel_h, kernel_w, spread, block_h, block_s, low = shape[5], shape[6], shape[7], shape[8], shape[9], shape[11]
+        row_blocks, strip_blocks = (out_h + block_h - 1) // block_h, (strips.shape[0] + block_s - 1) // block_s
+        places, taps, pitch = leads.shape[0], leads.shape[1], high + kernel_h - 1
+        firsts, copied = (0, shape[10]), block_h + kernel_h - 1
+        bytes_of = (edges[0, 0] * size, edges[1, 0] * size)
+        left_bytes = taps * copied * bytes_of[0]
+        copies = np.empty(taps * copied * (edges[0, 0] + edges[1, 0]), kind)
+        table = np.empty((3, taps, pitch), np.int64)
+        for task in range(start, stop):
+            first_strip, rest = task % strip_blocks * block_s, task // strip_blocks
+            last_strip = min(strips.shape[0], first_strip + block_s)
+            top, rest = rest % row_blocks * block_h, rest // row_blocks
+            bottom, place, n = min(top + block_h, out_h), rest % places, rest // places
+            at_left, at_right = strips[first_strip, 1] == LEFT, strips[last_strip - 1, 1] == RIGHT
+            for tap in range(taps):
+                plane = leads[place, tap]
+                image = x + (n * planes + plane) * height * width * size
+                for i in range(bottom - top + kernel_h - 1):
+                    row = rows[top + i]
+                    source = image + row * width * size if row >= 0 and plane >= 0 else beyond
+                    if at_left:
+                        target = address_of(copies) + (tap * copied + i) * bytes_of[0]
+                        gather(target, source, outside, columns, firsts[0], edges[0], width)
+                    if at_right:
+                        target = address_of(copies) + left_bytes + (tap * copied + i) * bytes_of[1]
+                        gather(target, source, outside, columns, firsts[1], edges[1], width)
+            for row_of_strip in range(top, bottom, high):
+                for tap in range(taps):
+                    plane = leads[place, tap]
+                    image = x + (n * planes + plane) * height * width * size
+                    for i in range(pitch):
+                        padded = min(row_of_strip + i, bottom + kernel_h - 2)
+                        row, copy = rows[padded], tap * copied + padded - top
+                        source = image + row * width * size if row >= 0 and plane >= 0 else beyond
+                        table[0, tap, i] = source - low * size
+                        table[1, tap, i] = address_of(copies) + copy * bytes_of[0]
+                        table[2, tap, i] = address_of(copies) + left_bytes + copy * bytes_of[1] - firsts[1] * size
+                target = y + ((n * places + place) * out_h + row_of_strip) * out_w * size
+                for number_of_strip in range(first_strip, last_strip):
+                    column = strips[number_of_strip, 0]
+                    sums(
+                        address_of(table) + strips[number_of_strip, 1] * taps * pitch * 8, pitch, taps, kernel_h,
+                        kernel_w, spread, w, column, target + column * size, out_w, min(high, bottom - row_of_strip),
+                        min(wide, out_w - column),
+                    )  # fmt: skip
+
+    return conv_stencil_loop
+
+
+class Passes(NamedTuple):
+    """What `conv_separable` works from, all of int64.
+
+    `shape` holds height and width of a plane, of the result, taps of a column and of a row, distance of the latter, and
+    rows of a task; `rows` and `columns` are as in `Tables`, `run` is what `row_gatherer` needs to know of a whole row.
+    """
+
+    shape: Any
+    rows: Any
+    columns: Any
+    run: Any
+
+
+@functools.lru_cache(maxsize=16)
+def conv_separable(dtype: np.dtype[Any], down: Strip, across: Strip) -> Callable[..., None]:
+    """The driver for float32 or float64 and the strips of both passes, the second of one row."""
+    size, high, kind = dtype.itemsize, down.rows, dtype.type
+    sums_down, sums_across, wide, wide_across = (
+        strip_sums(size, down),
+        strip_sums(size, across),
+        down.columns,
+        across.columns,
+    )
+
+    @entry(*_signature(dtype, 5, TABLE, TABLE, TABLE, TABLE))
+    def conv_separable_loop(
+        start: int, stop: int, x: Any, w_down: Any, w_across: Any, beyond: Any, y: Any, outside: Any, tables: Any
+    ) -> None:
+        """``y = x * (w_down w_across)`` for the addresses of planes, at least as wide as a strip of the first pass,
+        two lines of weights, a row that holds nothing but `outside`, and the result.
+
+        A task is (plane, block of rows).
+        """
+        x, w_down, w_across, beyond = number_of(x), number_of(w_down), number_of(w_across), number_of(beyond)
+        y, (shape, rows, columns, run) = number_of(y), tables
+        height, width, out_h, out_w, taps_h, taps_w = shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]
+        spread, block_h = shape[6], shape[7]
+        blocks, head, length, count = (out_h + block_h - 1) // block_h, run[1], run[2], columns.size
+        # Strips of the second pass read whole vectors.
+        pitch = count + wide_across
+        between = np.zeros(block_h * pitch, kind)
+        table, line = np.empty(high + taps_h - 1, np.int64), np.empty(1, np.int64)
+        corner, weights = kind(0), elements(w_down, taps_h, kind)
+        for i in range(taps_h):
+            corner += weights[i] * outside
+        for task in range(start, stop):
+            top, n = task % blocks * block_h, task // blocks
+            bottom = min(top + block_h, out_h)
+            for row_of_strip in range(top, bottom, high):
+                for i in range(table.size):
+                    row = rows[min(row_of_strip + i, bottom + taps_h - 2)]
+                    table[i] = x + (n * height + row) * width * size if row >= 0 else beyond
+                target = address_of(between) + ((row_of_strip - top) * pitch + head) * size
+                for step in range(0, width, wide):
+                    column = min(step, width - wide)
+                    sums_down(
+                        address_of(table), table.size, 1, taps_h, 1, 1, w_down, column, target + column * size, pitch,
+                        min(high, bottom - row_of_strip), wide,
+                    )  # fmt: skip
+            for i in range(top, bottom):
+                first = (i - top) * pitch
+                for q in range(head):
+                    c = columns[q]
+                    between[first + q] = between[first + head + c] if c >= 0 else corner
+                for q in range(head + length, count):
+                    c = columns[q]
+                    between[first + q] = between[first + head + c] if c >= 0 else corner
+                line[0] = address_of(between) + first * size
+                target = y + (n * out_h + i) * out_w * size
+                for step in range(0, out_w, wide_across):
+                    column = max(0, min(step, out_w - wide_across))
+                    sums_across(
+                        address_of(line), 1, 1, 1, taps_w, spread, w_across, column, target + column * size, out_w, 1,
+                        out_w - column,
+                    )  # fmt: skip
+
+    return conv_separable_loop

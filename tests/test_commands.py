@@ -1,0 +1,206 @@
+"""The commands of the command line, in this process: what they print, write and refuse."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import npconv as nc
+from npconv import roofs, self_test
+from npconv.cli import main
+from npconv.commands import NAMES, bench
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """What is measured stays in this test."""
+    monkeypatch.setattr(roofs, "_remembered", {})
+    monkeypatch.setattr(roofs, "_path", lambda: tmp_path / "cache" / "roofs.json")
+    monkeypatch.setattr(roofs, "SECONDS", 0.01)
+
+
+def run(line, capsys):
+    status = main(shlex.split(line))
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def pixels_of(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture, np.float32) / 255
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (12, 17, 3), np.uint8)).save("colour.png")
+    Image.fromarray(rng.integers(0, 256, (9, 8), np.uint8)).save("grey.png")
+    np.save("mine.npy", np.eye(3) / 3)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_teaches_by_example(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    assert f"npconv {name}" in capsys.readouterr().out.partition("examples:")[2]
+
+
+def test_the_lectures_table_with_this_machine(capsys):
+    status, out, _ = run("cost --layers 10 --samples 1e6 100 100 5 5 64 64", capsys)
+    assert status == 0
+    for part in ("1.02 GMAC", "10.2 PMAC", "18.96 hours", "14.22 minutes", "this machine"):
+        assert part in out
+
+
+def test_cost_as_json_counts_machines(capsys):
+    line = "cost 1x8x16x16 8x8x3x3 --padding 1 --training --machines h100 --count 4 --json"
+    _, out, _ = run(line, capsys)
+    (row,) = json.loads(out)
+    layer = nc.cost.conv((1, 8, 16, 16), (8, 8, 3, 3), padding=1).training()
+    assert row["macs"] == layer.macs
+    assert row["seconds"] == {"4 x H100, float32": layer.seconds(nc.machine.NAMED["h100"].times(4))}
+
+
+def test_cost_of_a_separable_pair_and_of_variations(capsys):
+    assert "52.3 MMAC" in run("cost --separable 512 512 3 3 14 14", capsys)[1]
+    assert "twice the channels" in run("cost --vary 64 64 3 3 56 56", capsys)[1]
+
+
+def test_plan_measures_what_can_run(capsys):
+    status, out, _ = run("plan 1x4x9x9 4x4x3x3 --measure --json --backend numpy", capsys)
+    values = json.loads(out)
+    assert status == 0
+    assert set(values["measured_seconds"]) == {values["algorithm"], *values["rejected"]} - {"depthwise", "pointwise"}
+    assert min(values["measured_seconds"].values()) > 0
+
+
+def test_info_checks_itself(capsys, monkeypatch):
+    monkeypatch.setattr(self_test, "CASES", self_test.CASES[2:3])
+    monkeypatch.setattr(self_test, "available_backends", lambda: ("numpy",))
+    status, out, err = run("info --check", capsys)
+    assert (status, err) == (0, "")
+    assert "ok         numpy direct weight_grad" in out
+    monkeypatch.setattr(self_test, "conv", lambda *a, **k: nc.conv(*a, **k) + 1)
+    status, out, err = run("info --check --json", capsys)
+    assert status == 1
+    assert {check["right"] for check in json.loads(out)["check"]} == {True, False}
+    assert "numpy direct forward" in err
+    assert "gradient" not in err
+
+
+def test_bench_names_every_layer(capsys, monkeypatch):
+    monkeypatch.setattr(bench, "LAYERS", [("small", (1, 2, 8, 8), (3, 2, 3, 3), {"padding": 1})])
+    status, out, _ = run("bench --seconds 0.01 --backend numpy --json", capsys)
+    values = json.loads(out)
+    assert status == 0
+    assert [layer["layer"] for layer in values["layers"]] == ["small"]
+    assert values["machine"]["flops_per_second"] > 0
+
+
+def test_filter_is_correlate(pictures, capsys):
+    assert run("filter colour.png --kernel mine.npy -o out.png", capsys)[0] == 0
+    pixels = pixels_of("colour.png")
+    expected = nc.correlate(pixels, np.eye(3, dtype=np.float32) / 3, axes=(0, 1))
+    assert np.abs(pixels_of("out.png") - expected).max() <= 0.5 / 255 + 1e-6
+
+
+def test_filter_takes_folders_and_patterns_and_is_quiet_when_piped(pictures, capsys):
+    assert run("filter . --kernel gaussian:1.5", capsys)[1:] == (
+        "2 pictures written, the last to npconv-filtered/grey.png\n",
+        "",
+    )
+    with Image.open("npconv-filtered/grey.png") as picture:
+        assert picture.mode == "L"
+    assert run("filter '*.png' --kernel sobel -o edges", capsys)[0] == 0
+    assert sorted(path.name for path in (pictures / "edges").iterdir()) == ["colour.png", "grey.png"]
+
+
+def test_one_broken_picture_does_not_stop_the_others(pictures, capsys):
+    (pictures / "broken.png").write_bytes(b"no picture")
+    status, out, err = run("filter . --kernel box:3 -o out", capsys)
+    assert (status, out, len(err.splitlines())) == (1, "", 2)
+    assert "broken.png" in err
+    assert len(list((pictures / "out").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("filter colour.png --kernel gaussian", "gaussian:SIGMA"),
+        ("filter colour.png --kernel gaussian:wide", "gaussian:SIGMA"),
+        ("filter colour.png --kernel box:-1", "size"),
+        ("filter colour.png --kernel none.npy", "no kernel at none.npy"),
+        ("filter colour.png --kernel colour.npy", "not an array"),
+        ("filter colour.png --kernel line.npy", "two dimensions"),
+        ("filter colour.png --kernel sobel --boundary edge", "boundary"),
+        ("filter colour.png --kernel sobel -o colour.png", "over a picture"),
+        ("filter colour.png --kernel sobel -o out.txt", "kind of picture"),
+        ("filter . --kernel sobel -o out.png", "a folder"),
+        ("filter nothing.png --kernel sobel", "no picture at nothing.png"),
+        ("filter '*.webp' --kernel sobel", "*.webp"),
+        ("cost 1 2 3", "100 100 5 5 64 64"),
+        ("cost 1x3x8 4x3xx", "sizes must be"),
+        ("cost --separable --groups 2 4 4 3 3 8 8", "--groups"),
+        ("cost 4 4 3 3 8 8 --count 0 --machines h100", "n must be"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(line, words, pictures, capsys):
+    (pictures / "colour.npy").write_bytes(b"no array")
+    np.save("line.npy", np.ones(3))
+    status, out, err = run(line, capsys)
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert words in err
+
+
+@pytest.mark.parametrize("line", ["", "frobnicate", "plan", "cost --layers ten 1 1 3 3 8 8"])
+def test_a_wrong_call_is_one_line_and_status_2(line, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(shlex.split(line))
+    assert stop.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("name", "package"), [("filter x.png --kernel sobel", "PIL"), ("completion bash", "shtab")])
+def test_a_missing_package_names_its_extra(name, package, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, package, None)
+    status, _, err = run(name, capsys)
+    assert status == 1
+    assert "pip install 'npconv[" in err
+
+
+def test_completion_knows_the_commands(capsys):
+    pytest.importorskip("shtab")
+    status, out, _ = run("completion bash", capsys)
+    assert status == 0
+    assert all(name in out for name in NAMES)
+
+
+def test_roofs_are_remembered_and_measured_anew_when_asked(monkeypatch):
+    first = nc.this_machine("float64", threads=1)
+    monkeypatch.setattr(roofs, "_fastest", lambda _: 1.0)
+    assert nc.this_machine("float64", threads=1) == first
+    roofs._remembered.clear()
+    assert nc.this_machine("float64", threads=1) == first, "from the file"
+    assert nc.this_machine("float64", threads=1, fresh=True) != first
+    with pytest.raises(TypeError, match="dtype"):
+        nc.this_machine("int8")
+    with pytest.raises(ValueError, match="threads"):
+        nc.this_machine(threads=0)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 0}', '{"format": 1, "machines": {"a": 3}}'])
+def test_a_broken_file_of_roofs_is_written_anew(text, tmp_path):
+    path = tmp_path / "cache" / "roofs.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    assert roofs.remembered("float32", 1) is None
+    assert nc.this_machine(threads=1).macs_per_second > 0
+    assert json.loads(path.read_text())["format"] == roofs.FORMAT

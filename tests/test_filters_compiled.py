@@ -1,0 +1,147 @@
+"""Filters on compiled strips: wide arrays, every edge, all arrangements of axes, nothing read or written outside."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from guards import Guarded
+from hypothesis import given
+from hypothesis import strategies as st
+
+import npconv as nc
+from npconv import filters
+from npconv.arrays import require
+from npconv.filters import compiled
+from npconv.filters.frame import Frame
+from npconv.kernels.cpu import filters as kernels
+
+ndimage = pytest.importorskip("scipy.ndimage")
+
+BOUNDARIES = ("reflect", "mirror", "nearest", "wrap", "constant")
+
+
+def whole(shape: tuple[int, ...], seed: int = 0, dtype: str = "float32") -> np.ndarray:
+    """Small whole numbers, whose sums of products are exact."""
+    return np.random.default_rng(seed).integers(-3, 4, shape).astype(dtype)
+
+
+def ready(frame: Frame, dtype: str) -> bool:
+    return compiled.fits(require("numba"), frame, np.dtype(dtype))
+
+
+def expected(x: np.ndarray, w: np.ndarray, boundary: str, axes: tuple[int, ...]) -> np.ndarray:
+    """SciPy's filter, with a kernel of one tap on the axes that are not filtered."""
+    order = np.argsort(axes)
+    shape = [1] * x.ndim
+    for i in order:
+        shape[axes[i]] = w.shape[i]
+    kernel = w.transpose(order).reshape(shape).astype(float)
+    return ndimage.correlate(x.astype(float), kernel, mode=boundary, cval=2.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize(
+    ("shape", "kernel", "axes"),
+    [
+        ((37, 100), (3, 3), (0, 1)),
+        ((41, 53), (7, 5), (0, 1)),
+        ((5, 70), (9, 41), (0, 1)),
+        ((3, 200), (33,), (1,)),
+        ((200, 3), (33,), (0,)),
+        ((70, 40), (6,), (0,)),
+        ((20, 31, 3), (5, 4), (0, 1)),
+        ((6, 9, 50), (3, 4), (2, 0)),
+        ((4, 7, 9, 40), (3, 2, 3), (0, 1, 3)),
+        ((9, 10, 33), (3, 2, 5), (0, 1, 2)),
+        ((5, 4, 6, 30), (3, 1, 2, 3), (0, 1, 2, 3)),
+    ],
+)
+def test_every_arrangement_of_axes(
+    shape: tuple[int, ...], kernel: tuple[int, ...], axes: tuple[int, ...], boundary: str, dtype: str
+) -> None:
+    x, dense = whole(shape, dtype=dtype), whole(kernel, 1, dtype)
+    # The largest element is a power of two, so that factors are exact.
+    lines = [np.where(np.arange(k) == k // 2, 4, whole((k,), 2 + n, dtype)) for n, k in enumerate(kernel)]
+    outer = lines[0]
+    for line in lines[1:]:
+        outer = np.multiply.outer(outer, line)
+    how = {"boundary": boundary, "cval": 2.0, "axes": axes, "backend": "numba"}
+    for w, methods in ((dense, ("direct",)), (outer, ("direct", "separable"))):
+        for method in methods:
+            got = nc.correlate(x, w, method=method, **how)
+            np.testing.assert_array_equal(got, expected(x, w, boundary, axes), strict=False)
+            assert got.dtype == x.dtype
+            assert got.flags.c_contiguous
+
+
+@given(
+    n=st.integers(1, 200), k=st.integers(1, 90), rows=st.integers(1, 40), down=st.integers(1, 9),
+    mode=st.sampled_from(filters.MODES), boundary=st.sampled_from(BOUNDARIES),
+)  # fmt: skip
+def test_any_size_any_mode(n: int, k: int, rows: int, down: int, mode: str, boundary: str) -> None:
+    if mode == "valid" and (k > n or down > rows):
+        return
+    x, lines = whole((rows, n)), [np.where(np.arange(m) == 0, 4, whole((m,), m)) for m in (down, k)]
+    for kernel in (np.outer(*lines), whole((down, k), 1)):
+        how = {"mode": mode, "boundary": boundary, "cval": 1.0}
+        want = nc.correlate(x.astype(int), kernel.astype(int), **how)
+        for method in ("direct", "auto"):
+            np.testing.assert_array_equal(nc.correlate(x, kernel.astype("f4"), method=method, **how), want)
+
+
+def test_long_signals_are_many_tasks() -> None:
+    x, w = whole((2**17 + 5,)), whole((21,), 1)
+    want = np.convolve(np.pad(x, 10, mode="symmetric").astype(float), w[::-1].astype(float), "valid")
+    for threads in (1, 2):
+        nc.set_num_threads(threads)
+        try:
+            np.testing.assert_array_equal(nc.correlate(x, w), want)
+        finally:
+            nc.set_num_threads(None)
+
+
+def test_what_a_call_remembers_is_not_the_arrays() -> None:
+    x = whole((40, 50))
+    for seed, function in itertools.product(range(3), (nc.correlate, nc.convolve)):
+        w = whole((3, 3), seed).astype(float)
+        again = [function(x, w) for _ in range(2)]
+        turned = w if function is nc.correlate else w[::-1, ::-1]
+        for y in again:
+            np.testing.assert_array_equal(y, ndimage.correlate(x.astype(float), turned))
+        assert not np.shares_memory(*again)
+    assert nc.correlate(x, whole((3, 3)), cval=1).dtype == np.float32
+    with pytest.raises(TypeError):
+        nc.correlate(x, whole((3, 3)), cval=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("size", "kernel", "low"), [((9, 61), (3, 3), 1), ((4, 8), (2, 5), 4), ((1, 200), (1, 9), 0), ((7, 40), (5, 1), 0)]
+)
+def test_a_stencil_stays_inside_its_arrays(
+    size: tuple[int, int], kernel: tuple[int, int], low: int, dtype: str
+) -> None:
+    guarded, rng = Guarded(), np.random.default_rng(0)
+    (height, width), kind = size, np.dtype(dtype)
+    columns = np.arange(-low, width + kernel[1] - 1 - low)
+    columns = np.where((columns >= 0) & (columns < width), columns, -1)
+    rows = np.arange(height + kernel[0] - 1)
+    rows = np.where(rows < height, rows, -1)
+    run = kernels.stencil(kind, 2, 1, size, size, kernel, 1, np.zeros((1, 1), int), rows, columns, low)
+    x, w = guarded.array((2, *size), rng, dtype), guarded.array(kernel, rng, dtype)
+    y = guarded.array((2, *size), dtype=dtype)
+    run(x, w, 0.0, y)
+    guarded.check()
+    pairs = ((0, 0), (0, kernel[0] - 1), (low, kernel[1] - 1 - low))
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, pairs), kernel, (1, 2))
+    np.testing.assert_array_equal(y, np.einsum("nhwij,ij->nhw", windows, w))
+    if height * width > 100 and kernel[1] > 1:
+        y[:] = np.nan
+        across = kernels.separable(kind, 2, size, size, kernel, 1, rows, columns, low)
+        lines = guarded.array((kernel[0],), rng, dtype), guarded.array((kernel[1],), rng, dtype)
+        across(x, *lines, 0.0, y)
+        guarded.check()
+        np.testing.assert_array_equal(y, np.einsum("nhwij,i,j->nhw", windows, *lines))

@@ -1,0 +1,170 @@
+"""Pictures are compared as what they draw, arrays and artists, which no version of matplotlib moves by a pixel."""
+
+from __future__ import annotations
+
+import sys
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+import npconv as nc
+from npconv import nn, plot
+from npconv.plot.axes import COLORS
+
+mpl.use("agg")
+import matplotlib.pyplot as plt
+
+LAYER = nc.cost.conv((1, 64, 56, 56), (64, 64, 3, 3), padding=1)
+MACHINE = nc.machine.NAMED["h100"]
+NETWORK = nn.Sequential(nn.Conv2d(3, 4, 3, rng=0), nn.ReLU(), nn.Conv2d(4, 2, 3, stride=2, rng=1))
+IMAGE = np.random.default_rng(0).random((3, 24, 32))
+
+DRAWN = {
+    "feature_maps": lambda ax: plot.feature_maps(IMAGE, ax=ax),
+    "kernels": lambda ax: plot.kernels(np.random.default_rng(0).normal(size=(8, 2, 3, 3)), ax=ax),
+    "colour kernels": lambda ax: plot.kernels(np.random.default_rng(0).normal(size=(8, 3, 5, 5)), ax=ax),
+    "heat": lambda ax: plot.heat(IMAGE, IMAGE[0, ::8, ::8], ax=ax),
+    "training_curves": lambda ax: plot.training_curves({"a": [3, 2, 1], "b": [3.5, 2.5, 2]}, ax=ax),
+    "confusion_matrix": lambda ax: plot.confusion_matrix([[9, 1], [3, 7]], ["cat", "dog"], ax=ax),
+    "roofline": lambda ax: plot.roofline([LAYER], MACHINE, ax=ax),
+    "algorithm_map": lambda ax: plot.algorithm_map((1, 64), (14, 56), backend="numpy", ax=ax),
+    "receptive_field": lambda ax: plot.receptive_field(NETWORK, IMAGE, (2, 3), ax=ax),
+    "occlusion": lambda ax: plot.occlusion(lambda x: x.mean(axis=(1, 2, 3)), IMAGE, ax=ax),
+}
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def pixels(style, draw):
+    """A picture as a small grey image."""
+    with plt.style.context(style):
+        figure, ax = plt.subplots(figsize=(3, 3), dpi=40, layout="constrained")
+        assert draw(ax) is ax
+        figure.canvas.draw()
+        return np.asarray(figure.canvas.buffer_rgba())[..., :3].mean(axis=2)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_picture_is_drawn_on_the_axes_given_in_light_and_in_dark(name):
+    light, dark = pixels("default", DRAWN[name]), pixels("dark_background", DRAWN[name])
+    assert light.std() > 5, "not blank"
+    assert dark.std() > 5
+    # The margins have the style's colour.
+    assert light[0, 0] == 255
+    assert dark[0, 0] == 0
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_new_axes_are_made_where_none_are_given(name):
+    ax = DRAWN[name](None)
+    assert ax.figure.axes == [ax]
+
+
+def test_feature_maps_are_tiles_with_gaps():
+    maps = np.arange(3 * 4 * 5).reshape(3, 4, 5)
+    drawn = plot.feature_maps(maps, columns=2).images[0].get_array()
+    np.testing.assert_array_equal(drawn[:4, 6:11], maps[1])
+    np.testing.assert_array_equal(drawn[5:9, :5], maps[2])
+    assert drawn.mask[4].all()
+    assert drawn.mask[:, 5].all()
+    assert drawn.mask[5:, 6:].all(), "nothing where there is no map"
+    alone = plot.feature_maps(maps, columns=1, shared=False).images[0].get_array()
+    assert (alone[:4].min(), alone[:4].max(), alone[-4:].max()) == (0, 1, 1)
+
+
+def test_zero_is_in_the_middle_of_the_colours_of_kernels():
+    image = plot.kernels(np.array([[[[0.0, 2.0], [-0.5, 1.0]]]])).images[0]
+    assert image.norm(0.0) == 0.5
+    assert image.norm.vmax == 2
+    rgb = plot.kernels(np.zeros((2, 3, 3, 3))).images[0].get_array()
+    assert (rgb[:3, :3, :3] == 0.5).all()
+
+
+def test_a_confusion_matrix_says_counts_and_the_share_that_is_right():
+    ax = plot.confusion_matrix([[9, 1], [3, 7]], ["cat", "dog"])
+    assert [text.get_text() for text in ax.texts] == ["9", "1", "3", "7"]
+    assert ax.get_title() == "80.0% right"
+
+
+def test_a_roofline_is_the_lower_of_two_roofs_and_a_layer_lies_where_it_was_measured():
+    ax = plot.roofline([LAYER, 2 * LAYER], MACHINE, seconds=[1e-3, 4e-3])
+    roof, *layers = ax.lines
+    x, y = roof.get_data()
+    np.testing.assert_allclose(y, np.minimum(x * MACHINE.bytes_per_second, MACHINE.flops_per_second))
+    assert [line.get_xdata()[0] for line in layers] == [LAYER.intensity] * 2
+    assert [line.get_ydata()[0] for line in layers] == [LAYER.flops / 1e-3, LAYER.flops * 2 / 4e-3]
+    (on_roof,) = plot.roofline([LAYER], MACHINE).lines[1:]
+    assert on_roof.get_ydata()[0] == pytest.approx(MACHINE.flops_per_second)
+
+
+def test_an_algorithm_map_shows_the_planners_choice():
+    ax = plot.algorithm_map((1, 64), (14, 28), kernel=5, backend="numpy")
+    plans = [nc.plan((1, c, n, n), (c, c, 5, 5), 1, 2, backend="numpy") for n in (14, 28) for c in (1, 64)]
+    assert [text.get_text() for text in ax.texts] == [plan.algorithm for plan in plans]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 1, 1), (5, 2, 1), (3, 2, 3)])
+def test_a_receptive_field_is_that_of_the_formula(kernel, stride, dilation):
+    layer = nn.Conv2d(1, 2, kernel, stride=stride, dilation=dilation, rng=0)
+    box = plot.receptive_field_box(layer, (1, 24, 24), (3, 4))
+    reach = dilation * (kernel - 1) + 1
+    assert box == (3 * stride, 3 * stride + reach, 4 * stride, 4 * stride + reach)
+
+
+def test_a_receptive_field_leaves_gradients_as_they_were():
+    NETWORK.zero_grad()
+    plot.receptive_field_box(NETWORK, (3, 24, 32), (0, 0))
+    assert all(p.grad is None or not p.grad.any() for p in NETWORK.parameters())
+
+
+def test_covering_what_a_score_sees_lowers_it():
+    image = np.zeros((1, 16, 16))
+    image[0, 9, 5] = 1
+    drop = plot.occlusion_map(lambda x: x.max(axis=(1, 2, 3)), image, patch=(4, 2), stride=4, fill=0)
+    assert drop.shape == (4, 4)
+    assert np.argwhere(drop).tolist() == [[2, 1]]
+
+
+@pytest.mark.parametrize(
+    ("draw", "error", "words"),
+    [
+        (lambda: plot.feature_maps(np.ones((2, 3, 4, 5))), ValueError, "maps must be those of one image"),
+        (lambda: plot.feature_maps(np.ones(3)), ValueError, "maps must have 3 or 4"),
+        (lambda: plot.feature_maps(np.ones((0, 3, 4))), ValueError, "elements"),
+        (lambda: plot.feature_maps(np.ones((1, 3, 4), complex)), TypeError, "real numbers"),
+        (lambda: plot.kernels(np.ones((3, 3))), ValueError, "weights"),
+        (lambda: plot.heat(np.ones((2, 4, 4)), np.ones((2, 2))), ValueError, "1 or 3 channels"),
+        (lambda: plot.heat(IMAGE, np.ones((2, 2)), opacity=2), ValueError, "opacity"),
+        (lambda: plot.training_curves({}), ValueError, "at least one"),
+        (lambda: plot.training_curves({"loss": "abc"}), TypeError, "loss"),
+        (lambda: plot.confusion_matrix([[1, 2, 3]]), ValueError, "square"),
+        (lambda: plot.confusion_matrix([[1]], ["a", "b"]), ValueError, "labels"),
+        (lambda: plot.roofline([LAYER], nc.machine.LECTURE[0]), ValueError, "bandwidth"),
+        (lambda: plot.roofline([LAYER], MACHINE, seconds=[]), ValueError, "seconds"),
+        (lambda: plot.receptive_field(NETWORK, IMAGE, (99, 0)), ValueError, "position"),
+        (lambda: plot.occlusion_map(len, IMAGE, patch=99), ValueError, "patch"),
+        (lambda: plot.occlusion_map(len, IMAGE, stride=0), ValueError, "stride"),
+        (lambda: plot.occlusion_map(len, IMAGE, patch=1.5), TypeError, "patch"),
+    ],
+)
+def test_bad_input_is_named_before_anything_is_drawn(draw, error, words):
+    with pytest.raises(error, match=words):
+        draw()
+    assert not plt.get_fignums()
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r"pip install 'npconv\[plot\]'"):
+        plot.training_curves({"loss": [1, 2]})
+
+
+def test_the_palette_is_seen_on_white_and_on_black():
+    for color in COLORS:
+        red, green, blue = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        assert 0.15 < 0.299 * red + 0.587 * green + 0.114 * blue < 0.75
