@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from npconv import cost, d2l, filters, machine, models, nn, plot, reference
     from npconv.arrays import available_backends, free_workspace
     from npconv.filters import convolve, correlate
+    from npconv.normalization import batch_norm_vjp
     from npconv.patches import col2im, fold, im2col, unfold
     from npconv.planning import autotune
     from npconv.pooling import avg_pool, avg_pool_vjp, max_pool, max_pool_vjp
@@ -32,6 +33,7 @@ __all__ = [
     "available_backends",
     "avg_pool",
     "avg_pool_vjp",
+    "batch_norm_vjp",
     "col2im",
     "conv",
     "conv1d",
@@ -76,6 +78,7 @@ __all__ = [
 _ROOMS = ("cost", "d2l", "filters", "machine", "models", "nn", "plot", "reference")
 _FUNCTIONS = {
     "autotune": "planning.tuning",
+    "batch_norm_vjp": "normalization",
     **dict.fromkeys(("available_backends", "free_workspace"), "arrays"),
     **dict.fromkeys(("convolve", "correlate"), "filters"),
     **dict.fromkeys(("col2im", "fold", "im2col", "unfold"), "patches"),

@@ -16,7 +16,17 @@ import numpy as np
 from npconv.arrays import flatten
 from npconv.config import get_num_threads
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cpu import columns, depthwise_grad, input_grad, loops, threads, weight_grad, winograd, workspace
+from npconv.kernels.cpu import (
+    columns,
+    depthwise_grad,
+    input_grad,
+    loops,
+    normalize,
+    threads,
+    weight_grad,
+    winograd,
+    workspace,
+)
 from npconv.kernels.cpu import filters as filters
 from npconv.kernels.cpu.blocking import (
     LOW_ROWS,
@@ -165,11 +175,32 @@ def max_pool(window: Window, x: Any, y: Any, winner: Any) -> None:
 
 
 def max_pool_grad(window: Window, dy: Any, winner: Any, dx: Any) -> None:
-    geometry, _ = tables(window)
-    planes = dx.shape[0] * dx.shape[1]
     threads.run(
-        loops.max_pool_grad, planes, dy.size, _read(flatten(dy, 2)), _read(flatten(winner, 2)), flatten(dx, 2), geometry
-    )
+        loops.max_pool_grad, dx.shape[0] * dx.shape[1], dy.size * window.taps,
+        _read(flatten(dy, 2)), _read(flatten(winner, 2)), flatten(dx, 2), *tables(window),
+    )  # fmt: skip
+
+
+def batch_norm(x: Any, weight: Any, bias: Any, y: Any, mean: Any, var: Any, eps: float, activation: str | None) -> None:
+    threads.run(
+        normalize.batch_norm, x.shape[1], x.size * 3, _read(x), _read(weight), _read(bias), y, mean, var, eps,
+        _bounds(activation, x.dtype),
+    )  # fmt: skip
+
+
+def batch_norm_grad(
+    dy: Any, x: Any, y: Any, weight: Any, mean: Any, var: Any, eps: float, activation: str | None,
+    dx: Any, dweight: Any, dbias: Any,
+) -> None:  # fmt: skip
+    threads.run(
+        normalize.batch_norm_grad, x.shape[1], x.size * 5, _read(dy), _read(x), _read(y), _read(weight), _read(mean),
+        _read(var), eps, _bounds(activation, x.dtype), activation is not None, dx, dweight, dbias,
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=32)
+def _bounds(clamp: str | None, dtype: np.dtype[Any]) -> Any:
+    return _read(np.array(BOUNDS[clamp], dtype))
 
 
 @functools.lru_cache(maxsize=512)
