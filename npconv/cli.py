@@ -1,4 +1,4 @@
-"""The command line: ``npconv demo``, ``info``, ``plan``, ``autotune``, ``cost``, ``warmup``.
+"""The command line: ``npconv demo``, ``info``, ``plan``, ``autotune``, ``cost``, ``run``, ``warmup``.
 
 Exit status 0, 1 (it failed) or 2 (it was called wrongly). A user's mistake is one line on standard error, never a
 traceback.
@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   npconv demo --image holiday.jpg                      the same with a picture of your own
   npconv info                                          what npconv runs on here
   npconv plan 1x64x56x56 64x64x3x3 --padding 1         how a convolution would run, and why
+  npconv run model.onnx cat.jpg                        a network that others trained
   npconv cost 1x100x64x64 100x100x5x5 --padding same   what a convolution costs
 """
 
@@ -102,6 +103,14 @@ def _parser() -> argparse.ArgumentParser:
     cost = commands.add_parser("cost", help="what a convolution costs", description=_cost.__doc__)
     _add_geometry(cost)
     cost.set_defaults(run=_cost)
+
+    run = commands.add_parser("run", help="run an ONNX model", description=_run.__doc__)
+    run.add_argument("model", type=Path, metavar="MODEL.onnx")
+    run.add_argument("input", type=Path, metavar="INPUT", help="an .npy file, or a picture")
+    run.add_argument("-o", "--output", type=Path, metavar="PATH", help=".npy or .npz for the outputs")
+    run.add_argument("--top", type=int, default=5, help="of the largest elements to print (default: %(default)s)")
+    run.add_argument("--max-memory", type=float, default=4.0, metavar="GIB", help="default: %(default)s")
+    run.set_defaults(run=_run)
 
     warmup = commands.add_parser("warmup", help="compile every loop now", description=_warmup.__doc__)
     warmup.add_argument("dtypes", nargs="*", default=["float32", "float64"], help="default: float32 float64")
@@ -194,6 +203,13 @@ def _cost(options: argparse.Namespace) -> int:
     print(f"FLOPs       {cost.flops:,}")
     print(f"parameters  {cost.parameters:,}")
     print(f"bytes       {cost.bytes:,}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run an ONNX model on an array or a picture, and print the largest elements of its outputs, or save them."""
+    run = importlib.import_module("npconv.onnx.run").run
+    run(options.model, options.input, options.output, options.top, int(options.max_memory * 2**30))
     return 0
 
 

@@ -159,6 +159,11 @@ def max_pool(window: Window, x: Any, y: Any, winner: Any) -> None:
     )  # fmt: skip
 
 
+def max_values(window: Window, x: Any, y: Any) -> None:
+    rows = x.shape[0] * x.shape[1] * window.positions // window.out[-1]
+    threads.run(loops.max_values, rows, y.size * window.taps, _read(flatten(x, 2)), flatten(y, 2), *tables(window))
+
+
 def max_pool_grad(window: Window, dy: Any, winner: Any, dx: Any) -> None:
     geometry, _ = tables(window)
     planes = dx.shape[0] * dx.shape[1]

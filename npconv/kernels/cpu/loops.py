@@ -246,9 +246,9 @@ def fold(start: int, stop: int, columns: Any, x: Any, geometry: Any, spans: Any)
 @compiled
 def exceeds(value: Any, best: Any) -> Any:
     """Whether `value` displaces `best` as a maximum: greater (complex: by real, then imaginary part) or NaN."""
-    if best != best:
-        return False
-    return value != value or value.real > best.real or (value.real == best.real and value.imag > best.imag)
+    # Without branches, so that a loop over it vectorises.
+    greater = (value.real > best.real) | ((value.real == best.real) & (value.imag > best.imag))
+    return (greater | (value != value)) & (best == best)
 
 
 @compiled
@@ -280,6 +280,52 @@ def max_pool(start: int, stop: int, x: Any, y: Any, winner: Any, geometry: Any, 
                     if chosen[at(j)] < 0 or exceeds(value, best[at(j)]):
                         best[at(j)] = value
                         chosen[at(j)] = lead * kernel + k
+
+
+@compiled
+def raise_to(best: Any, source: Any, first: int, end: int, stride: int, offset: int) -> None:
+    """Put the larger of two elements in the place of the first, from `first` to `end`."""
+    for j in range(first, end):
+        value, held = source[at(j * stride + offset)], best[at(j)]
+        best[at(j)] = value if exceeds(value, held) else held
+
+
+@compiled
+def max_values(start: int, stop: int, x: Any, y: Any, geometry: Any, spans: Any) -> None:
+    """Largest element of each window, as `max_pool` finds it: first down the rows of a window, which vectorises at any
+    stride, then along the one row that is left.
+
+    ``y`` holds the lowest value of its dtype on entry. A task is one output row: (n, channel, row).
+    """
+    last = geometry.shape[1] - 1
+    size, kernel, stride, dilation, low, out = geometry[:, last]
+    rows = y.shape[2] // out
+    leads = 1
+    for axis in range(last):
+        leads *= geometry[1, axis]
+    tall = np.empty(size, x.dtype)
+    for task in range(start, stop):
+        n, c, row = task // (rows * x.shape[1]), task // rows % x.shape[1], task % rows
+        empty = True
+        for lead in range(leads):
+            source_row = input_row(row, lead, geometry)
+            if source_row < 0:
+                continue
+            source = x[n, c, source_row * size : (source_row + 1) * size]
+            if empty:
+                tall[:] = source
+                empty = False
+            else:
+                raise_to(tall, source, 0, size, 1, 0)
+        if empty:
+            continue
+        best = y[n, c, row * out : (row + 1) * out]
+        for k in range(kernel):
+            first, end = spans[k]
+            if stride == 1:
+                raise_to(best, tall, first, end, 1, k * dilation - low)
+            else:
+                raise_to(best, tall, first, end, stride, k * dilation - low)
 
 
 @compiled
