@@ -15,7 +15,7 @@ from npconv.gradients import conv_input_grad, conv_vjp, conv_weight_grad
 from npconv.transposed import conv_transpose, conv_transpose1d, conv_transpose2d, conv_transpose3d
 
 if TYPE_CHECKING:
-    from npconv import cost, d2l, filters, inference, machine, nn, onnx, reference
+    from npconv import cost, d2l, filters, inference, machine, models, nn, onnx, reference
     from npconv.arrays import available_backends, free_workspace
     from npconv.filters import convolve, correlate
     from npconv.patches import col2im, fold, im2col, unfold
@@ -57,6 +57,7 @@ __all__ = [
     "machine",
     "max_pool",
     "max_pool_vjp",
+    "models",
     "nn",
     "onnx",
     "plan",
@@ -71,7 +72,7 @@ __all__ = [
 ]
 
 # What is loaded when it is first touched: whole rooms, and the functions of some.
-_ROOMS = ("cost", "d2l", "filters", "inference", "machine", "nn", "onnx", "reference")
+_ROOMS = ("cost", "d2l", "filters", "inference", "machine", "models", "nn", "onnx", "reference")
 _FUNCTIONS = {
     "autotune": "planning.tuning",
     **dict.fromkeys(("available_backends", "free_workspace"), "arrays"),

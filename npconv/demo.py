@@ -6,7 +6,7 @@ Public face only, so that every step can be copied into a program of one's own. 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import npconv as nc
+from npconv import curves
 
 GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in the brightness of ITU-R BT.601."""
@@ -58,9 +59,9 @@ def run(image: Path | None, folder: Path, say: Say = print, seed: int = 0) -> No
     draw_feature_maps(photograph, results, maps)
 
     say("\nA small LeNet learns handwritten digits")
-    history = train(say, seed)
+    trained = train(say, seed)
     curve = folder / "training.png"
-    draw_training(history, curve)
+    draw_training(trained, curve)
 
     say("\nWhat a layer costs: 100 to 100 channels, 5x5 kernel, 64x64 outputs; ten layers, a million samples")
     say(nc.cost.table(nc.cost.lecture(nc.machine.measured_rate())))
@@ -177,7 +178,7 @@ def _report(say: Say, what: str, worst: float, bound: float) -> None:
 def draw_feature_maps(photograph: Any, results: list[tuple[str, Any]], path: Path) -> None:
     """Draw the photograph and what every filter made of it."""
     panels = [("photograph", photograph), *results]
-    figure, axes = _figure(2, (len(panels) + 1) // 2, 3.0 * photograph.shape[1] / photograph.shape[2] + 0.35)
+    figure, axes = curves.figure(2, (len(panels) + 1) // 2, 3.0 * photograph.shape[1] / photograph.shape[2] + 0.35)
     for axis, (name, value) in zip(axes.flat, panels, strict=False):
         _, height, width = value.shape
         axis.imshow(_visible(value), aspect="equal", interpolation="antialiased")
@@ -203,12 +204,11 @@ def _visible(value: Any) -> Any:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class History:
+@dataclass(frozen=True)
+class Trained:
     """What training left behind, for the picture."""
 
-    loss: list[float]
-    accuracy: list[float]
+    history: Any
     confusion: Any
     kernels: Any
 
@@ -223,7 +223,7 @@ def lenet(seed: int) -> nc.nn.Sequential:
     )  # fmt: skip
 
 
-def train(say: Say, seed: int, epochs: int = 20, batch: int = 32, held_back: int = 360) -> History:
+def train(say: Say, seed: int, epochs: int = 20, held_back: int = 360) -> Trained:
     """Train on scikit-learn's digits with some held back, and measure on those.
 
     Raises
@@ -232,82 +232,42 @@ def train(say: Say, seed: int, epochs: int = 20, batch: int = 32, held_back: int
         If fewer than 97 % of the held-back digits are recognised.
     """
     from sklearn.datasets import load_digits
-    from tqdm import tqdm
 
     digits = load_digits()
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(digits.images))
+    order = np.random.default_rng(seed).permutation(len(digits.images))
     images, labels = digits.images[order, None].astype(np.float32) / 16, digits.target[order]
     test, train_ = slice(0, held_back), slice(held_back, None)
-    model, loss = lenet(seed), nc.nn.CrossEntropyLoss()
-    optimiser = nc.nn.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    history = History([], [], None, None)
+    model = lenet(seed)
+    sgd = nc.nn.SGD(model.parameters(), lr=0.05, momentum=0.9)
     start = time.perf_counter()
-    with tqdm(range(epochs), unit="epoch", leave=False) as bar:
-        for epoch in bar:
-            if epoch == epochs * 3 // 4:
-                optimiser.lr /= 10
-            losses = []
-            model.train()
-            for x, y in batches(images[train_], labels[train_], batch, rng):
-                optimiser.zero_grad()
-                losses.append(float(loss(model(x), y)))
-                model.backward(loss.backward())
-                optimiser.step()
-            guesses = predict(model, images[test])
-            history.loss.append(float(np.mean(losses)))
-            history.accuracy.append(float(np.mean(guesses == labels[test])))
-            bar.set_postfix(loss=f"{history.loss[-1]:.3f}", accuracy=f"{history.accuracy[-1]:.1%}")
+    history = nc.nn.fit(
+        model,
+        (images[train_], labels[train_]),
+        optimizer=sgd,
+        schedule=nc.nn.StepLR(sgd, epochs * 3 // 4),
+        epochs=epochs,
+        seed=seed,
+        validation=(images[test], labels[test]),
+    )
     seconds = time.perf_counter() - start
-    history.confusion = np.zeros((10, 10), int)
-    np.add.at(history.confusion, (labels[test], guesses), 1)
-    history.kernels = next(iter(model.parameters())).value
+    guesses = nc.nn.predict(model, images[test]).argmax(axis=1)
+    accuracy = history.validation_accuracy[-1]
     count = sum(p.value.size for p in model.parameters())
     say(f"  {count:,} parameters, {len(labels) - held_back} digits, {epochs} epochs in {seconds:.1f} s")
-    say(f"  {history.accuracy[-1]:.2%} of {held_back} held-back digits recognised")
-    if history.accuracy[-1] < 0.97:
-        raise AssertionError(f"the network recognises {history.accuracy[-1]:.2%} of the digits, expected 97 %")
-    return history
+    say(f"  {accuracy:.2%} of {held_back} held-back digits recognised")
+    if accuracy < 0.97:
+        raise AssertionError(f"the network recognises {accuracy:.2%} of the digits, expected 97 %")
+    return Trained(history, curves.confusion(labels[test], guesses, 10), next(iter(model.parameters())).value)
 
 
-def batches(images: Any, labels: Any, size: int, rng: np.random.Generator) -> Iterator[tuple[Any, Any]]:
-    """All digits once, in a new order, in batches."""
-    order = rng.permutation(len(labels))
-    for start in range(0, len(order), size):
-        chosen = order[start : start + size]
-        yield images[chosen], labels[chosen]
-
-
-def predict(model: nc.nn.Sequential, images: Any) -> Any:
-    """The most likely digit of each image."""
-    model.eval()
-    return model(images).argmax(axis=1)
-
-
-def draw_training(history: History, path: Path) -> None:
+def draw_training(trained: Trained, path: Path) -> None:
     """Draw the curves of training, the confusion matrix and the kernels of the first layer."""
-    figure, (curves, matrix, kernels) = _figure(1, 3, 3.3)
-    epochs = np.arange(1, len(history.loss) + 1)
-    curves.plot(epochs, history.loss, color="#0072b2")
-    curves.set_xlabel("epoch")
-    curves.set_ylabel("training loss", color="#0072b2")
-    curves.set_title(f"loss, and accuracy on held-back digits: {history.accuracy[-1]:.1%}", fontsize=9)
-    share = curves.twinx()
-    share.plot(epochs, [100 * a for a in history.accuracy], color="#d55e00")
-    share.set_ylabel("recognised (%)", color="#d55e00")
-    share.set_ylim(min(90.0, 100 * min(history.accuracy)), 100.5)
-
-    matrix.imshow(np.sqrt(history.confusion), cmap="Blues")
-    for true, guess in np.argwhere(history.confusion):
-        count = history.confusion[true, guess]
-        matrix.text(guess, true, count, ha="center", va="center", fontsize=7, color="white" if count > 12 else "black")
-    matrix.set_xticks(range(10))
-    matrix.set_yticks(range(10))
-    matrix.set_xlabel("recognised as")
-    matrix.set_ylabel("digit")
+    figure, (losses, matrix, kernels) = curves.figure(1, 3, 3.3)
+    curves.draw_history(losses, trained.history)
+    curves.draw_confusion(matrix, trained.confusion, [str(digit) for digit in range(10)])
     matrix.set_title("held-back digits", fontsize=9)
 
-    rows = history.kernels[:, 0].reshape(4, 4, 3, 3)
+    rows = trained.kernels[:, 0].reshape(4, 4, 3, 3)
     padded = np.pad(rows, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
     limit = float(np.abs(rows).max())
     tiles = padded.transpose(0, 2, 1, 3).reshape(16, 16)[:-1, :-1]
@@ -315,16 +275,6 @@ def draw_training(history: History, path: Path) -> None:
     kernels.set_axis_off()
     kernels.set_title("what the first layer learned: sixteen 3×3 kernels", fontsize=9)
     figure.savefig(path, dpi=150)
-
-
-def _figure(rows: int, columns: int, row_height: float) -> tuple[Any, Any]:
-    """A figure of its own, drawn without a screen and without touching the caller's matplotlib state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, rows * row_height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns)
 
 
 def _shape(value: Any) -> str:

@@ -13,7 +13,7 @@ from test_kernels import Guarded, image, result
 import npconv as nc
 from npconv.geometry import ConvSpec
 from npconv.kernels import cpu
-from npconv.kernels.cpu import correlation, input_grad, threads, weight_grad
+from npconv.kernels.cpu import columns, correlation, input_grad, threads, weight_grad
 from npconv.kernels.cpu.blocking import Tile, processor
 from npconv.kernels.cpu.compile import compiled
 from npconv.kernels.cpu.vectors import address_of
@@ -188,8 +188,9 @@ def test_gradients_are_exact_inside_their_arrays_and_the_same_bits_for_any_threa
         input_grad: {"WAITING": 64, "TURNED_BYTES": 64, "FEWEST_CHANNELS": 2},
         weight_grad: {"MOST_TAPS": 1, "MOST_OUTPUTS": 1, "MOST_STAGED": 1},
     }
+    folded = {columns: {"suits": lambda *_: True}}
     # At once, and in pieces, of which there are more than threads. The order of a sum depends on the pieces.
-    for limits in ({}, small):
+    for limits in ({}, small, folded, {columns: {"WAITING": 300}}):
         for module, values in limits.items():
             for name, value in values.items():
                 monkeypatch.setattr(module, name, value)

@@ -130,6 +130,22 @@ def test_slices_and_printing() -> None:
     assert repr(nn.Add(nn.ReLU())) == "Add(\n  (0): ReLU()\n)"
 
 
+def test_layers_have_numbers_names_or_the_names_inside_them() -> None:
+    first, last = nn.Linear(2, 3), nn.Linear(3, 2)
+    net = nn.Sequential(first, nn.ReLU(), head=nn.Sequential(**{"": last, "act": nn.ReLU()}))
+    assert list(net.state_dict()) == ["0.weight", "0.bias", "head.weight", "head.bias"]
+    assert net.head[0] is last
+    assert [len(net), len(net[1:]), len(net[:2])] == [3, 2, 2]
+    assert list(net[1:].state_dict()) == ["head.weight", "head.bias"]
+    x = np.ones((4, 2), "float32")
+    before = net(x)
+    net.head = nn.Sequential()
+    assert net(x).shape == (4, 3), "another layer under the name takes the place"
+    assert before.shape == (4, 2)
+    assert next(nn.Concat(nn.ReLU(), wide=nn.ReLU(), axis=2)[1:].named_children())[0] == "wide"
+    assert repr(nn.Add(wide=nn.ReLU())) == "Add(\n  (wide): ReLU()\n)"
+
+
 def test_one_seed_makes_one_block() -> None:
     a, b = (nn.DepthwiseSeparable(3, 3, 1, padding=0, rng=5) for _ in range(2))
     for mine, other in zip(a.parameters(), b.parameters(), strict=True):
@@ -149,10 +165,7 @@ def test_one_seed_makes_one_block() -> None:
         (
             lambda: nn.Add(nn.Sequential(), nn.AvgPool1d(2))(np.ones((1, 1, 4))),
             ValueError,
-            (
-                r"layers must give results of one shape; for x of shape \(1, 1, 4\) layers\[0\] gave \(1, 1, 4\) and "
-                r"layers\[1\] gave \(1, 1, 2\)"
-            ),
+            r"layers must give results of one shape; layers\[0\] gave \(1, 1, 4\) and layers\[1\] gave \(1, 1, 2\)",
         ),
         (
             lambda: nn.Concat(nn.Sequential(), nn.AvgPool1d(2))(np.ones((1, 1, 4))),
@@ -164,6 +177,15 @@ def test_one_seed_makes_one_block() -> None:
         (lambda: nn.DepthwiseSeparable(1, 0), ValueError, "out_channels must be positive, got 0"),
         (lambda: nn.Depthwise(1, activation="relu"), TypeError, "activation must be None or make a Module, got 'relu'"),
         (lambda: nn.Depthwise(1, activation=int), TypeError, r"layers\[2\] must be a Module, got int"),
+        (lambda: nn.Sequential(head=3), TypeError, "layer 'head' must be a Module, got int"),
+        (lambda: nn.Sequential(forward=nn.ReLU()), ValueError, "layer 'forward' cannot have that name"),
+        (lambda: nn.Sequential(**{"a.b": nn.ReLU()}), ValueError, "layer 'a.b' cannot have that name"),
+        (lambda: nn.Sequential(nn.ReLU(), **{"0": nn.ReLU()}), ValueError, "'0'|layers.0. cannot have that name"),
+        (
+            lambda: nn.Add(**{"": nn.Sequential(head=nn.Linear(1, 1)), "head": nn.Linear(1, 1)}),
+            ValueError,
+            "two layers both have a 'head.weight'",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(call: Callable[[], object], error: type[Exception], match: str) -> None:

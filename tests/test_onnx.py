@@ -303,6 +303,7 @@ def test_run_takes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ("x.npy", "x.npy", "no ONNX model"),
         ("small.onnx", "wrong.npy", "input 'x' must be of shape"),
         ("small.onnx", "small.onnx", "small.onnx"),
+        ("small.onnx", "text.npy", "text.npy is no array"),
     ],
 )
 def test_run_says_what_is_wrong(
@@ -311,6 +312,7 @@ def test_run_says_what_is_wrong(
     onnx.save(small_network(), tmp_path / "small.onnx")
     np.save(tmp_path / "x.npy", normal(1, 3, 16, 16))
     np.save(tmp_path / "wrong.npy", normal(1, 3, 16, 17))
+    (tmp_path / "text.npy").write_text("no array")
     assert cli.main(["run", str(tmp_path / model), str(tmp_path / image)]) in (1, 2)
     error = capsys.readouterr().err
     assert message in error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from npconv.nn import init
 from npconv.nn.activation import Hardswish, ReLU, ReLU6, Sigmoid, SiLU
-from npconv.nn.blocks import Depthwise, DepthwiseSeparable
+from npconv.nn.blocks import ConvNorm, Depthwise, DepthwiseSeparable
 from npconv.nn.container import Add, Concat, Container, Sequential
 from npconv.nn.conv import (
     Conv,
@@ -19,7 +19,9 @@ from npconv.nn.conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from npconv.nn.data import Dataset
 from npconv.nn.dropout import Dropout
+from npconv.nn.files import load, save
 from npconv.nn.linear import Linear
 from npconv.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss
 from npconv.nn.module import Buffer, Module, Parameter
@@ -45,6 +47,8 @@ from npconv.nn.resample import (
 )
 from npconv.nn.schedule import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR, StepLR
 from npconv.nn.shape import Flatten
+from npconv.nn.summary import Summary
+from npconv.nn.training import History, fit, predict
 
 __all__ = [
     "SGD",
@@ -71,18 +75,21 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvNorm",
     "ConvTranspose",
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
     "CosineAnnealingLR",
     "CrossEntropyLoss",
+    "Dataset",
     "Depthwise",
     "DepthwiseSeparable",
     "Dropout",
     "Flatten",
     "GlobalAvgPool",
     "Hardswish",
+    "History",
     "LRScheduler",
     "Linear",
     "LinearLR",
@@ -103,6 +110,11 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "StepLR",
+    "Summary",
     "Upsample",
+    "fit",
     "init",
+    "load",
+    "predict",
+    "save",
 ]

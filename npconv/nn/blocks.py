@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from npconv.nn import init
@@ -19,11 +19,69 @@ Activation = Callable[[], Module] | None
 class _Block(Sequential):
     """A network that is built from sizes instead of layers."""
 
-    def _remade(self, layers: tuple[Module, ...]) -> Container:
-        return Sequential(*layers)
+    def _remade(self, layers: Iterable[Module], named: Mapping[str, Module]) -> Container:
+        return Sequential(*layers, **named)
 
 
-class Depthwise(_Block):
+class ConvNorm(_Block):
+    """A convolution, batch normalisation, and an activation.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size : int or tuple of int
+        One integer makes it a square on images; a tuple decides the number of dimensions.
+    stride, dilation : int or tuple of int
+    padding : int, tuple or str
+        Any form that `npconv.conv` takes.
+    groups : int
+        Divides both numbers of channels.
+    activation : callable or None
+        What makes the activation, such as the class `ReLU6`; None leaves it out.
+    rng : int, numpy.random.Generator or None
+        Where the initial weights come from: a seed, or a generator to share among layers.
+    dtype : {"float32", "float64", "float16"}
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not what is described here; the message names it.
+
+    Notes
+    -----
+    Maps ``(N, in_channels, *spatial)`` to ``(N, out_channels, *out)``. Its layers are ``0``, the convolution without a
+    bias, which the normalisation would take away, ``1`` and ``2``. A slice of them is a `Sequential`.
+
+    Examples
+    --------
+    >>> import npconv as nc
+    >>> nc.nn.ConvNorm(3, 8, 3, stride=2, padding=1)
+    ConvNorm(
+      (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(2, 2), padding=1, bias=False)
+      (1): BatchNorm2d(8)
+      (2): ReLU()
+    )
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Ints = 3,
+        stride: Ints = 1,
+        padding: Any = 0,
+        dilation: Ints = 1,
+        groups: int = 1,
+        *,
+        activation: Activation = ReLU,
+        rng: init.Rng = None,
+        dtype: Any = "float32",
+    ) -> None:
+        window = (kernel_size, stride, padding, dilation, groups)
+        super().__init__(*_unit(in_channels, out_channels, window, activation, rng, dtype))
+
+
+class Depthwise(ConvNorm):
     """A convolution of each channel by itself, batch normalisation, and an activation.
 
     Parameters
@@ -82,8 +140,9 @@ class Depthwise(_Block):
         dtype: Any = "float32",
     ) -> None:
         groups = positive("channels", channels)
-        window = (kernel_size, stride, padding, dilation, groups)
-        super().__init__(*_unit(groups, groups, window, activation, rng, dtype))
+        super().__init__(
+            groups, groups, kernel_size, stride, padding, dilation, groups, activation=activation, rng=rng, dtype=dtype
+        )
 
 
 class DepthwiseSeparable(_Block):

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import overload
+from collections.abc import Iterable, Iterator, Mapping
+from typing import cast, overload
 
 from npconv.nn.arguments import Array, check_shape, namespace, positive
 from npconv.nn.module import Module
 
 
 class Container(Module):
-    """Layers by number. A subclass decides how an array goes through them.
+    """Layers by number or by name. A subclass decides how an array goes through them.
 
     Parameters
     ----------
     *layers : Module
         Each may stand in one place only: it keeps what one backward pass needs. Layers may share a `Parameter`.
+    **named : Module
+        More layers, after those, each under a name: an attribute of that name holds it, which may be assigned a new
+        layer. Under the name ``""`` a layer's own layers, parameters and buffers are named as if they were here.
 
     Raises
     ------
     TypeError
         If one of them is not a module.
     ValueError
-        If one of them, or a module inside it, occurs twice.
+        If one of them, or a module inside it, occurs twice, or a name is already taken.
 
     Examples
     --------
@@ -38,34 +41,52 @@ class Container(Module):
     ...         return sum(layer.backward(dy / len(self)) for layer in self)
     >>> Mean(nc.nn.ReLU(), nc.nn.Sequential())(np.array([-1.0, 2.0]))
     array([-0.5,  2. ])
+
+    Names instead of numbers:
+
+    >>> net = nc.nn.Sequential(body=nc.nn.Linear(3, 8, rng=0), act=nc.nn.ReLU(), head=nc.nn.Linear(8, 2, rng=0))
+    >>> net.head
+    Linear(8, 2)
+    >>> list(net.state_dict())
+    ['body.weight', 'body.bias', 'head.weight', 'head.bias']
     """
 
-    def __init__(self, *layers: Module) -> None:
-        place: dict[int, int] = {}
-        for number, layer in enumerate(layers):
+    def __init__(self, *layers: Module, **named: Module) -> None:
+        inside = {str(number): layer for number, layer in enumerate(layers)} | named
+        place: dict[int, str] = {}
+        for name, layer in inside.items():
+            here = f"layers[{name}]" if name.isdecimal() else f"layer {name!r}"
             if not isinstance(layer, Module):
                 hint = f"; write {type(self).__name__}(*layers)" if isinstance(layer, list | tuple) else ""
-                raise TypeError(f"layers[{number}] must be a Module, got {type(layer).__name__}{hint}")
+                raise TypeError(f"{here} must be a Module, got {type(layer).__name__}{hint}")
+            if "." in name or (name in named and (name.isdecimal() or hasattr(self, name))):
+                raise ValueError(
+                    f"{here} cannot have that name: it has a dot, is a number, or stands for something else"
+                )
             for _, module in layer.named_modules():
                 if id(module) in place:
                     raise ValueError(
-                        f"layers[{number}] uses the same {type(module).__name__} as layers[{place[id(module)]}]: "
+                        f"{here} uses the same {type(module).__name__} as {place[id(module)]}: "
                         "a layer keeps what one backward pass needs, so make one for every place"
                     )
-                place[id(module)] = number
-        self._layers = layers
+                place[id(module)] = here
+        self._names = tuple(inside)
+        vars(self).update(inside)
+        self._check_names()
 
-    def named_children(self) -> Iterator[tuple[str, Module]]:
-        """Yield the layers under their numbers."""
-        yield from super().named_children()
-        for number, layer in enumerate(self._layers):
-            yield str(number), layer
+    def _check_names(self) -> None:
+        """Raise if two entries of the state have one name, as the name ``""`` makes possible."""
+        seen: set[str] = set()
+        for name, _ in self._named_state():
+            if name in seen:
+                raise ValueError(f"two layers both have a {name!r}: give one of them a name of its own")
+            seen.add(name)
 
     def __len__(self) -> int:
-        return len(self._layers)
+        return len(self._names)
 
     def __iter__(self) -> Iterator[Module]:
-        return iter(self._layers)
+        return (vars(self)[name] for name in self._names)
 
     @overload
     def __getitem__(self, index: int) -> Module: ...
@@ -73,11 +94,15 @@ class Container(Module):
     def __getitem__(self, index: slice) -> Container: ...
     def __getitem__(self, index: int | slice) -> Module:
         """Return one layer, or a container of the same kind that shares some of them."""
-        return self._remade(self._layers[index]) if isinstance(index, slice) else self._layers[index]
+        if not isinstance(index, slice):
+            return cast(Module, vars(self)[self._names[index]])
+        chosen = [(name, vars(self)[name]) for name in self._names[index]]
+        numbered = [layer for name, layer in chosen if name.isdecimal()]
+        return self._remade(numbered, {name: layer for name, layer in chosen if not name.isdecimal()})
 
-    def _remade(self, layers: tuple[Module, ...]) -> Container:
+    def _remade(self, layers: Iterable[Module], named: Mapping[str, Module]) -> Container:
         """Return a container of this kind for some of its layers."""
-        return type(self)(*layers)
+        return type(self)(*layers, **named)
 
 
 class Sequential(Container):
@@ -85,8 +110,8 @@ class Sequential(Container):
 
     Parameters
     ----------
-    *layers : Module
-        Each may stand in one place only. None at all is the identity.
+    *layers, **named : Module
+        By number or by name, as in `Container`; each in one place only. None at all is the identity.
 
     Raises
     ------
@@ -152,22 +177,25 @@ class Sequential(Container):
 
     def backward(self, dy: Array) -> Array:
         """Send the gradient back through all layers; see `Module.backward`."""
-        for layer in reversed(self._layers):
+        for layer in reversed(tuple(self)):
             dy = layer.backward(dy)
         return dy
 
 
-class _Branches(Container):
+class Branches(Container):
     """Layers side by side, each on the same input; at least one."""
 
-    def __init__(self, *layers: Module) -> None:
-        super().__init__(*layers)
-        if not layers:
+    def __init__(self, *layers: Module, **named: Module) -> None:
+        super().__init__(*layers, **named)
+        if not len(self):
             raise ValueError("layers must not be empty: without any there is no result")
 
-    def _run(self, x: Array, axis: int | None) -> list[Array]:
-        """Return all results: of one shape but along `axis`."""
-        results = [layer(x) for layer in self]
+    def joined(self, results: list[Array]) -> Array:
+        """Return what this layer makes of its layers' results, and keep what its backward pass needs."""
+        raise NotImplementedError(f"{type(self).__name__} must define joined(results)")
+
+    def _check(self, results: list[Array], axis: int | None) -> None:
+        """Raise unless all results are of one shape but along `axis`."""
         shapes = [tuple(y.shape) for y in results]
         if axis is not None and not 0 <= axis < len(shapes[0]):
             raise ValueError(f"axis is {axis}, but layers[0] gave shape {shapes[0]}")
@@ -176,19 +204,18 @@ class _Branches(Container):
             if shape != fixed[0] or len(shapes[number]) != len(shapes[0]):
                 beside = "" if axis is None else f" but along axis {axis}"
                 raise ValueError(
-                    f"layers must give results of one shape{beside}; for x of shape {tuple(x.shape)} layers[0] gave "
-                    f"{shapes[0]} and layers[{number}] gave {shapes[number]}"
+                    f"layers must give results of one shape{beside}; layers[0] gave {shapes[0]} and layers[{number}] "
+                    f"gave {shapes[number]}"
                 )
-        return results
 
 
-class Add(_Branches):
+class Add(Branches):
     """Layers side by side, their results added: a residual is ``Add(body, Sequential())``.
 
     Parameters
     ----------
-    *layers : Module
-        At least one. Each may stand in one place only. ``Sequential()`` is the identity.
+    *layers, **named : Module
+        At least one, by number or by name, as in `Container`; each in one place only. ``Sequential()`` is the identity.
 
     Raises
     ------
@@ -231,7 +258,12 @@ class Add(_Branches):
         ValueError
             If the results are not of one shape.
         """
-        y, *others = self._run(x, None)
+        return self.joined([layer(x) for layer in self])
+
+    def joined(self, results: list[Array]) -> Array:
+        """Return the sum."""
+        self._check(results, None)
+        y, *others = results
         for other in others:
             y = y + other
         self.keep(tuple(y.shape))
@@ -246,13 +278,13 @@ class Add(_Branches):
         return dx
 
 
-class Concat(_Branches):
+class Concat(Branches):
     """Layers side by side, their results joined along an axis: kernels of several sizes on one image.
 
     Parameters
     ----------
-    *layers : Module
-        At least one. Each may stand in one place only. ``Sequential()`` is the identity.
+    *layers, **named : Module
+        At least one, by number or by name, as in `Container`; each in one place only. ``Sequential()`` is the identity.
     axis : int
         Zero or more; 1 is that of the channels in a batch.
 
@@ -279,8 +311,8 @@ class Concat(_Branches):
     ((1, 6, 8, 8), (1, 3, 8, 8))
     """
 
-    def __init__(self, *layers: Module, axis: int = 1) -> None:
-        super().__init__(*layers)
+    def __init__(self, *layers: Module, axis: int = 1, **named: Module) -> None:
+        super().__init__(*layers, **named)
         self.axis = positive("axis", axis, least=0)
 
     def forward(self, x: Array) -> Array:
@@ -300,7 +332,11 @@ class Concat(_Branches):
         ValueError
             If the results are not of one shape but along the axis.
         """
-        results = self._run(x, self.axis)
+        return self.joined([layer(x) for layer in self])
+
+    def joined(self, results: list[Array]) -> Array:
+        """Return the results side by side."""
+        self._check(results, self.axis)
         y = namespace("the result of layers[0]", results[0]).concatenate(results, axis=self.axis)
         self.keep((tuple(y.shape), [result.shape[self.axis] for result in results]))
         return y
@@ -315,8 +351,8 @@ class Concat(_Branches):
             dx, start = part if dx is None else dx + part, start + size
         return dx
 
-    def _remade(self, layers: tuple[Module, ...]) -> Container:
-        return type(self)(*layers, axis=self.axis)
+    def _remade(self, layers: Iterable[Module], named: Mapping[str, Module]) -> Container:
+        return type(self)(*layers, axis=self.axis, **named)
 
     def describe(self) -> str:
         """Return the axis."""

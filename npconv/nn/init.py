@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any, TypeAlias
 
@@ -139,3 +140,50 @@ def _real(dtype: Any) -> np.dtype[Any]:
     if dtype is None or known not in (np.float16, np.float32, np.float64):
         raise TypeError(message)
     return known
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Random numbers of a training: drawn on the host, so that they are the same on every device
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def arange(count: int) -> Array:
+    """Return the integers from 0 to below `count`, as NumPy's array."""
+    return np.arange(count)
+
+
+def of_step(seed: int, *position: int) -> np.random.Generator:
+    """Return the generator for one place in a training, such as an epoch and a batch: the same for the same place."""
+    return np.random.default_rng([seed, *position])
+
+
+def is_generator(value: Any) -> bool:
+    """Whether `value` is a generator of random numbers, whose state a checkpoint has to keep."""
+    return isinstance(value, np.random.Generator)
+
+
+def generator_state(rng: np.random.Generator) -> dict[str, Any]:
+    """Return a generator's state as JSON can hold it."""
+    state: dict[str, Any] = json.loads(json.dumps(rng.bit_generator.state, default=lambda array: array.tolist()))
+    return state
+
+
+def restore_generator(rng: np.random.Generator, state: dict[str, Any]) -> None:
+    """Set a generator to a state that `generator_state` returned from one of its kind.
+
+    Raises
+    ------
+    ValueError
+        If it is of another kind, or no such state.
+    """
+    try:
+        rng.bit_generator.state = _like(state, rng.bit_generator.state)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"the state of a generator does not fit {type(rng.bit_generator).__name__}: {error}") from None
+
+
+def _like(value: Any, like: Any) -> Any:
+    """Lists where arrays are wanted become arrays again."""
+    if isinstance(like, dict):
+        return {name: _like(value[name], entry) for name, entry in like.items()}
+    return np.asarray(value, like.dtype) if isinstance(like, np.ndarray) else value

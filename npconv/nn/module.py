@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from npconv.nn.arguments import Array, check_shape, converted, namespace
+
+if TYPE_CHECKING:
+    from npconv.nn.summary import Summary
 
 
 class Parameter:
@@ -232,7 +235,7 @@ class Module(Memory):
         """Yield this module under the name `prefix`, and all inside it under dotted names, each before its children."""
         yield prefix, self
         for name, child in self.named_children():
-            yield from child.named_modules(_join(prefix, name))
+            yield from child.named_modules(joined_name(prefix, name))
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Yield all parameters with their dotted names, one that is shared only once.
@@ -259,7 +262,7 @@ class Module(Memory):
         for prefix, module in self.named_modules():
             for name, value in vars(module).items():
                 if isinstance(value, Parameter | Buffer):
-                    yield _join(prefix, name), value
+                    yield joined_name(prefix, name), value
 
     # ----------------------------------------------------------------------------------------------------------------
     # Modes, gradients, state
@@ -346,6 +349,37 @@ class Module(Memory):
         for name, value in values.items():
             entries[name].value = value
 
+    def summary(self, input_shape: tuple[int, ...]) -> Summary:
+        """Look at every layer: its result's shape, its receptive field, its parameters and multiply-accumulates.
+
+        Parameters
+        ----------
+        input_shape : tuple of int
+            Of one sample, ``(C, *spatial)`` or ``(features,)``, without the batch.
+
+        Returns
+        -------
+        Summary
+            Prints as a table; its `rows` are data.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `input_shape` is not such a shape, or does not fit the network.
+
+        Examples
+        --------
+        >>> import npconv as nc
+        >>> print(nc.nn.Sequential(nc.nn.Conv2d(3, 8, 3, padding=1), nc.nn.ReLU()).summary((3, 32, 32)))
+        layer  kind    result   receptive field  parameters     MACs
+        0      Conv2d  8x32x32              3x3         224  221,184
+        1      ReLU    8x32x32              3x3           0        0
+        total                                           224  221,184
+        """
+        from npconv.nn.summary import summarize
+
+        return summarize(self, input_shape)
+
     # ----------------------------------------------------------------------------------------------------------------
     # Printing
     # ----------------------------------------------------------------------------------------------------------------
@@ -365,5 +399,6 @@ class Module(Memory):
         return f"{type(self).__name__}({self.describe()}{inside})"
 
 
-def _join(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name
+def joined_name(prefix: str, name: str) -> str:
+    """Return the dotted name of what is called `name` in the module `prefix`; either may be empty."""
+    return f"{prefix}.{name}" if prefix and name else prefix or name

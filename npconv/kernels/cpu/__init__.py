@@ -16,7 +16,7 @@ import numpy as np
 from npconv.arrays import flatten
 from npconv.config import get_num_threads
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cpu import depthwise_grad, input_grad, loops, threads, weight_grad, winograd, workspace
+from npconv.kernels.cpu import columns, depthwise_grad, input_grad, loops, threads, weight_grad, winograd, workspace
 from npconv.kernels.cpu.blocking import (
     LOW_ROWS,
     Tile,
@@ -89,6 +89,9 @@ def _input_grad_tiles(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> bool:
     There a zero that stands for an output which does not exist meets an infinite weight, and NaN spreads further than
     in the definition. It would show in the result, so the smaller of the two is looked at.
     """
+    if columns.suits(spec.window, spec.batch, spec.out_channels // spec.groups, spec.in_channels // spec.groups):
+        columns.run(spec.window, spec.groups, _read(dy), _read(flatten(w, 2)), dx, _product)
+        return True
     guarded, before = input_grad.reads_padding(spec.window), w.size <= dx.size
     if guarded and before and not _is_finite(w):
         return False
@@ -293,6 +296,12 @@ def _is_finite(value: Any) -> bool:
 def _forward(x: Any, w: Any, y: Any, groups: int, window: Window) -> None:
     """A convolution without a bias."""
     _run_tiles(x, w, None, y, None, groups, window)
+
+
+def _product(a: Any, b: Any, product: Any) -> None:
+    """A matrix product, ``(M, K)`` by ``(K, N)``."""
+    one_tap = Window(product.shape[1:], (1,), (1,), ((0, 0),), (1,))
+    _run_tiles(b, a, None, product[None], None, 1, one_tap)
 
 
 def _run_tiles(x: Any, w: Any, bias: Any, y: Any, activation: str | None, groups: int, window: Window) -> None:

@@ -1,0 +1,81 @@
+"""What several commands share: how a command is described, and how shapes and geometry are written."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+Sizes = tuple[int, ...]
+
+
+def describe(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], summary: str, examples: str
+) -> argparse.ArgumentParser:
+    """Add a command whose help is its summary in the list, the docstring of `run`, and examples to copy."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=textwrap.dedent(run.__doc__ or ""),
+        epilog="examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_geometry(command: argparse.ArgumentParser) -> None:
+    """Add the shapes of a convolution and what `npconv.conv` is told besides."""
+    command.add_argument("x", type=sizes, metavar="X", help="shape of the input, such as 1x64x56x56")
+    command.add_argument("w", type=sizes, metavar="W", help="shape of the weights, such as 64x64x3x3")
+    command.add_argument("--stride", type=sizes, default=(1,), help="one number, or one per dimension: 2x1")
+    command.add_argument("--padding", type=_padding, default=0, help="the same, or a word such as same")
+    command.add_argument("--dilation", type=sizes, default=(1,), help="as --stride")
+    command.add_argument("--groups", type=int, default=1)
+    command.add_argument("--dtype", default="float32", help="default: %(default)s")
+
+
+def add_backend(command: argparse.ArgumentParser) -> None:
+    """Add the choice of a backend."""
+    command.add_argument("--backend", default=None, help="auto, numpy, numba or cupy")
+
+
+def geometry(options: argparse.Namespace) -> dict[str, Any]:
+    """What `add_geometry` took, as the arguments that follow the shapes in `npconv.plan` and `npconv.cost.conv`."""
+    return {
+        "stride": _each(options.stride),
+        "padding": _each(options.padding),
+        "dilation": _each(options.dilation),
+        "groups": options.groups,
+        "dtype": options.dtype,
+    }
+
+
+def sizes(text: str) -> Sizes:
+    """Read ``1x64x56x56``."""
+    try:
+        return tuple(int(part) for part in text.lower().replace("×", "x").split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected sizes such as 1x64x56x56, got {text!r}") from None
+
+
+def _padding(text: str) -> str | Sizes:
+    return text if text.isalpha() or "_" in text else sizes(text)
+
+
+def _each(value: Sizes | str | int) -> Sizes | str | int:
+    """One number stands for all dimensions."""
+    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+
+
+def need(extra: str, *packages: str) -> None:
+    """Raise an error that names the extra unless all of its packages can be imported; before any work is done."""
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f"this command needs the extra {extra!r} ({error}): pip install 'npconv[{extra}]'"
+            ) from None
