@@ -324,7 +324,7 @@ class _Pool:
 def _max_values(pool: _Pool) -> Array:
     """The result alone, by a faster loop where there is one."""
     kernels: Any = pool.operands.backend.kernels
-    if not hasattr(kernels, "max_values"):
+    if not hasattr(kernels, "max_values") or pool.operands.dtype.kind == "c":
         return _max_forward(pool)[0]
     x, y = _max_operands(pool)
     kernels.max_values(pool.window, x, y)

@@ -66,10 +66,10 @@ def _array(path: Path) -> Any:
 def _picture(path: Path, shape: tuple[int | None, ...] | None, dtype: Any) -> Any:
     """A picture as the model's input, ``(1, channels, height, width)``."""
     need("demo", "PIL")
-    known = shape is not None and len(shape) == 4 and shape[1] in (1, 3) and shape[2] and shape[3]
-    if shape is None or not known or np.dtype(dtype).kind != "f":
+    channels, *size = (shape or ())[1:] or (None,)
+    if len(size) != 2 or channels not in (1, 3) or not all(size) or np.dtype(dtype).kind != "f":
         raise Mistake(f"the model's input, {dtype} of shape {shape}, is no picture of a known size; give an .npy file")
-    picture = samples.read(path, (shape[2], shape[3]), shape[1])
+    picture = samples.read(path, [int(n or 0) for n in size], channels)
     return samples.scaled(picture)[None].astype(dtype)
 
 

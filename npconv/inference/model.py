@@ -123,6 +123,25 @@ class Model:
         with self._lock:
             return self._new_program(key, feeds)
 
+    def prepare(self, batch: int = 1) -> None:
+        """Make the model ready for inputs of the declared shapes, with `batch` for every size that is left open.
+
+        Parameters
+        ----------
+        batch : int
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an input is not declared, or a node cannot run.
+        """
+        feeds = {}
+        for name, (shape, dtype) in self.inputs.items():
+            if shape is None:
+                raise ValueError(f"input {name!r} may have any shape, so nothing can be prepared")
+            feeds[name] = self._xp.zeros([batch if n is None else n for n in shape], dtype or np.float32)
+        self.run(feeds)
+
     def _new_program(self, key: Any, feeds: dict[str, Array]) -> dict[str, Array]:
         for old in [key, *list(self._programs)[: max(len(self._programs) - PROGRAMS + 1, 0)]]:
             if (program := self._programs.pop(old, None)) is not None:

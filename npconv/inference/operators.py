@@ -104,9 +104,10 @@ def conv(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
     bias = more[0] if more else None
     dtype = _same_dtype(x, w, bias)
     geometry = {name: node.attributes[name] for name in ("stride", "padding", "dilation", "groups")}
+    mode = node.attributes.get("padding_mode", "zeros")
     fused, after = _split(node.attributes.get("activation"), dtype)
     plan = nc.plan(
-        x.shape, w.shape, **geometry, activation=fused, dtype=dtype, backend=where.backend,
+        x.shape, w.shape, **geometry, padding_mode=mode, activation=fused, dtype=dtype, backend=where.backend,
         max_workspace=where.budget.limit,
     )  # fmt: skip
     result = Value(plan.spec.y_shape, dtype)
@@ -228,26 +229,57 @@ def max_pool(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
 
 
 def avg_pool(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
-    """`npconv.avg_pool`, of floating numbers."""
+    """`npconv.avg_pool`, of floating numbers: a convolution of each channel by itself, planned once."""
     (x,) = inputs
     assert x is not None
     names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-    arguments = {name: node.attributes[name] for name in names}
-    shape = _pooled_shape(x.shape, **arguments)
-    arguments["count_include_pad"] = node.attributes["count_include_pad"]
+    kernel, stride, padding, dilation, _ = arguments = [node.attributes[name] for name in names]
+    shape = _pooled_shape(x.shape, *arguments)
+    pads = _resolved(x.shape, kernel, stride, padding, dilation)
+    if tuple(kernel) == x.shape[2:] and not any(map(sum, pads)):
+        return mean(node, inputs, where)
+    channels, taps = x.shape[1], math.prod(kernel)
+    # What the last, partial windows of `ceil_mode` reach beyond the padding.
+    beyond = [
+        max((out - 1) * s + (k - 1) * d + 1 - n - low - high, 0)
+        for out, s, k, d, n, (low, high) in zip(shape[2:], stride, kernel, dilation, x.shape[2:], pads, strict=True)
+    ]
+    counts_pads = node.attributes["count_include_pad"]
+    counted = ((0, 0),) * len(kernel) if counts_pads else pads
+    extent = [n + counts_pads * (low + high) for n, (low, high) in zip(x.shape[2:], pads, strict=True)]
+    where.budget.check(8 * (math.prod(shape) + math.prod(extent) + channels * taps), f"node {node}")
+    ones = np.ones(extent)
+    edges = tuple((low, high + more) for (low, high), more in zip(counted, beyond, strict=True))
+    one = np.full((1, 1, *kernel), 1 / taps)
+    share = nc.conv(ones[None, None], one, None, stride, edges, dilation, backend="numpy", algorithm="direct")
+    even = bool(np.abs(share - 1).max() < 1e-9)
+    with np.errstate(divide="ignore"):
+        factor = where.xp.asarray(np.where(share > 1e-9, 1 / share, math.nan).astype(x.dtype))
+    edges = tuple((low, high + more) for (low, high), more in zip(pads, beyond, strict=True))
+    weights = where.xp.full((channels, 1, *kernel), 1 / taps, x.dtype)
+    plan = nc.plan(x.shape, weights.shape, stride, edges, dilation, channels, dtype=x.dtype, backend=where.backend)
+    packed = plan.pack(weights)
 
     def run(x: Array, y: Array) -> None:
-        nc.avg_pool(x, **arguments, backend=where.backend, out=y)
+        packed(x, out=y)
+        if not even:
+            where.xp.multiply(y, factor, out=y)
 
     return Bound((Value(shape, x.dtype),), run)
+
+
+def _resolved(x: Shape, kernel: Shape, stride: Shape, padding: Pairs | str, dilation: Shape) -> Pairs:
+    """A padding in numbers."""
+    if not isinstance(padding, str):
+        return padding
+    return nc.plan((1, 1, *x[2:]), (1, 1, *kernel), stride, padding, dilation).spec.window.padding
 
 
 def _pooled_shape(
     x: Shape, kernel_size: Shape, stride: Shape, padding: Pairs | str, dilation: Shape, ceil_mode: bool
 ) -> Shape:
     """Shape of a pooled image."""
-    if isinstance(padding, str):
-        padding = nc.plan((1, 1, *x[2:]), (1, 1, *kernel_size), stride, padding, dilation).spec.window.padding
+    padding = _resolved(x, kernel_size, stride, padding, dilation)
     out = []
     for n, k, step, (low, high), d in zip(x[2:], kernel_size, stride, padding, dilation, strict=True):
         room = n + low + high - (k - 1) * d - 1
