@@ -15,7 +15,7 @@ from npconv.gradients import conv_input_grad, conv_vjp, conv_weight_grad
 from npconv.transposed import conv_transpose, conv_transpose1d, conv_transpose2d, conv_transpose3d
 
 if TYPE_CHECKING:
-    from npconv import cost, d2l, filters, machine, models, nn, plot, reference
+    from npconv import cost, d2l, filters, inference, machine, models, nn, onnx, plot, reference
     from npconv.arrays import available_backends, free_workspace
     from npconv.filters import convolve, correlate
     from npconv.normalization import batch_norm_vjp
@@ -56,11 +56,13 @@ __all__ = [
     "get_backend",
     "get_num_threads",
     "im2col",
+    "inference",
     "machine",
     "max_pool",
     "max_pool_vjp",
     "models",
     "nn",
+    "onnx",
     "plan",
     "plot",
     "reference",
@@ -75,7 +77,7 @@ __all__ = [
 ]
 
 # What is loaded when it is first touched: whole rooms, and the functions of some.
-_ROOMS = ("cost", "d2l", "filters", "machine", "models", "nn", "plot", "reference")
+_ROOMS = ("cost", "d2l", "filters", "inference", "machine", "models", "nn", "onnx", "plot", "reference")
 _FUNCTIONS = {
     "autotune": "planning.tuning",
     "batch_norm_vjp": "normalization",

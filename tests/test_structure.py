@@ -17,9 +17,11 @@ import npconv as nc
 
 ROOT = Path(nc.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-HEAVY = {"numba", "llvmlite", "cupy", "scipy", "matplotlib", "sklearn", "torch", "jax", "PIL", "tqdm"}
+HEAVY = {"numba", "llvmlite", "cupy", "scipy", "matplotlib", "sklearn", "torch", "jax", "PIL", "tqdm", "onnx"}
 ANYONE = frozenset({"__future__"})
-PUBLIC_FACE_ONLY = ("nn/", "models/", "d2l.py", "curves.py", "demo.py", "cli.py", "commands/", "plot/")
+PUBLIC_FACE_ONLY = (
+    "nn/", "models/", "inference/", "onnx/", "d2l.py", "curves.py", "demo.py", "cli.py", "commands/", "plot/",
+)  # fmt: skip
 
 
 def imports(path: Path, top_level_only: bool = False) -> set[str]:

@@ -174,6 +174,16 @@ def max_pool(window: Window, x: Any, y: Any, winner: Any) -> None:
     )  # fmt: skip
 
 
+def max_values(window: Window, x: Any, y: Any) -> None:
+    geometry, spans = tables(window)
+    images, planes = (_read(flatten(x, 2)), flatten(y, 2)), x.shape[0] * x.shape[1]
+    if window.ndim == 2 and y.size:
+        threads.run(loops.max_planes, planes, y.size * sum(window.kernel), *images, geometry)
+    else:
+        rows = planes * window.positions // window.out[-1]
+        threads.run(loops.max_values, rows, y.size * window.taps, *images, geometry, spans)
+
+
 def max_pool_grad(window: Window, dy: Any, winner: Any, dx: Any) -> None:
     threads.run(
         loops.max_pool_grad, dx.shape[0] * dx.shape[1], dy.size * window.taps,

@@ -283,6 +283,101 @@ def max_pool(start: int, stop: int, x: Any, y: Any, winner: Any, geometry: Any, 
 
 
 @compiled
+def raise_to(best: Any, source: Any, first: int, end: int, stride: int, offset: int) -> None:
+    """Put the larger of two elements, or NaN, in the place of the first, from `first` to `end`.
+
+    `numpy.maximum` is ten times as fast as a comparison here: whether to write is no question then, so it vectorises.
+    """
+    for j in range(first, end):
+        best[at(j)] = np.maximum(source[at(j * stride + offset)], best[at(j)])
+
+
+@compiled
+def max_values(start: int, stop: int, x: Any, y: Any, geometry: Any, spans: Any) -> None:
+    """Largest element of each window, as `max_pool` finds it, but not of complex numbers.
+
+    First down the rows of a window, which vectorises at any stride, then along the one row that is left.
+
+    ``y`` holds the lowest value of its dtype on entry. A task is one output row: (n, channel, row).
+    """
+    last = geometry.shape[1] - 1
+    size, kernel, stride, dilation, low, out = geometry[:, last]
+    rows = y.shape[2] // out
+    leads = 1
+    for axis in range(last):
+        leads *= geometry[1, axis]
+    tall = np.empty(size, x.dtype)
+    for task in range(start, stop):
+        n, c, row = task // (rows * x.shape[1]), task // rows % x.shape[1], task % rows
+        empty = True
+        for lead in range(leads):
+            source_row = input_row(row, lead, geometry)
+            if source_row < 0:
+                continue
+            source = x[n, c, source_row * size : (source_row + 1) * size]
+            if empty:
+                tall[:] = source
+                empty = False
+            else:
+                raise_to(tall, source, 0, size, 1, 0)
+        if empty:
+            continue
+        best = y[n, c, row * out : (row + 1) * out]
+        for k in range(kernel):
+            first, end = spans[k]
+            if stride == 1:
+                raise_to(best, tall, first, end, 1, k * dilation - low)
+            else:
+                raise_to(best, tall, first, end, stride, k * dilation - low)
+
+
+@compiled
+def max_planes(start: int, stop: int, x: Any, y: Any, geometry: Any) -> None:
+    """`max_values` for images: the same from a padded copy of a plane, whose loops run over many rows at once.
+
+    A window's maximum is taken along its rows, then down its columns, so that it costs as much as its sides are long.
+    ``y`` holds the lowest value of its dtype on entry. A task is one plane: (n, channel).
+    """
+    height, width = geometry[0]
+    kernel_h, kernel_w = geometry[1]
+    stride_h, stride_w = geometry[2]
+    dilation_h, dilation_w = geometry[3]
+    low_h, low_w = geometry[4]
+    out_h, out_w = geometry[5]
+    rows, columns = (out_h - 1) * stride_h + (kernel_h - 1) * dilation_h + 1, (out_w - 1) * stride_w + 1
+    pitch = columns + (kernel_w - 1) * dilation_w
+    inside = min(width, pitch - low_w)
+    padded = np.empty(rows * pitch, x.dtype)
+    wide, tall = np.empty_like(padded), np.empty_like(padded)
+    if start < stop:
+        padded[:] = y[start // x.shape[1], start % x.shape[1], 0]
+    length = rows * pitch - (kernel_w - 1) * dilation_w
+    for task in range(start, stop):
+        n, c = task // x.shape[1], task % x.shape[1]
+        source, best = x[n, c], y[n, c]
+        for row in range(min(height, rows - low_h)):
+            to, begin = (row + low_h) * pitch + low_w, row * width
+            for j in range(inside):
+                padded[at(to + j)] = source[at(begin + j)]
+        for j in range(length):
+            wide[at(j)] = padded[at(j)]
+        for k in range(1, kernel_w):
+            raise_to(wide, padded, 0, length, 1, k * dilation_w)
+        # Where windows follow each other closely, all rows of the result at once; else each from the rows it needs.
+        span = (out_h - 1) * pitch + columns if stride_h == 1 else columns
+        for row in range(1 if stride_h == 1 else out_h):
+            top = row * stride_h * pitch
+            for j in range(span):
+                tall[at(j)] = wide[at(top + j)]
+            for k in range(1, kernel_h):
+                raise_to(tall, wide, 0, span, 1, top + k * dilation_h * pitch)
+            for part in range(out_h if stride_h == 1 else 1):
+                to, begin = (row + part) * out_w, part * pitch
+                for j in range(out_w):
+                    best[at(to + j)] = tall[at(begin + j * stride_w)]
+
+
+@compiled
 def max_pool_grad(start: int, stop: int, dy: Any, winner: Any, dx: Any, geometry: Any, spans: Any) -> None:
     """Every gradient returns to the element that won its window. A task is one plane: (n, channel)."""
     last = geometry.shape[1] - 1
