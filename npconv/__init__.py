@@ -15,7 +15,7 @@ from npconv.gradients import conv_input_grad, conv_vjp, conv_weight_grad
 from npconv.transposed import conv_transpose, conv_transpose1d, conv_transpose2d, conv_transpose3d
 
 if TYPE_CHECKING:
-    from npconv import cost, d2l, filters, machine, nn, reference
+    from npconv import cost, d2l, dask, filters, jit, machine, nn, reference
     from npconv.arrays import available_backends, free_workspace
     from npconv.filters import convolve, correlate
     from npconv.patches import col2im, fold, im2col, unfold
@@ -47,12 +47,14 @@ __all__ = [
     "correlate",
     "cost",
     "d2l",
+    "dask",
     "filters",
     "fold",
     "free_workspace",
     "get_backend",
     "get_num_threads",
     "im2col",
+    "jit",
     "machine",
     "max_pool",
     "max_pool_vjp",
@@ -69,7 +71,7 @@ __all__ = [
 ]
 
 # What is loaded when it is first touched: whole rooms, and the functions of some.
-_ROOMS = ("cost", "d2l", "filters", "machine", "nn", "reference")
+_ROOMS = ("cost", "d2l", "dask", "filters", "jit", "machine", "nn", "reference")
 _FUNCTIONS = {
     "autotune": "planning.tuning",
     **dict.fromkeys(("available_backends", "free_workspace"), "arrays"),

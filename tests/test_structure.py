@@ -17,9 +17,9 @@ import npconv as nc
 
 ROOT = Path(nc.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-HEAVY = {"numba", "llvmlite", "cupy", "scipy", "matplotlib", "sklearn", "torch", "jax", "PIL", "tqdm"}
+HEAVY = {"numba", "llvmlite", "cupy", "scipy", "matplotlib", "sklearn", "torch", "jax", "PIL", "tqdm", "dask", "zarr"}
 ANYONE = frozenset({"__future__"})
-PUBLIC_FACE_ONLY = ("nn/", "d2l.py", "demo.py", "cli.py")
+PUBLIC_FACE_ONLY = ("nn/", "d2l.py", "dask/", "demo.py", "cli.py")
 
 
 def imports(path: Path, top_level_only: bool = False) -> set[str]:
