@@ -29,7 +29,7 @@ CALLERS = 16
 def random_specs(until: float, seed: int) -> str:
     """Random convolutions and gradients, every backend and algorithm, against the textbook's loops."""
     specs = results = 0
-    while time.monotonic() < until:
+    while specs == 0 or time.monotonic() < until:
         results += randomly.check(seed + specs)
         specs += 1
     return f"{specs} specs, {results} results, no difference"
@@ -42,7 +42,7 @@ def many_threads(until: float, seed: int) -> str:
 
     def caller(number: int) -> int:
         rng, count = np.random.default_rng((seed, number)), 0
-        while time.monotonic() < until:
+        while count == 0 or time.monotonic() < until:
             n = int(rng.integers(len(jobs)))
             for found, right in zip(jobs[n](), expected[n], strict=True):
                 np.testing.assert_array_equal(found, right)
@@ -56,15 +56,14 @@ def many_threads(until: float, seed: int) -> str:
 def no_leak(until: float, seed: int) -> str:
     """The process does not grow, however often it calls."""
     jobs = _mixed_jobs(seed)
-    count, begun, first = 0, time.monotonic(), 0.0
-    while time.monotonic() < until:
+    count, rounds = 0, 0
+    while rounds < 10 or time.monotonic() < until:
         for job in jobs:
             job()
-        count += len(jobs)
-        # The first third fills caches and the allocator's pools.
-        if not first and time.monotonic() - begun > (until - begun) / 3:
+        count, rounds = count + len(jobs), rounds + 1
+        if rounds == 5:  # by then caches and the allocator's pools are filled
             first = resident()
-    grown = resident() - (first or resident())
+    grown = resident() - first
     assert grown < 16, f"{grown:.1f} MB more after {count} calls"
     return f"{count} calls, {grown:+.1f} MB"
 
