@@ -15,7 +15,7 @@ from npconv.gradients import conv_input_grad, conv_vjp, conv_weight_grad
 from npconv.transposed import conv_transpose, conv_transpose1d, conv_transpose2d, conv_transpose3d
 
 if TYPE_CHECKING:
-    from npconv import cost, d2l, filters, inference, machine, models, nn, onnx, plot, reference
+    from npconv import cost, d2l, dask, filters, inference, jit, machine, models, nn, onnx, plot, reference
     from npconv.arrays import available_backends, free_workspace
     from npconv.filters import convolve, correlate
     from npconv.normalization import batch_norm_vjp
@@ -50,6 +50,7 @@ __all__ = [
     "correlate",
     "cost",
     "d2l",
+    "dask",
     "filters",
     "fold",
     "free_workspace",
@@ -57,6 +58,7 @@ __all__ = [
     "get_num_threads",
     "im2col",
     "inference",
+    "jit",
     "machine",
     "max_pool",
     "max_pool_vjp",
@@ -77,7 +79,9 @@ __all__ = [
 ]
 
 # What is loaded when it is first touched: whole rooms, and the functions of some.
-_ROOMS = ("cost", "d2l", "filters", "inference", "machine", "models", "nn", "onnx", "plot", "reference")
+_ROOMS = (
+    "cost", "d2l", "dask", "filters", "inference", "jit", "machine", "models", "nn", "onnx", "plot", "reference",
+)  # fmt: skip
 _FUNCTIONS = {
     "autotune": "planning.tuning",
     "batch_norm_vjp": "normalization",

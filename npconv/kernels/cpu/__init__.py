@@ -81,6 +81,7 @@ def conv_forward(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | No
     threads.run(
         loops.conv_forward, spec.batch * spec.out_channels * rows, spec.macs,
         _read(flatten(x, 2)), _read(flatten(w, 2)), _read(bias), flatten(y, 2), spec.groups, code, *tables(spec.window),
+        stoppable=True,
     )  # fmt: skip
 
 
@@ -92,6 +93,7 @@ def conv_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
         threads.run(
             loops.conv_input_grad, spec.batch * spec.in_channels * rows, spec.macs,
             _read(flatten(dy, 2)), _read(flatten(w, 2)), flatten(dx, 2), spec.groups, *tables(spec.window),
+            stoppable=True,
         )  # fmt: skip
 
 
@@ -137,6 +139,7 @@ def conv_weight_grad(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:
         threads.run(
             loops.conv_weight_grad, dw.size // spec.window.kernel[-1], spec.macs,
             _read(flatten(x, 2)), _read(flatten(dy, 2)), flatten(dw, 2), spec.groups, *tables(spec.window),
+            stoppable=True,
         )  # fmt: skip
 
 
@@ -150,7 +153,7 @@ def matmul(a: Any, b: Any, product: Any) -> None:
         return
     threads.run(
         loops.matmul, batch * groups * rows, product.size * a.shape[-1],
-        _read(np.ascontiguousarray(a)), _read(b), product,
+        _read(np.ascontiguousarray(a)), _read(b), product, stoppable=True,
     )  # fmt: skip
 
 
@@ -162,7 +165,8 @@ def unfold(window: Window, x: Any, columns: Any) -> None:
 
 def fold(window: Window, columns: Any, x: Any) -> None:
     threads.run(
-        loops.fold, x.shape[0] * x.shape[1], columns.size, _read(columns), flatten(x, 2), *tables(window)
+        loops.fold, x.shape[0] * x.shape[1], columns.size, _read(columns), flatten(x, 2), *tables(window),
+        stoppable=True,
     )  # fmt: skip
 
 
@@ -170,7 +174,7 @@ def max_pool(window: Window, x: Any, y: Any, winner: Any) -> None:
     rows = x.shape[0] * x.shape[1] * window.positions // window.out[-1]
     threads.run(
         loops.max_pool, rows, y.size * window.taps,
-        _read(flatten(x, 2)), flatten(y, 2), flatten(winner, 2), *tables(window),
+        _read(flatten(x, 2)), flatten(y, 2), flatten(winner, 2), *tables(window), stoppable=True,
     )  # fmt: skip
 
 

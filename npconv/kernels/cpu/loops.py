@@ -97,8 +97,9 @@ def largest_magnitude(bits: Any) -> Any:
 
 @compiled
 def conv_forward(
-    start: int, stop: int, x: Any, w: Any, bias: Any, y: Any, groups: int, activation: int, geometry: Any, spans: Any
-) -> None:
+    start: int, stop: int, x: Any, w: Any, bias: Any, y: Any, groups: int, activation: int, geometry: Any, spans: Any,
+    stopped: Any,
+) -> None:  # fmt: skip
     """``y = act(bias + x * w)``. A task is one output row: (n, output channel, row)."""
     last = geometry.shape[1] - 1
     size, kernel, stride, dilation, low, out = geometry[:, last]
@@ -115,6 +116,8 @@ def conv_forward(
             for c in range(w.shape[1]):
                 source = x[n, first_channel + c, source_row * size : (source_row + 1) * size]
                 for k in range(kernel):
+                    if stopped[0] != 0:
+                        return
                     first, end = spans[k]
                     weight, offset = w[o, c, lead * kernel + k], k * dilation - low
                     if stride == 1:
@@ -127,7 +130,9 @@ def conv_forward(
 
 
 @compiled
-def conv_input_grad(start: int, stop: int, dy: Any, w: Any, dx: Any, groups: int, geometry: Any, spans: Any) -> None:
+def conv_input_grad(
+    start: int, stop: int, dy: Any, w: Any, dx: Any, groups: int, geometry: Any, spans: Any, stopped: Any
+) -> None:
     """``dx``, the adjoint of the forward loop in x. A task is one input row: (n, input channel, row)."""
     last = geometry.shape[1] - 1
     size, kernel, stride, dilation, low, out = geometry[:, last]
@@ -145,6 +150,8 @@ def conv_input_grad(start: int, stop: int, dy: Any, w: Any, dx: Any, groups: int
             for o in range(group * outputs, (group + 1) * outputs):
                 source = dy[n, o, source_row * out : (source_row + 1) * out]
                 for k in range(kernel):
+                    if stopped[0] != 0:
+                        return
                     first, end = spans[k]
                     weight, offset = w[o, c, lead * kernel + k], k * dilation - low
                     if stride == 1:
@@ -156,7 +163,9 @@ def conv_input_grad(start: int, stop: int, dy: Any, w: Any, dx: Any, groups: int
 
 
 @compiled_reduction
-def conv_weight_grad(start: int, stop: int, x: Any, dy: Any, dw: Any, groups: int, geometry: Any, spans: Any) -> None:
+def conv_weight_grad(
+    start: int, stop: int, x: Any, dy: Any, dw: Any, groups: int, geometry: Any, spans: Any, stopped: Any
+) -> None:
     """``dw``, the adjoint of the forward loop in w. A task is one kernel row: (o, channel, leading tap)."""
     last = geometry.shape[1] - 1
     size, kernel, stride, dilation, low, out = geometry[:, last]
@@ -174,6 +183,8 @@ def conv_weight_grad(start: int, stop: int, x: Any, dy: Any, dw: Any, groups: in
                 source = x[n, channel, source_row * size : (source_row + 1) * size]
                 grad = dy[n, o, row * out : (row + 1) * out]
                 for k in range(kernel):
+                    if stopped[0] != 0:
+                        return
                     first, end = spans[k]
                     offset = k * dilation - low
                     if first < end:
@@ -188,7 +199,7 @@ def conv_weight_grad(start: int, stop: int, x: Any, dy: Any, dw: Any, groups: in
 
 
 @compiled
-def matmul(start: int, stop: int, a: Any, b: Any, product: Any) -> None:
+def matmul(start: int, stop: int, a: Any, b: Any, product: Any, stopped: Any) -> None:
     """``product[n, g] = a[g] @ b[n, g]``. A task is one row of one product."""
     groups, rows = product.shape[1], product.shape[2]
     for task in range(start, stop):
@@ -197,6 +208,8 @@ def matmul(start: int, stop: int, a: Any, b: Any, product: Any) -> None:
         target = product[n, g, i]
         target[:] = 0
         for k in range(factors.shape[0]):
+            if stopped[0] != 0:
+                return
             factor = factors[k]
             source = b[n, g, k]
             for j in range(target.shape[0]):
@@ -224,7 +237,7 @@ def unfold(start: int, stop: int, x: Any, columns: Any, geometry: Any, spans: An
 
 
 @compiled
-def fold(start: int, stop: int, columns: Any, x: Any, geometry: Any, spans: Any) -> None:
+def fold(start: int, stop: int, columns: Any, x: Any, geometry: Any, spans: Any, stopped: Any) -> None:
     """The adjoint of `unfold`: columns summed back where they came from. A task is one plane: (n, channel)."""
     last = geometry.shape[1] - 1
     size, kernel, stride, dilation, low, out = geometry[:, last]
@@ -232,6 +245,8 @@ def fold(start: int, stop: int, columns: Any, x: Any, geometry: Any, spans: Any)
         n, c = task // x.shape[1], task % x.shape[1]
         x[n, c, :] = 0
         for tap in range(columns.shape[2]):
+            if stopped[0] != 0:
+                return
             first, end = spans[tap % kernel]
             offset = tap % kernel * dilation - low
             for row in range(columns.shape[3] // out):
@@ -252,7 +267,7 @@ def exceeds(value: Any, best: Any) -> Any:
 
 
 @compiled
-def max_pool(start: int, stop: int, x: Any, y: Any, winner: Any, geometry: Any, spans: Any) -> None:
+def max_pool(start: int, stop: int, x: Any, y: Any, winner: Any, geometry: Any, spans: Any, stopped: Any) -> None:
     """Largest element of each window and the number of its tap.
 
     ``y`` holds the lowest value of its dtype and ``winner`` -1 on entry, which is what a window of padding alone
@@ -274,6 +289,8 @@ def max_pool(start: int, stop: int, x: Any, y: Any, winner: Any, geometry: Any, 
                 continue
             source = x[n, c, source_row * size : (source_row + 1) * size]
             for k in range(kernel):
+                if stopped[0] != 0:
+                    return
                 first, end = spans[k]
                 for j in range(first, end):
                     value = source[at(j * stride + k * dilation - low)]
