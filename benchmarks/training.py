@@ -3,12 +3,13 @@
 ``taskset -c 1 python -m benchmarks.training`` takes steps here and in PyTorch, in processes of their own, in turn:
 forward, cross-entropy, backward, one step of SGD with momentum. It prints medians, their ratio (*time of PyTorch / time
 of npconv*, above 1 npconv is the faster one) and each process's largest memory beyond what it had before the first
-step. ``--profile NAME`` prints where npconv's step goes instead.
+of these steps. ``--profile NAME`` prints where npconv's step goes instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import subprocess
@@ -24,20 +25,21 @@ CASES = {"mobilenet_v1": (16, 96), "resnet18": (16, 64)}
 PEERS = ("npconv", "torch")
 
 
-def pictures(name: str) -> tuple[Any, Any]:
-    batch, size = CASES[name]
+def pictures(name: str, batch: int | None = None) -> tuple[Any, Any]:
+    usual, size = CASES[name]
+    batch = usual if batch is None else batch
     rng = np.random.default_rng(0)
     return rng.standard_normal((batch, 3, size, size), dtype=np.float32), rng.integers(0, 1000, batch)
 
 
-def npconv_step(name: str) -> Callable[[], float]:
+def npconv_step(name: str, batch: int | None = None) -> Callable[[], float]:
     import npconv as nc
 
     nc.set_num_threads(1)
     model = getattr(nc.models, name)(rng=0)
     loss = nc.nn.CrossEntropyLoss()
     optimizer = nc.nn.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    x, y = pictures(name)
+    x, y = pictures(name, batch)
 
     def step() -> float:
         optimizer.zero_grad()
@@ -101,14 +103,14 @@ def torch_model(name: str) -> Any:
     return theirs
 
 
-def torch_step(name: str) -> Callable[[], float]:
+def torch_step(name: str, batch: int | None = None) -> Callable[[], float]:
     import torch
 
     torch.set_num_threads(1)
     model = torch_model(name)
     loss = torch.nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    x, y = map(torch.from_numpy, pictures(name))
+    x, y = map(torch.from_numpy, pictures(name, batch))
 
     def step() -> float:
         optimizer.zero_grad()
@@ -134,7 +136,11 @@ def forget_peak() -> None:
 
 def work(peer: str, name: str) -> None:
     """Take steps as asked on standard input, a line each, and answer with seconds, loss and memory."""
-    step = {"npconv": npconv_step, "torch": torch_step}[peer](name)
+    make = {"npconv": npconv_step, "torch": torch_step}[peer]
+    # A step of the smallest batch first, so that code which is compiled or loaded is no memory of the step's.
+    make(name, 2)()
+    gc.collect()
+    step = make(name)
     before = resident(peak=False)
     forget_peak()
     for _ in sys.stdin:

@@ -15,9 +15,10 @@ from npconv.gradients import conv_input_grad, conv_vjp, conv_weight_grad
 from npconv.transposed import conv_transpose, conv_transpose1d, conv_transpose2d, conv_transpose3d
 
 if TYPE_CHECKING:
-    from npconv import cost, d2l, filters, machine, models, nn, plot, reference
+    from npconv import cost, d2l, dask, filters, inference, jit, machine, models, nn, onnx, plot, reference
     from npconv.arrays import available_backends, free_workspace
     from npconv.filters import convolve, correlate
+    from npconv.normalization import batch_norm_vjp
     from npconv.patches import col2im, fold, im2col, unfold
     from npconv.planning import autotune
     from npconv.pooling import avg_pool, avg_pool_vjp, max_pool, max_pool_vjp
@@ -32,6 +33,7 @@ __all__ = [
     "available_backends",
     "avg_pool",
     "avg_pool_vjp",
+    "batch_norm_vjp",
     "col2im",
     "conv",
     "conv1d",
@@ -48,17 +50,21 @@ __all__ = [
     "correlate",
     "cost",
     "d2l",
+    "dask",
     "filters",
     "fold",
     "free_workspace",
     "get_backend",
     "get_num_threads",
     "im2col",
+    "inference",
+    "jit",
     "machine",
     "max_pool",
     "max_pool_vjp",
     "models",
     "nn",
+    "onnx",
     "plan",
     "plot",
     "reference",
@@ -73,9 +79,12 @@ __all__ = [
 ]
 
 # What is loaded when it is first touched: whole rooms, and the functions of some.
-_ROOMS = ("cost", "d2l", "filters", "machine", "models", "nn", "plot", "reference")
+_ROOMS = (
+    "cost", "d2l", "dask", "filters", "inference", "jit", "machine", "models", "nn", "onnx", "plot", "reference",
+)  # fmt: skip
 _FUNCTIONS = {
     "autotune": "planning.tuning",
+    "batch_norm_vjp": "normalization",
     **dict.fromkeys(("available_backends", "free_workspace"), "arrays"),
     **dict.fromkeys(("convolve", "correlate"), "filters"),
     **dict.fromkeys(("col2im", "fold", "im2col", "unfold"), "patches"),

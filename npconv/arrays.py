@@ -22,6 +22,7 @@ import numpy as np
 
 from npconv import config
 from npconv.geometry import Size, choice
+from npconv.interrupts import to_the_end
 
 Array: TypeAlias = Any
 """An N-d array of any namespace; its kind is the backend's affair, so the type checker does not ask."""
@@ -77,13 +78,13 @@ def require(name: str) -> Backend:
         return require(_best_on_cpu())
     if name == "numba":
         try:
-            importlib.import_module("numba")
+            to_the_end(importlib.import_module, "numba")
         except ImportError as error:
             raise ImportError(
                 f"the backend 'numba' needs the package numba, which cannot be imported ({error}); "
                 "install it with: pip install numba"
             ) from error
-        return Backend("numba", np, importlib.import_module("npconv.kernels.cpu"))
+        return Backend("numba", np, to_the_end(importlib.import_module, "npconv.kernels.cpu"))
     if name == "cupy":
         return Backend("cupy", _import_cupy(), importlib.import_module("npconv.kernels.cuda"))
     return Backend("numpy", np, None)

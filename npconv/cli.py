@@ -17,6 +17,7 @@ from npconv.commands import Failure, Mistake, add_all
 EXAMPLES = """examples:
   npconv demo                                          a photograph, a network, the lecture's table
   npconv demo --image holiday.jpg                      the same with a picture of your own
+  npconv train --model lenet --data digits             train a network; see npconv train --help
   npconv info --check                                  what npconv runs on here, and whether it computes right
   npconv plan 1x64x56x56 64x64x3x3 --padding 1         how a convolution would run, and why
   npconv cost --layers 10 --samples 1e6 100 100 5 5 64 64

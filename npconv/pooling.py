@@ -31,10 +31,11 @@ def max_pool(
     dilation: int | tuple[int, ...] = 1,
     ceil_mode: bool = False,
     *,
+    return_indices: bool = False,
     layout: str = "channels_first",
     backend: str | None = None,
     out: Array | None = None,
-) -> Array:
+) -> Any:
     """Largest element under every window position.
 
     Parameters
@@ -52,6 +53,8 @@ def max_pool(
         Distance between the elements of a window.
     ceil_mode : bool
         Keep a last window that only starts inside the input.
+    return_indices : bool
+        Whether to return also where in its image, numbered in C order, each of the largest elements is.
     layout : {"channels_first", "channels_last"}
     backend : str, optional
     out : array, optional
@@ -62,6 +65,8 @@ def max_pool(
     array
         ``(N, C, *out)`` in the dtype of `x`. A dilated window that touches no element at all gives the dtype's lowest
         value.
+    array of int64
+        Only with `return_indices`: of the same shape, the first of the largest elements; -1 where there is none.
 
     Raises
     ------
@@ -81,8 +86,11 @@ def max_pool(
     """
     pool = _Pool.of(x, kernel_size, stride, padding, dilation, ceil_mode, layout, backend)
     pool.operands.check_out(out, pool.y_shape)
-    y, _ = _max_forward(pool)
-    return pool.operands.deliver(pool.as_result(y), out)
+    if not _flag("return_indices", return_indices):
+        return pool.operands.deliver(pool.as_result(_max_values(pool)), out)
+    y, winner = _max_forward(pool)
+    places = pool.as_result(_places(pool, winner))
+    return pool.operands.deliver(pool.as_result(y), out), pool.operands.deliver(places, dtype=places.dtype)
 
 
 def max_pool_vjp(
@@ -313,15 +321,41 @@ class _Pool:
         return operands
 
 
-def _max_forward(pool: _Pool) -> tuple[Array, Array]:
-    backend, window = pool.operands.backend, pool.window
+def _max_values(pool: _Pool) -> Array:
+    """The result alone, by a faster loop where there is one."""
+    kernels: Any = pool.operands.backend.kernels
+    if not hasattr(kernels, "max_values") or pool.operands.dtype.kind == "c":
+        return _max_forward(pool)[0]
+    x, y = _max_operands(pool)
+    kernels.max_values(pool.window, x, y)
+    return y
+
+
+def _max_operands(pool: _Pool) -> tuple[Array, Array]:
+    """The image, and a result that every element exceeds."""
     dtype = pool.operands.dtype
     # Modulo 2^64 an unsigned and a signed integer are the same, but not in order.
     wide = dtype if dtype == np.uint64 else compute_dtype(dtype)
     x = pool.operands.load_image("x", pool.layout, pool.batched, wide)
-    shape = (pool.batch, pool.channels, *window.out)
-    y = backend.xp.full(shape, _lowest(dtype), wide)
-    winner = backend.xp.full(shape, -1, np.int64)
+    return x, pool.operands.backend.xp.full((pool.batch, pool.channels, *pool.window.out), _lowest(dtype), wide)
+
+
+def _places(pool: _Pool, winner: Array) -> Array:
+    """Where in its image the winning tap of each window lies."""
+    xp, window = pool.operands.backend.xp, pool.window
+    place, tap, scale = 0, winner, 1
+    for axis in reversed(range(window.ndim)):
+        starts = xp.arange(window.out[axis]) * window.stride[axis] - window.padding[axis][0]
+        starts = starts.reshape(-1, *(1,) * (window.ndim - 1 - axis))
+        place = place + (starts + tap % window.kernel[axis] * window.dilation[axis]) * scale
+        tap, scale = tap // window.kernel[axis], scale * window.size[axis]
+    return xp.where(winner < 0, -1, place)
+
+
+def _max_forward(pool: _Pool) -> tuple[Array, Array]:
+    backend, window = pool.operands.backend, pool.window
+    x, y = _max_operands(pool)
+    winner = backend.xp.full(y.shape, -1, np.int64)
     if backend.kernels is not None:
         backend.kernels.max_pool(window, x, y, winner)
         return y, winner
@@ -370,6 +404,9 @@ def _average(pool: _Pool, count_include_pad: bool) -> Array:
     count_include_pad = _flag("count_include_pad", count_include_pad)
     mean = compute_dtype(_mean_dtype(operands))
     x = operands.load_image("x", pool.layout, pool.batched, mean)
+    if pool.window.positions == 1 and pool.window.kernel == pool.window.size and not any(map(sum, pool.window.padding)):
+        # The mean of the whole image, which needs no window.
+        return pool.as_result(x.mean(axis=tuple(range(2, x.ndim)), keepdims=True))
     planes = x.reshape(pool.spec.batch, 1, *pool.window.size)
     total = ALGORITHMS["depthwise"].forward(pool.spec, backend, planes, pool.ones(x.dtype), None, None)
     total = total.reshape(pool.batch, pool.channels, *pool.window.out)

@@ -1,7 +1,10 @@
-"""Arrays between guard bytes, and processors that this machine can stand in for: what tests of kernels share."""
+"""Arrays between guard bytes or pages, processors that this one can stand in for: what tests of kernels share."""
 
 from __future__ import annotations
 
+import ctypes
+import math
+import mmap
 import os
 import subprocess
 import sys
@@ -52,3 +55,49 @@ AVX512 = {
     "NUMBA_CPU_FEATURES": OTHER_PROCESSORS["AVX2"]["NUMBA_CPU_FEATURES"]
     + ",+sse4.1,+sse4.2,+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx512cd",
 }
+
+
+class PageGuarded:
+    """Arrays whose memory ends, or begins, where no page may be touched: whoever reads or writes outside dies of it.
+
+    Inside the ``with`` block `numpy.empty` and `numpy.zeros` give such arrays too, so results and scratch memory that
+    NumPy allocates are guarded. What is called there must have been compiled before.
+    """
+
+    def __init__(self, at_end: bool) -> None:
+        self._at_end = at_end
+        self._protect = ctypes.CDLL(None, use_errno=True).mprotect
+        self._protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+    def empty(self, shape, dtype=float, order="C"):
+        dtype, page = np.dtype(dtype), mmap.PAGESIZE
+        sizes = tuple(int(n) for n in shape) if np.iterable(shape) else (int(shape),)
+        count = math.prod(sizes)
+        inside = -(-count * dtype.itemsize // page) * page
+        memory = mmap.mmap(-1, inside + 2 * page)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        for edge in (address, address + page + inside):
+            assert self._protect(edge, page, 0) == 0
+        offset = page + inside - count * dtype.itemsize if self._at_end else page
+        array = np.frombuffer(memory, dtype, count, offset)
+        # What is read before it was written must show.
+        array[...] = np.nan if dtype.kind in "fc" else 113
+        return array.reshape(sizes, order=order)
+
+    def zeros(self, shape, dtype=float, order="C"):
+        array = self.empty(shape, dtype, order)
+        array[...] = 0
+        return array
+
+    def copy(self, value):
+        array = self.empty(value.shape, value.dtype)
+        array[...] = value
+        return array
+
+    def __enter__(self):
+        self._real = np.empty, np.zeros
+        np.empty, np.zeros = self.empty, self.zeros
+        return self
+
+    def __exit__(self, *_):
+        np.empty, np.zeros = self._real

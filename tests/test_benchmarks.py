@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import sys
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import npconv as nc
-from benchmarks import tables
+from benchmarks import planner, report, tables
 from benchmarks.cases import Case
 from benchmarks.compare import TOLERANCE, Notes, distance, measure, parse, prepare, present, stem
 from benchmarks.layers import LAYERS, TINY, Layer, select
@@ -200,3 +201,41 @@ def test_the_memory_of_a_call_is_seen():
     held = extra_memory(lambda: np.ones(4 * 2**20, np.uint8))
     assert held > 3.9 * 2**20
     assert held < 8 * 2**20
+
+
+def test_a_layer_is_measured_in_every_form_and_the_planner_is_held_against_it(monkeypatch):
+    monkeypatch.setattr(planner, "LAYERS", (SMALL,))
+    found = {SMALL.name: planner.measure(SMALL, 0.005)}
+    call, packed = planner.cases(found)
+    assert (call.form, packed.form) == ("call", "packed")
+    assert call.lost >= 0
+    assert found[SMALL.name]["peak"] > 1e8
+    assert "| call | 1 |" in planner.summary([call, packed])
+
+
+def test_what_a_choice_loses_and_how_far_a_prediction_is_off():
+    predicted, measured = (
+        {"direct": 2.0, "pointwise": 2.0, "winograd": 3.0},
+        {"direct": 2.5, "pointwise": 2.4, "winograd": 2.0},
+    )
+    case = planner.Case(SMALL, "call", measured, predicted)
+    assert (case.chosen, case.fastest) == ("direct", "winograd")
+    assert case.off == pytest.approx(-0.2)
+    assert case.lost == pytest.approx(0.2), "direct and pointwise are the same loops: the faster time counts"
+
+
+@pytest.mark.parametrize("form", planner.FORMS)
+def test_predictions_and_choices_are_right_on_what_was_measured(form):
+    # The figures of the planner against the times that are kept with it; `python -m benchmarks.planner` measures them.
+    stored = planner.load(planner.RESULTS / "planner.json")
+    found = [case for case in planner.cases(stored["layers"]) if case.form == form]
+    assert len(found) >= 100
+    assert np.mean([abs(case.off) <= planner.NEAR for case in found]) >= 0.9
+    assert np.mean([case.lost <= planner.CLOSE for case in found]) >= 0.95
+
+
+def test_the_report_names_programs_that_exist(capsys):
+    assert report.main(["--list"]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        module = line.split(" -m ")[1].split()[0]
+        assert importlib.util.find_spec(module) is not None

@@ -269,3 +269,36 @@ def test_pooling_does_not_depend_on_the_number_of_threads(kind: str, dtype: str,
             identical(result, expected)
         assert max(threads) == n - 1
         assert len(threads) >= 3
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_indices_say_where_the_maxima_are(backend: str, layout: str) -> None:
+    x = np.random.default_rng(0).integers(-3, 3, (2, 3, 6, 7)).astype("float32")
+    given = x if layout == "channels_first" else np.moveaxis(x, 1, -1)
+    window = {"kernel_size": (3, 2), "stride": (2, 1), "padding": (1, 1), "dilation": (1, 2), "ceil_mode": True}
+    y, place = nc.max_pool(given, **window, layout=layout, backend=backend, return_indices=True)
+    assert place.dtype == np.int64
+    if layout == "channels_last":
+        y, place = np.moveaxis(y, -1, 1), np.moveaxis(place, -1, 1)
+    np.testing.assert_array_equal(
+        np.take_along_axis(x.reshape(2, 3, 42), place.reshape(2, 3, -1), 2), y.reshape(2, 3, -1)
+    )
+    np.testing.assert_array_equal(y, nc.max_pool(x, **window, backend=backend))
+    torch = pytest.importorskip("torch")
+    pooled = torch.nn.functional.max_pool2d(torch.from_numpy(x), *window.values(), return_indices=True)
+    np.testing.assert_array_equal(place, pooled[1].numpy())
+
+
+def test_a_window_of_padding_alone_has_no_index() -> None:
+    y, place = nc.max_pool(np.array([[[1.0]]]), 2, 1, 1, 2, return_indices=True)
+    assert y.tolist() == [[[-np.inf]]]
+    assert place.tolist() == [[[-1]]]
+
+
+def test_a_nan_wins_its_window_on_every_road() -> None:
+    x = np.array([[[[1.0, np.nan, 3.0, 0.0], [5.0, 2.0, np.nan, 7.0]]]])
+    for backend in ("numpy", "numba"):
+        for indices in (False, True):
+            y = nc.max_pool(x, 2, 1, backend=backend, return_indices=indices)
+            np.testing.assert_array_equal((y[0] if indices else y)[0, 0, 0], [np.nan] * 3)

@@ -292,8 +292,10 @@ def correlate(backend: Backend, blocks: Blocks, spectra: Array, source: Samples,
     real = source.value.dtype.kind == "f"
     steps = list(_steps(blocks))
 
-    def run(first: int, stop: int) -> None:
+    def run(first: int, stop: int, stopped: Any) -> None:
         for groups, runs in itertools.chain.from_iterable(shares[first:stop]):
+            if stopped[0]:
+                return
             x = cut(backend, source, blocks, groups, runs, blocks.length)
             y = product(backend, blocks, spectra[groups], transformed(backend, blocks, x))
             del x
@@ -303,9 +305,9 @@ def correlate(backend: Backend, blocks: Blocks, spectra: Array, source: Samples,
     count = blocks.at_a_time(source.value.dtype.itemsize)
     shares = [steps[len(steps) * i // count : len(steps) * (i + 1) // count] for i in range(count)]
     if backend.kernels is None or backend.name == "cupy":
-        run(0, count)
+        run(0, count, (0,))
     else:
-        backend.kernels.threads.run(run, count, blocks.transform_flops + blocks.product_flops)
+        backend.kernels.threads.run(run, count, blocks.transform_flops + blocks.product_flops, stoppable=True)
 
 
 def summed_products(backend: Backend, blocks: Blocks, image: Samples, dy: Array) -> Array:

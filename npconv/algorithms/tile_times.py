@@ -16,13 +16,15 @@ CALL = 6e-6
 
 # Seconds for: an operation (register tiles hold 4 to 6 channels, so that odd numbers of channels are rounded up); an
 # element of a window that is staged, which serves all channels of the result; an element of the result.
-DENSE_OPERATION, DENSE_STAGED, DENSE_STORED = 1.36e-11, 1.8e-10, 1.6e-10
+DENSE_OPERATION, DENSE_STAGED, DENSE_STORED = 1.39e-11, 1.85e-10, 1.6e-10
 # Results of so few channels are computed where the image was staged, and an element of it is read once for all taps.
 NARROW_CHANNELS, NARROW_STORED, NARROW_READ = 16, 3.7e-10, 1.0e-10
 # Groups are small problems of their own: an operation; an element of the image; a weight that is packed.
-GROUP_OPERATION, GROUP_READ, GROUP_PACKED = 1.63e-11, 5.5e-10, 3.0e-10
-# Depthwise: an operation on whole vectors of a row, an element of the image, a row, a plane of the result.
-ROW_OPERATION, ROW_READ, ROW, PLANE = 1.63e-11, 1.9e-10, 4.8e-10, 1.4e-8
+GROUP_OPERATION, GROUP_READ, GROUP_PACKED = 1.8e-11, 6.0e-10, 3.0e-10
+# Depthwise: a call; an operation on whole vectors of a row; an element of the image; an element of a result that no
+# longer fits a cache of so many; a row, a row of a tap before the last two axes, a plane.
+ROW_CALL, ROW_OPERATION, ROW_READ, ROW_STORED, CACHED = 6e-6, 1.58e-11, 2.0e-10, 2.4e-10, 2**19
+ROW, LEADING_ROW, PLANE = 1.0e-9, 1.7e-9, 8.7e-9
 
 LANES = 8
 
@@ -68,15 +70,18 @@ def _depthwise(spec: ConvSpec) -> float:
     planes = spec.batch * spec.out_channels
     rows = planes * math.prod(spec.window.out[:-1])
     vectors = -(-spec.window.out[-1] // LANES) * LANES
-    seconds = 2 * rows * vectors * spec.window.taps * ROW_OPERATION
-    return seconds + _pixels(spec) * spec.in_channels * ROW_READ + rows * ROW + planes * PLANE
+    seconds = ROW_CALL + 2 * rows * vectors * spec.window.taps * ROW_OPERATION + rows * ROW + planes * PLANE
+    if spec.ndim > 2:
+        seconds += rows * spec.window.taps * LEADING_ROW
+    seconds += max(0, planes * spec.window.positions - CACHED) * ROW_STORED
+    return seconds + _pixels(spec) * spec.in_channels * ROW_READ
 
 
 # Winograd: an operation of the products, on whole panels of tiles; a transformed number of the image; a number of the
 # result, which is joined from its tile; one of the image, which is read; a transformed weight that is read, and one
 # that is made; a product of a point and a group, however small.
-POINT_OPERATION, POINT_STAGED, POINT_JOINED, POINT_READ = 1.44e-11, 6.4e-10, 1.7e-9, 2.0e-10
-WEIGHT_READ, WEIGHT_MADE, POINT_PRODUCT = 5.3e-11, 6.6e-10, 1.67e-7
+POINT_OPERATION, POINT_STAGED, POINT_JOINED, POINT_READ = 1.54e-11, 6.8e-10, 1.8e-9, 2.1e-10
+WEIGHT_READ, WEIGHT_MADE, POINT_PRODUCT = 5.6e-11, 7.0e-10, 1.7e-7
 PANEL = 16
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-NAMES = ("demo", "info", "plan", "autotune", "cost", "bench", "filter", "train", "predict", "warmup", "completion")
+NAMES = (
+    "demo", "info", "plan", "autotune", "cost", "bench", "filter", "train", "predict", "run", "warmup", "completion",
+)  # fmt: skip
 """Every command, in the order of the help."""
 
 

@@ -15,7 +15,7 @@ from npconv.commands.arguments import describe, need
 from npconv.commands.recipes import RECIPES, Network
 
 EXAMPLES = """
-npconv train --model lenet --data digits                    98.5 % of handwritten digits, in seconds
+npconv train --model lenet --data digits                    handwritten digits, in a minute at most
 npconv train --model mobilenet --width 0.25 --data digits   a narrow MobileNet
 npconv train --model resnet18 --data flowers --size 96      flowers/rose/1.jpg, flowers/tulip/1.jpg, ...
 npconv train --model lenet --data samples.npz               arrays x (N, C, H, W) and y (N) in a file
@@ -48,10 +48,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train a network on pictures, and save its weights, a curve and a confusion matrix.
-
-    Interrupted, by Ctrl-C or a crash, the same command goes on from the last epoch that was done.
-    """
+    """Train a network; save weights, a curve and a confusion matrix. Interrupted, the same command goes on."""
     need("train", "matplotlib", "PIL", "sklearn", "tqdm", "safetensors")
     recipe = RECIPES[options.model]
     if options.width != 1 and not recipe.has_width:

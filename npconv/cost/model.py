@@ -1,12 +1,9 @@
-"""What a network costs: it runs once, and every layer's shapes are counted."""
+"""What a network costs, layer by layer."""
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
-
-import numpy as np
 
 from npconv.cost.layer import Cost, itemsize_of
 from npconv.geometry import shape
@@ -15,9 +12,9 @@ from npconv.geometry import shape
 def model(network: Any, x_shape: Any, *, dtype: Any = "float32") -> tuple[Cost, ...]:
     """Costs of a network's layers, in the order in which they run; `stack` sums them up.
 
-    A copy of the network runs once on zeros, so that branches, and shapes that depend on others, are what they are.
-    Convolutions, transposed convolutions and dense layers have multiply-accumulates; whatever else runs has only the
-    bytes that it reads and writes, and its parameters.
+    From `npconv.nn.Module.summary`: a copy of the network runs once on zeros. Convolutions, transposed convolutions and
+    dense layers have multiply-accumulates; whatever else runs has only the bytes that it reads and writes, and its
+    parameters.
 
     Parameters
     ----------
@@ -25,7 +22,7 @@ def model(network: Any, x_shape: Any, *, dtype: Any = "float32") -> tuple[Cost, 
     x_shape : tuple of int
         Of the input, with the batch.
     dtype : str or numpy.dtype
-        Of the input, and what an element is stored as.
+        What an element is stored as.
 
     Returns
     -------
@@ -36,7 +33,7 @@ def model(network: Any, x_shape: Any, *, dtype: Any = "float32") -> tuple[Cost, 
     TypeError
         If `network` is no module.
     ValueError
-        If the network does not take an input of that shape.
+        If the network does not take an input of that shape, or has a layer whose work is not known.
 
     Examples
     --------
@@ -54,49 +51,16 @@ def model(network: Any, x_shape: Any, *, dtype: Any = "float32") -> tuple[Cost, 
 
     if not isinstance(network, nn.Module):
         raise TypeError(f"network must be an npconv.nn.Module, got {network!r}")
-    itemsize_of(dtype)
-    sizes = shape("x_shape", x_shape)
-    own = copy.deepcopy(network).eval()
-    found: list[Cost] = []
-    for name, layer in own.named_modules():
-        if not isinstance(layer, nn.Container) and not any(True for _ in layer.named_children()):
-            _watch(name, layer, found, dtype)
-    own(np.zeros(sizes, dtype))
-    return tuple(found)
-
-
-def _watch(name: str, layer: Any, found: list[Cost], dtype: Any) -> None:
-    """Have a layer of the copy write down its cost when it runs."""
-    run = layer.forward
-
-    def forward(x: Any) -> Any:
-        y = run(x)
-        label = f"{name}: {type(layer).__name__}" if name else type(layer).__name__
-        cost = _cost(label, layer, x.shape, y.shape, dtype)
-        if cost.macs or cost.bytes:
-            found.append(cost)
-        return y
-
-    layer.forward = forward
-
-
-def _cost(name: str, layer: Any, x: tuple[int, ...], y: tuple[int, ...], dtype: Any) -> Cost:
-    from npconv import nn
-
     itemsize = itemsize_of(dtype)
-    parameters = sum(parameter.value.size for parameter in layer.parameters())
-    moved = 0 if isinstance(layer, nn.Flatten | nn.Dropout) else itemsize * (math.prod(x) + math.prod(y))
-    return Cost(name, _macs(layer, x, y), parameters, itemsize * parameters, moved)
+    batch, *sample = shape("x_shape", x_shape)
+    return tuple(
+        _cost(row, batch, itemsize) for row in network.summary(tuple(sample)) if row.kind not in ("Flatten", "Dropout")
+    )
 
 
-def _macs(layer: Any, x: tuple[int, ...], y: tuple[int, ...]) -> int:
-    """A product of every element of the smaller side with the weights that it meets."""
-    from npconv import nn
-
-    if isinstance(layer, nn.Linear):
-        return math.prod(y) * x[-1]
-    if isinstance(layer, nn.Conv):
-        return int(math.prod(y) * math.prod(layer.weight.value.shape[1:]))
-    if isinstance(layer, nn.ConvTranspose):
-        return int(math.prod(x) * math.prod(layer.weight.value.shape[1:]))
-    return 0
+def _cost(row: Any, batch: int, itemsize: int) -> Cost:
+    name = f"{row.name}: {row.kind}" if row.name else row.kind
+    if row.macs is None:
+        raise ValueError(f"network must be made of layers whose work is known, which is not so of {name}")
+    moved = batch * itemsize * (math.prod(row.input_shape) + math.prod(row.shape))
+    return Cost(name, batch * row.macs, row.parameters, itemsize * row.parameters, moved)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from npconv.nn import init
 from npconv.nn.activation import Hardswish, ReLU, ReLU6, Sigmoid, SiLU
 from npconv.nn.blocks import ConvNorm, Depthwise, DepthwiseSeparable
+from npconv.nn.compiling import compile  # noqa: A004 - PyTorch's name for it
 from npconv.nn.container import Add, Concat, Container, Sequential
 from npconv.nn.conv import (
     Conv,
@@ -112,6 +113,7 @@ __all__ = [
     "StepLR",
     "Summary",
     "Upsample",
+    "compile",
     "fit",
     "init",
     "load",

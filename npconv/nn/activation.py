@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import ClassVar
 
 from npconv.nn.arguments import Array, check_shape, floating, namespace, widened
 from npconv.nn.module import Module
 
 
-class _Cut(Module):
+class Rectifier(Module):
     """What the rectifiers share: the gradient goes where the result was not cut off."""
+
+    activation: ClassVar[str]
+    """The name under which npconv applies it in the same pass as the operation before it."""
+
+    def applied(self) -> None:
+        """Take note that the layer before has done this one's work, and will do it in the backward pass."""
+        self.keep(None)
 
     def backward(self, dy: Array) -> Array:
         """Return the input's gradient; see `Module.backward`."""
         passed = self.recall()
+        if passed is None:
+            return dy
         check_shape("dy", dy, passed.shape, "that of the result")
         return namespace("dy", dy).where(passed, dy, 0)
 
 
-class ReLU(_Cut):
+class ReLU(Rectifier):
     """``max(x, 0)``, elementwise. The gradient at 0 is 0; a NaN stays one.
 
     Notes
@@ -35,6 +45,8 @@ class ReLU(_Cut):
     >>> layer.backward(np.array([10.0, 10.0, 10.0]))
     array([ 0.,  0., 10.])
     """
+
+    activation = "relu"
 
     def forward(self, x: Array) -> Array:
         """Cut off what is negative.
@@ -59,7 +71,7 @@ class ReLU(_Cut):
         return y
 
 
-class ReLU6(_Cut):
+class ReLU6(Rectifier):
     """``min(max(x, 0), 6)``, elementwise. The gradient at 0 and at 6 is 0; a NaN stays one.
 
     Notes
@@ -80,6 +92,8 @@ class ReLU6(_Cut):
     >>> layer.backward(np.array([10.0, 10.0, 10.0]))
     array([ 0., 10.,  0.])
     """
+
+    activation = "relu6"
 
     def forward(self, x: Array) -> Array:
         """Cut off what is negative or above 6.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 from typing import cast, overload
 
+from npconv.nn.activation import Rectifier, ReLU, ReLU6
 from npconv.nn.arguments import Array, check_shape, namespace, positive
 from npconv.nn.module import Module
+from npconv.nn.norm import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
 
 
 class Container(Module):
@@ -171,8 +174,17 @@ class Sequential(Container):
         array
             What the last layer gives.
         """
-        for layer in self:
-            x = layer(x)
+        layers = tuple(self)
+        done: Module | None = None
+        for layer, following in zip_longest(layers, layers[1:]):
+            if layer is done:
+                continue
+            if isinstance(following, Rectifier) and _fuses(layer, following):
+                # One pass over the memory instead of three, and no mask to keep.
+                x, done = cast(BatchNorm, layer).activated(x, following.activation), following
+                following.applied()
+            else:
+                x = layer(x)
         return x
 
     def backward(self, dy: Array) -> Array:
@@ -180,6 +192,12 @@ class Sequential(Container):
         for layer in reversed(tuple(self)):
             dy = layer.backward(dy)
         return dy
+
+
+def _fuses(layer: Module, following: Module) -> bool:
+    """Whether a batch normalisation does an activation's work: in training, and if both are npconv's own."""
+    own = (BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d)
+    return type(layer) in own and type(following) in (ReLU, ReLU6) and layer.training and following.training
 
 
 class Branches(Container):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from types import ModuleType
 from typing import Any, ClassVar
 
+import npconv as nc
 from npconv.nn import init
 from npconv.nn.arguments import Array, check_shape, flag, floating, fraction, positive, rate, widened
 from npconv.nn.module import Buffer, Module, Parameter
@@ -117,29 +117,26 @@ class BatchNorm(Module):
         ValueError, TypeError
             If `x` does not fit, or if its channels have a single element each where the batch decides.
         """
+        return self.activated(x, None)
+
+    def activated(self, x: Array, activation: str | None) -> Array:
+        """Normalise and, in the same pass, apply an activation of `npconv.batch_norm_vjp`; see `forward`."""
         xp = self._check(x)
-        weight = None if self.weight is None else self.weight.value
+        weight, bias = (None if part is None else part.value for part in (self.weight, self.bias))
+        mean, var = self.running_mean, self.running_var
+        if mean is None or var is None or self.training:
+            y, batch_mean, batch_var, pullback = nc.batch_norm_vjp(x, weight, bias, self.eps, activation=activation)
+            count = x.size // self.num_features
+            if self.training and count:
+                self._track(xp, batch_mean, batch_var * (count / (count - 1)))
+            self.keep((pullback, tuple(x.shape)))
+            return y
+        per_channel = (1, -1) + (1,) * (x.ndim - 2)
         dtype = x.dtype if weight is None else xp.result_type(x.dtype, weight.dtype)
-        wide = widened(xp, x.astype(dtype, copy=False))
-        batch_decides = self.training or self.running_mean is None
-        axes, per_channel = (0, *range(2, x.ndim)), (1, -1) + (1,) * (x.ndim - 2)
-        count = x.size // self.num_features
-        if batch_decides and count:
-            mean = wide.mean(axis=axes, keepdims=True)
-            y = wide - mean
-            var = (y * y).mean(axis=axes, keepdims=True)
-            if self.training:
-                self._track(xp, mean.reshape(-1), var.reshape(-1) * (count / (count - 1)))
-        elif self.running_mean is None or self.running_var is None:
-            y, var = wide, xp.ones((self.num_features,), wide.dtype)
-        else:
-            y, var = wide - self.running_mean.value.reshape(per_channel), self.running_var.value
-        scale = 1 / xp.sqrt(widened(xp, var).reshape(per_channel) + self.eps)
-        y = y * scale
-        gain = None if weight is None else weight.reshape(per_channel)
-        self.keep((y, scale if gain is None else scale * gain, axes))
-        if gain is not None and self.bias is not None:
-            y = y * gain + self.bias.value.reshape(per_channel)
+        gain = 1 / xp.sqrt(widened(xp, var.value) + self.eps)
+        gain = gain if weight is None else gain * weight
+        y = (widened(xp, x.astype(dtype, copy=False)) - mean.value.reshape(per_channel)) * gain.reshape(per_channel)
+        y = y if bias is None else y + bias.reshape(per_channel)
         return y.astype(dtype, copy=False)
 
     def _check(self, x: Array) -> ModuleType:
@@ -167,18 +164,14 @@ class BatchNorm(Module):
 
     def backward(self, dy: Array) -> Array:
         """Add to the gradients of weight and bias, and return the input's; see `Module.backward`."""
-        normed, scale, axes = self.recall()
-        check_shape("dy", dy, normed.shape, "that of the result")
-        xp = floating("dy", dy)
-        wide = widened(xp, dy)
-        along, total = (wide * normed).sum(axis=axes), wide.sum(axis=axes)
+        pullback, shape = self.recall()
+        check_shape("dy", dy, shape, "that of the result")
+        floating("dy", dy)
+        dx, along, total = pullback(dy)
         if self.weight is not None and self.bias is not None:
             self.weight.accumulate(along)
             self.bias.accumulate(total)
-        # The batch's own mean and deviation move with x: their share is taken out of dy, channel by channel.
-        count, per_channel = max(math.prod(dy.shape) // self.num_features, 1), scale.shape
-        dx = wide - (total / count).reshape(per_channel) - normed * (along / count).reshape(per_channel)
-        return (dx * scale).astype(dy.dtype, copy=False)
+        return dx.astype(dy.dtype, copy=False)
 
     def describe(self) -> str:
         """Return the channels, and what is not at its default."""

@@ -246,11 +246,16 @@ class SGD(Optimizer):
         if self.weight_decay:
             grad = grad + self.weight_decay * value
         if self.momentum:
-            velocity = state.get("momentum_buffer")
-            velocity = grad if velocity is None else self.momentum * velocity + grad
-            state["momentum_buffer"] = velocity
+            if "momentum_buffer" in state:
+                # In place: fresh memory for every parameter in every step costs more than the arithmetic.
+                velocity = state["momentum_buffer"]
+                velocity *= self.momentum
+                velocity += grad
+            else:
+                velocity = state["momentum_buffer"] = grad.copy()
             grad = grad + self.momentum * velocity if self.nesterov else velocity
-        return value - self.lr * grad
+        step = self.lr * grad
+        return namespace("value", value).subtract(value, step, out=step)
 
     @property
     def slots(self) -> tuple[str, ...]:

@@ -43,6 +43,8 @@ class Row:
     macs : int or None
         Multiply-accumulates for one sample. Convolutions and linear layers have them; other layers count as 0, as in
         the papers. None if it is not known: a layer of one's own with parameters.
+    input_shape : tuple of int
+        Of what goes in, for one sample.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Row:
     receptive_field: tuple[int, ...] | None
     parameters: int
     macs: int | None
+    input_shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,12 +164,13 @@ def _walk(name: str, module: Module, x: Array, field: Field | None, rows: list[R
         results = [_walk(child, layer, x, field, rows) for child, layer in children]
         y = module.joined([result for result, _ in results])
         field = _widest([seen for _, seen in results])
-        rows.append(Row(name, type(module).__name__, tuple(y.shape[1:]), _pixels(field), 0, 0))
+        rows.append(Row(name, type(module).__name__, tuple(y.shape[1:]), _pixels(field), 0, 0, tuple(x.shape[1:])))
         return y, field
     y = module(x)
     field = None if field is None else _seen(module, x, y, field)
     count = sum(parameter.value.size for parameter in module.parameters())
-    rows.append(Row(name, type(module).__name__, tuple(y.shape[1:]), _pixels(field), count, _macs(module, x, y, count)))
+    macs, kind = _macs(module, x, y, count), type(module).__name__
+    rows.append(Row(name, kind, tuple(y.shape[1:]), _pixels(field), count, macs, tuple(x.shape[1:])))
     return y, field
 
 

@@ -22,10 +22,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 
+from npconv import disk
 from npconv.arrays import Backend
 from npconv.config import cache_dir
 from npconv.geometry import ConvSpec
@@ -213,9 +213,7 @@ def _machine(backend: Backend) -> dict[str, str]:
 def _read(path: Path, backend: Backend, quiet: bool = False) -> dict[str, Entry]:
     """The entries of a file; none, with a warning, where it cannot be trusted."""
     try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"it is larger than {LARGEST} bytes")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(disk.read(path, LARGEST))
         if data["format"] != FORMAT or data["machine"] != _machine(backend):
             raise ValueError("it was written elsewhere, or by another version")
         table: dict[str, Entry] = {}
@@ -268,22 +266,17 @@ def _write(path: Path, backend: Backend, table: dict[str, Entry]) -> None:
     lines = ",\n".join(_line(key, entry) for key, entry in table.items())
     machine = json.dumps(_machine(backend))
     text = f'{{"format": {FORMAT},\n"machine": {machine},\n"entries": [\n{lines}\n]}}\n'
-    draft = path.with_suffix(f".{uuid4().hex}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    disk.write(path, text.encode())
 
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Keep other processes from changing the file between being read and being replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    disk.make(path.parent)
     lock, deadline = path.with_suffix(".lock"), time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
-            lock.touch(exist_ok=False)
+            lock.touch(0o600, exist_ok=False)
             break
         except FileExistsError:
             time.sleep(0.01)

@@ -302,7 +302,8 @@ class PackedConv:
         spec, compute, limit = self.plan.spec, self.plan.ready(), self.plan.threads
         packed, bias = self.packed, self.bias
         fast = None if compute is None else lambda x: compute(x, packed, bias, None, limit)
-        object.__setattr__(self, "_ready", (spec.x_shape, self.plan.dtype, fast))
+        into = None if compute is None else lambda x, out: compute(x, packed, bias, out, limit)
+        object.__setattr__(self, "_ready", (spec.x_shape, spec.y_shape, self.plan.dtype, fast, into))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedConv, (self.plan, self.packed, self.bias)
@@ -315,14 +316,22 @@ class PackedConv:
         ValueError, TypeError
             If `x` or `out` is not what was planned for.
         """
-        shape, dtype, fast = self._ready
-        if fast is not None and out is None and is_plain(x) and x.shape == shape and x.dtype == dtype:
-            return fast(x)
+        shape, y_shape, dtype, fast, into = self._ready
+        if fast is not None and is_plain(x) and x.shape == shape and x.dtype == dtype:
+            if out is None:
+                return fast(x)
+            if _is_ready(out, y_shape, dtype) and not np.may_share_memory(x, out):
+                return into(x, out)
         plan = self.plan
         operands = Operands(plan.backend.name, x=x)
         plan._check(operands)
         operands.check_out(out, plan.spec.y_shape, plan.dtype)
         return plan.finish(operands, self.packed, self.bias, out)
+
+
+def _is_ready(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Whether a result can be written there without further checks."""
+    return is_plain(out) and out.shape == shape and out.dtype == dtype and bool(out.flags.writeable)
 
 
 def _threads(count: int) -> str:

@@ -130,13 +130,11 @@ def algorithm_map(
     names = list(dict.fromkeys(name for row in chosen for name in row))
     ax = axes_for(ax)
     numbers = [[names.index(name) for name in row] for row in chosen]
-    colors = ListedColormap([COLORS[number % len(COLORS)] for number in range(len(names))])
-    ax.imshow(numbers, cmap=colors, vmin=-0.5, vmax=len(names) - 0.5, aspect="auto")
+    palette = [COLORS[number % len(COLORS)] for number in range(len(names))]
+    ax.imshow(numbers, cmap=ListedColormap(palette), vmin=-0.5, vmax=len(names) - 0.5, aspect="auto")
     for y, row in enumerate(chosen):
         for x, name in enumerate(row):
-            ax.text(
-                x, y, name, ha="center", va="center", fontsize="small", color=writing_on(colors.colors[numbers[y][x]])
-            )
+            ax.text(x, y, name, ha="center", va="center", fontsize="small", color=writing_on(palette[numbers[y][x]]))
     ax.set_xticks(range(len(channels)), [str(c) for c in channels])
     ax.set_yticks(range(len(sizes)), [f"{n}×{n}" for n in sizes])
     ax.set_xlabel("channels in and out")

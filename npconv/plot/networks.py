@@ -205,5 +205,5 @@ def occlusion(score: Callable[[Any], Any], image: Any, *, ax: Any = None, **opti
     photograph(image)
     drop = occlusion_map(score, image, **options)
     ax = heat(image, drop, ax=ax)
-    ax.set_title("where covering the image lowers the score")
+    ax.set_title("covered here, the score drops")
     return ax

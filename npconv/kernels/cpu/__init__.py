@@ -16,7 +16,17 @@ import numpy as np
 from npconv.arrays import flatten
 from npconv.config import get_num_threads
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cpu import columns, depthwise_grad, input_grad, loops, threads, weight_grad, winograd, workspace
+from npconv.kernels.cpu import (
+    columns,
+    depthwise_grad,
+    input_grad,
+    loops,
+    normalize,
+    threads,
+    weight_grad,
+    winograd,
+    workspace,
+)
 from npconv.kernels.cpu import filters as filters
 from npconv.kernels.cpu.blocking import (
     LOW_ROWS,
@@ -71,6 +81,7 @@ def conv_forward(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | No
     threads.run(
         loops.conv_forward, spec.batch * spec.out_channels * rows, spec.macs,
         _read(flatten(x, 2)), _read(flatten(w, 2)), _read(bias), flatten(y, 2), spec.groups, code, *tables(spec.window),
+        stoppable=True,
     )  # fmt: skip
 
 
@@ -82,6 +93,7 @@ def conv_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
         threads.run(
             loops.conv_input_grad, spec.batch * spec.in_channels * rows, spec.macs,
             _read(flatten(dy, 2)), _read(flatten(w, 2)), flatten(dx, 2), spec.groups, *tables(spec.window),
+            stoppable=True,
         )  # fmt: skip
 
 
@@ -127,6 +139,7 @@ def conv_weight_grad(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:
         threads.run(
             loops.conv_weight_grad, dw.size // spec.window.kernel[-1], spec.macs,
             _read(flatten(x, 2)), _read(flatten(dy, 2)), flatten(dw, 2), spec.groups, *tables(spec.window),
+            stoppable=True,
         )  # fmt: skip
 
 
@@ -140,7 +153,7 @@ def matmul(a: Any, b: Any, product: Any) -> None:
         return
     threads.run(
         loops.matmul, batch * groups * rows, product.size * a.shape[-1],
-        _read(np.ascontiguousarray(a)), _read(b), product,
+        _read(np.ascontiguousarray(a)), _read(b), product, stoppable=True,
     )  # fmt: skip
 
 
@@ -152,7 +165,8 @@ def unfold(window: Window, x: Any, columns: Any) -> None:
 
 def fold(window: Window, columns: Any, x: Any) -> None:
     threads.run(
-        loops.fold, x.shape[0] * x.shape[1], columns.size, _read(columns), flatten(x, 2), *tables(window)
+        loops.fold, x.shape[0] * x.shape[1], columns.size, _read(columns), flatten(x, 2), *tables(window),
+        stoppable=True,
     )  # fmt: skip
 
 
@@ -160,16 +174,47 @@ def max_pool(window: Window, x: Any, y: Any, winner: Any) -> None:
     rows = x.shape[0] * x.shape[1] * window.positions // window.out[-1]
     threads.run(
         loops.max_pool, rows, y.size * window.taps,
-        _read(flatten(x, 2)), flatten(y, 2), flatten(winner, 2), *tables(window),
+        _read(flatten(x, 2)), flatten(y, 2), flatten(winner, 2), *tables(window), stoppable=True,
     )  # fmt: skip
 
 
+def max_values(window: Window, x: Any, y: Any) -> None:
+    geometry, spans = tables(window)
+    images, planes = (_read(flatten(x, 2)), flatten(y, 2)), x.shape[0] * x.shape[1]
+    if window.ndim == 2 and y.size:
+        threads.run(loops.max_planes, planes, y.size * sum(window.kernel), *images, geometry)
+    else:
+        rows = planes * window.positions // window.out[-1]
+        threads.run(loops.max_values, rows, y.size * window.taps, *images, geometry, spans)
+
+
 def max_pool_grad(window: Window, dy: Any, winner: Any, dx: Any) -> None:
-    geometry, _ = tables(window)
-    planes = dx.shape[0] * dx.shape[1]
     threads.run(
-        loops.max_pool_grad, planes, dy.size, _read(flatten(dy, 2)), _read(flatten(winner, 2)), flatten(dx, 2), geometry
-    )
+        loops.max_pool_grad, dx.shape[0] * dx.shape[1], dy.size * window.taps,
+        _read(flatten(dy, 2)), _read(flatten(winner, 2)), flatten(dx, 2), *tables(window),
+    )  # fmt: skip
+
+
+def batch_norm(x: Any, weight: Any, bias: Any, y: Any, mean: Any, var: Any, eps: float, activation: str | None) -> None:
+    threads.run(
+        normalize.batch_norm, x.shape[1], x.size * 3, _read(x), _read(weight), _read(bias), y, mean, var, eps,
+        _bounds(activation, x.dtype),
+    )  # fmt: skip
+
+
+def batch_norm_grad(
+    dy: Any, x: Any, y: Any, weight: Any, mean: Any, var: Any, eps: float, activation: str | None,
+    dx: Any, dweight: Any, dbias: Any,
+) -> None:  # fmt: skip
+    threads.run(
+        normalize.batch_norm_grad, x.shape[1], x.size * 5, _read(dy), _read(x), _read(y), _read(weight), _read(mean),
+        _read(var), eps, _bounds(activation, x.dtype), activation is not None, dx, dweight, dbias,
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=32)
+def _bounds(clamp: str | None, dtype: np.dtype[Any]) -> Any:
+    return _read(np.array(BOUNDS[clamp], dtype))
 
 
 @functools.lru_cache(maxsize=512)

@@ -2,7 +2,8 @@
 
 Numba's own `cache=True` keeps an index file per function that two processes may rewrite at once and then read each
 other's code under their own signature. Here every compiled variant has a file of its own, named by a hash of all that
-it depends on, so there is nothing to disagree about; a file that cannot be read is compiled again.
+it depends on, so there is nothing to disagree about; a file that cannot be trusted is compiled again: one of somebody
+else, since it is unpickled and run, or one whose content is not what its checksum says.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import hashlib
 import inspect
 import pickle
 import platform
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from uuid import uuid4
 
 import llvmlite
 import numba
-from numba.core import caching, compiler, runtime, serialize
+from numba.core import caching, compiler, compiler_lock, runtime, serialize
 
-from npconv import config
+from npconv import config, disk
+from npconv.interrupts import to_the_end
 
 # Numba carries no types for these.
 _rebuild: Any = compiler.CompileResult._rebuild
@@ -30,6 +31,9 @@ _dumps: Any = serialize.dumps
 _numba_config: Any = numba.config
 _njit: Any = numba.njit
 _runtime: Any = runtime.rtsys  # type: ignore[attr-defined]
+_compiler_lock: Any = compiler_lock.global_compiler_lock
+
+_CHECKSUM = hashlib.sha256().digest_size
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,11 +86,26 @@ def _compile(function: Callable[..., Any], fastmath: set[str], **options: bool) 
         digest = hashlib.sha256(repr(captured).encode()).hexdigest()[:16]
         function.__qualname__ = f"{function.__qualname__}_{digest}"
     dispatcher: Any = _njit(nogil=True, error_model="numpy", fastmath=fastmath, **options)(function)
+    dispatcher.compile = _whole(dispatcher.compile)
     folder = cache_folder()
     if folder is not None:
         dispatcher._cache = _DiskCache(function, folder)
     loop: Callable[..., Any] = dispatcher
     return loop
+
+
+def _whole(compile_one: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiling that goes on when it is interrupted.
+
+    Numba that was cut off while it learned about a type does not know that type from then on.
+    """
+
+    def compile_whole(signature: Any) -> Any:
+        if _compiler_lock.is_locked():  # by this very thread, on which any other one would wait
+            return compile_one(signature)
+        return to_the_end(compile_one, signature)
+
+    return compile_whole
 
 
 @functools.lru_cache(maxsize=1)
@@ -102,19 +121,23 @@ def cache_folder() -> Path | None:
     versions = f"{platform.python_version()}-numba{numba.__version__}-llvmlite{llvmlite.__version__}"
     folder = root / "kernels" / f"{versions}-{sources.hexdigest()[:12]}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        disk.make(folder)
         probe = folder / f"{uuid4().hex}.probe"
-        probe.touch()
+        disk.write(probe, b"")
         probe.unlink()
     except OSError as error:
-        warnings.warn(
-            f"compiled code cannot be kept in {folder} ({error}), so every process compiles anew; "
-            "set NPCONV_CACHE_DIR to a writeable folder, or to off",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        _cannot_be_kept(folder, error)
         return None
     return folder
+
+
+def _cannot_be_kept(folder: Path, error: OSError) -> None:
+    disk.warn_once(
+        "keeping compiled code",
+        f"compiled code cannot be kept in {folder} ({error}), so every process compiles anew; "
+        "set NPCONV_CACHE_DIR to a writeable folder, or to off",
+        stacklevel=3,
+    )
 
 
 class _DiskCache(caching._Cache):
@@ -148,26 +171,30 @@ class _DiskCache(caching._Cache):
         # to be managed, and no more.
         _runtime.initialize(target_context)
         try:
-            data = pickle.loads(self._path(sig, target_context.codegen()).read_bytes())
-            return _rebuild(target_context, *data)
+            content = disk.read(self._path(sig, target_context.codegen()))
+            checksum, data = content[:_CHECKSUM], content[_CHECKSUM:]
+            if hashlib.sha256(data).digest() != checksum:
+                raise ValueError("its content is not what was written")
+            return _rebuild(target_context, *pickle.loads(data))
         except FileNotFoundError:
             return None
         except Exception as error:
-            # Numba rebuilds from what the file holds; whatever a damaged one makes it raise, compiling is the answer.
-            warnings.warn(f"a damaged file of compiled code is replaced: {error!r}", RuntimeWarning, stacklevel=2)
+            # Numba rebuilds from what the file holds; whatever that makes it raise, compiling is the answer.
+            disk.warn_once(
+                "reading compiled code",
+                f"a damaged or foreign file of compiled code in {self._folder} is replaced: {error!r}",
+            )
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         if not self._enabled:
             return
         path = self._path(sig, data.codegen)
-        draft = path.with_suffix(f".{uuid4().hex}")
+        content = _dumps(data._reduce())
         try:
-            draft.write_bytes(_dumps(data._reduce()))
-            draft.replace(path)
+            disk.write(path, hashlib.sha256(content).digest() + content)
         except OSError as error:
-            draft.unlink(missing_ok=True)
-            warnings.warn(f"compiled code cannot be kept in {self._folder}: {error}", RuntimeWarning, stacklevel=2)
+            _cannot_be_kept(self._folder, error)
 
     def _path(self, sig: Any, codegen: Any) -> Path:
         options = (_numba_config.BOUNDSCHECK, _numba_config.OPT)

@@ -56,8 +56,9 @@ def run(window: Window, x: Any, dy: Any, dw: Any) -> None:
     """
     strip, tables = dots_for(window, x.dtype.itemsize)
     threads.run(
-        weight_grad_depthwise(x.dtype, strip), dy.shape[1], dy.size * window.taps, x, dy, dw, *dy.shape[:2], tables
-    )
+        weight_grad_depthwise(x.dtype, strip), dy.shape[1], dy.size * window.taps, x, dy, dw, *dy.shape[:2], tables,
+        stoppable=True,
+    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1024)
@@ -181,9 +182,11 @@ def weight_grad_depthwise(dtype: np.dtype[Any], strip: Strip) -> Callable[..., N
     total_of = totals(size, lanes)
     tuple_of: Any = types.Tuple
 
-    @entry(types.int64, types.int64, *[ADDRESS] * 3, types.int64, types.int64, tuple_of((TABLE, GRID, GRID, TABLE)))
+    @entry(
+        types.int64, types.int64, *[ADDRESS] * 3, types.int64, types.int64, tuple_of((TABLE, GRID, GRID, TABLE)), TABLE
+    )  # fmt: skip
     def weight_grad_depthwise_loop(
-        start: int, stop: int, x: Any, dy: Any, dw: Any, batch: int, channels: int, tables: Any
+        start: int, stop: int, x: Any, dy: Any, dw: Any, batch: int, channels: int, tables: Any, stopped: Any
     ) -> None:
         """``dw``, ``(channels, leading taps * taps)``, for the addresses of an image, a gradient and a result.
 
@@ -209,6 +212,8 @@ def weight_grad_depthwise(dtype: np.dtype[Any], strip: Strip) -> Callable[..., N
                         # A plane in the padding is one without rows.
                         rows_of_plane = height if plane >= 0 else 0
                         for top in range(0, out_h, most_rows):
+                            if stopped[0] != 0:
+                                return
                             rows, row = min(most_rows, out_h - top), top * stride_h - low_h
                             line = gradient + (lead * out_h + top) * out_w * size
                             part = 0

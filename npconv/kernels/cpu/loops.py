@@ -97,8 +97,9 @@ def largest_magnitude(bits: Any) -> Any:
 
 @compiled
 def conv_forward(
-    start: int, stop: int, x: Any, w: Any, bias: Any, y: Any, groups: int, activation: int, geometry: Any, spans: Any
-) -> None:
+    start: int, stop: int, x: Any, w: Any, bias: Any, y: Any, groups: int, activation: int, geometry: Any, spans: Any,
+    stopped: Any,
+) -> None:  # fmt: skip
     """``y = act(bias + x * w)``. A task is one output row: (n, output channel, row)."""
     last = geometry.shape[1] - 1
     size, kernel, stride, dilation, low, out = geometry[:, last]
@@ -115,6 +116,8 @@ def conv_forward(
             for c in range(w.shape[1]):
                 source = x[n, first_channel + c, source_row * size : (source_row + 1) * size]
                 for k in range(kernel):
+                    if stopped[0] != 0:
+                        return
                     first, end = spans[k]
                     weight, offset = w[o, c, lead * kernel + k], k * dilation - low
                     if stride == 1:
@@ -127,7 +130,9 @@ def conv_forward(
 
 
 @compiled
-def conv_input_grad(start: int, stop: int, dy: Any, w: Any, dx: Any, groups: int, geometry: Any, spans: Any) -> None:
+def conv_input_grad(
+    start: int, stop: int, dy: Any, w: Any, dx: Any, groups: int, geometry: Any, spans: Any, stopped: Any
+) -> None:
     """``dx``, the adjoint of the forward loop in x. A task is one input row: (n, input channel, row)."""
     last = geometry.shape[1] - 1
     size, kernel, stride, dilation, low, out = geometry[:, last]
@@ -145,6 +150,8 @@ def conv_input_grad(start: int, stop: int, dy: Any, w: Any, dx: Any, groups: int
             for o in range(group * outputs, (group + 1) * outputs):
                 source = dy[n, o, source_row * out : (source_row + 1) * out]
                 for k in range(kernel):
+                    if stopped[0] != 0:
+                        return
                     first, end = spans[k]
                     weight, offset = w[o, c, lead * kernel + k], k * dilation - low
                     if stride == 1:
@@ -156,7 +163,9 @@ def conv_input_grad(start: int, stop: int, dy: Any, w: Any, dx: Any, groups: int
 
 
 @compiled_reduction
-def conv_weight_grad(start: int, stop: int, x: Any, dy: Any, dw: Any, groups: int, geometry: Any, spans: Any) -> None:
+def conv_weight_grad(
+    start: int, stop: int, x: Any, dy: Any, dw: Any, groups: int, geometry: Any, spans: Any, stopped: Any
+) -> None:
     """``dw``, the adjoint of the forward loop in w. A task is one kernel row: (o, channel, leading tap)."""
     last = geometry.shape[1] - 1
     size, kernel, stride, dilation, low, out = geometry[:, last]
@@ -174,6 +183,8 @@ def conv_weight_grad(start: int, stop: int, x: Any, dy: Any, dw: Any, groups: in
                 source = x[n, channel, source_row * size : (source_row + 1) * size]
                 grad = dy[n, o, row * out : (row + 1) * out]
                 for k in range(kernel):
+                    if stopped[0] != 0:
+                        return
                     first, end = spans[k]
                     offset = k * dilation - low
                     if first < end:
@@ -188,7 +199,7 @@ def conv_weight_grad(start: int, stop: int, x: Any, dy: Any, dw: Any, groups: in
 
 
 @compiled
-def matmul(start: int, stop: int, a: Any, b: Any, product: Any) -> None:
+def matmul(start: int, stop: int, a: Any, b: Any, product: Any, stopped: Any) -> None:
     """``product[n, g] = a[g] @ b[n, g]``. A task is one row of one product."""
     groups, rows = product.shape[1], product.shape[2]
     for task in range(start, stop):
@@ -197,6 +208,8 @@ def matmul(start: int, stop: int, a: Any, b: Any, product: Any) -> None:
         target = product[n, g, i]
         target[:] = 0
         for k in range(factors.shape[0]):
+            if stopped[0] != 0:
+                return
             factor = factors[k]
             source = b[n, g, k]
             for j in range(target.shape[0]):
@@ -224,7 +237,7 @@ def unfold(start: int, stop: int, x: Any, columns: Any, geometry: Any, spans: An
 
 
 @compiled
-def fold(start: int, stop: int, columns: Any, x: Any, geometry: Any, spans: Any) -> None:
+def fold(start: int, stop: int, columns: Any, x: Any, geometry: Any, spans: Any, stopped: Any) -> None:
     """The adjoint of `unfold`: columns summed back where they came from. A task is one plane: (n, channel)."""
     last = geometry.shape[1] - 1
     size, kernel, stride, dilation, low, out = geometry[:, last]
@@ -232,6 +245,8 @@ def fold(start: int, stop: int, columns: Any, x: Any, geometry: Any, spans: Any)
         n, c = task // x.shape[1], task % x.shape[1]
         x[n, c, :] = 0
         for tap in range(columns.shape[2]):
+            if stopped[0] != 0:
+                return
             first, end = spans[tap % kernel]
             offset = tap % kernel * dilation - low
             for row in range(columns.shape[3] // out):
@@ -252,7 +267,7 @@ def exceeds(value: Any, best: Any) -> Any:
 
 
 @compiled
-def max_pool(start: int, stop: int, x: Any, y: Any, winner: Any, geometry: Any, spans: Any) -> None:
+def max_pool(start: int, stop: int, x: Any, y: Any, winner: Any, geometry: Any, spans: Any, stopped: Any) -> None:
     """Largest element of each window and the number of its tap.
 
     ``y`` holds the lowest value of its dtype and ``winner`` -1 on entry, which is what a window of padding alone
@@ -274,6 +289,8 @@ def max_pool(start: int, stop: int, x: Any, y: Any, winner: Any, geometry: Any, 
                 continue
             source = x[n, c, source_row * size : (source_row + 1) * size]
             for k in range(kernel):
+                if stopped[0] != 0:
+                    return
                 first, end = spans[k]
                 for j in range(first, end):
                     value = source[at(j * stride + k * dilation - low)]
@@ -283,16 +300,122 @@ def max_pool(start: int, stop: int, x: Any, y: Any, winner: Any, geometry: Any, 
 
 
 @compiled
-def max_pool_grad(start: int, stop: int, dy: Any, winner: Any, dx: Any, geometry: Any) -> None:
+def raise_to(best: Any, source: Any, first: int, end: int, stride: int, offset: int) -> None:
+    """Put the larger of two elements, or NaN, in the place of the first, from `first` to `end`.
+
+    `numpy.maximum` is ten times as fast as a comparison here: whether to write is no question then, so it vectorises.
+    """
+    for j in range(first, end):
+        best[at(j)] = np.maximum(source[at(j * stride + offset)], best[at(j)])
+
+
+@compiled
+def max_values(start: int, stop: int, x: Any, y: Any, geometry: Any, spans: Any) -> None:
+    """Largest element of each window, as `max_pool` finds it, but not of complex numbers.
+
+    First down the rows of a window, which vectorises at any stride, then along the one row that is left.
+
+    ``y`` holds the lowest value of its dtype on entry. A task is one output row: (n, channel, row).
+    """
+    last = geometry.shape[1] - 1
+    size, kernel, stride, dilation, low, out = geometry[:, last]
+    rows = y.shape[2] // out
+    leads = 1
+    for axis in range(last):
+        leads *= geometry[1, axis]
+    tall = np.empty(size, x.dtype)
+    for task in range(start, stop):
+        n, c, row = task // (rows * x.shape[1]), task // rows % x.shape[1], task % rows
+        empty = True
+        for lead in range(leads):
+            source_row = input_row(row, lead, geometry)
+            if source_row < 0:
+                continue
+            source = x[n, c, source_row * size : (source_row + 1) * size]
+            if empty:
+                tall[:] = source
+                empty = False
+            else:
+                raise_to(tall, source, 0, size, 1, 0)
+        if empty:
+            continue
+        best = y[n, c, row * out : (row + 1) * out]
+        for k in range(kernel):
+            first, end = spans[k]
+            if stride == 1:
+                raise_to(best, tall, first, end, 1, k * dilation - low)
+            else:
+                raise_to(best, tall, first, end, stride, k * dilation - low)
+
+
+@compiled
+def max_planes(start: int, stop: int, x: Any, y: Any, geometry: Any) -> None:
+    """`max_values` for images: the same from a padded copy of a plane, whose loops run over many rows at once.
+
+    A window's maximum is taken along its rows, then down its columns, so that it costs as much as its sides are long.
+    ``y`` holds the lowest value of its dtype on entry. A task is one plane: (n, channel).
+    """
+    height, width = geometry[0]
+    kernel_h, kernel_w = geometry[1]
+    stride_h, stride_w = geometry[2]
+    dilation_h, dilation_w = geometry[3]
+    low_h, low_w = geometry[4]
+    out_h, out_w = geometry[5]
+    rows, columns = (out_h - 1) * stride_h + (kernel_h - 1) * dilation_h + 1, (out_w - 1) * stride_w + 1
+    pitch = columns + (kernel_w - 1) * dilation_w
+    inside = min(width, pitch - low_w)
+    padded = np.empty(rows * pitch, x.dtype)
+    wide, tall = np.empty_like(padded), np.empty_like(padded)
+    if start < stop:
+        padded[:] = y[start // x.shape[1], start % x.shape[1], 0]
+    length = rows * pitch - (kernel_w - 1) * dilation_w
+    for task in range(start, stop):
+        n, c = task // x.shape[1], task % x.shape[1]
+        source, best = x[n, c], y[n, c]
+        for row in range(min(height, rows - low_h)):
+            to, begin = (row + low_h) * pitch + low_w, row * width
+            for j in range(inside):
+                padded[at(to + j)] = source[at(begin + j)]
+        for j in range(length):
+            wide[at(j)] = padded[at(j)]
+        for k in range(1, kernel_w):
+            raise_to(wide, padded, 0, length, 1, k * dilation_w)
+        # Where windows follow each other closely, all rows of the result at once; else each from the rows it needs.
+        span = (out_h - 1) * pitch + columns if stride_h == 1 else columns
+        for row in range(1 if stride_h == 1 else out_h):
+            top = row * stride_h * pitch
+            for j in range(span):
+                tall[at(j)] = wide[at(top + j)]
+            for k in range(1, kernel_h):
+                raise_to(tall, wide, 0, span, 1, top + k * dilation_h * pitch)
+            for part in range(out_h if stride_h == 1 else 1):
+                to, begin = (row + part) * out_w, part * pitch
+                for j in range(out_w):
+                    best[at(to + j)] = tall[at(begin + j * stride_w)]
+
+
+@compiled
+def max_pool_grad(start: int, stop: int, dy: Any, winner: Any, dx: Any, geometry: Any, spans: Any) -> None:
     """Every gradient returns to the element that won its window. A task is one plane: (n, channel)."""
     last = geometry.shape[1] - 1
     size, kernel, stride, dilation, low, out = geometry[:, last]
+    leads = 1
+    for axis in range(last):
+        leads *= geometry[1, axis]
     for task in range(start, stop):
         n, c = task // dx.shape[1], task % dx.shape[1]
         dx[n, c, :] = 0
-        for position in range(dy.shape[2]):
-            tap = winner[n, c, position]
-            if tap >= 0:
-                row = input_row(position // out, tap // kernel, geometry)
-                column = position % out * stride + tap % kernel * dilation - low
-                dx[n, c, row * size + column] += dy[n, c, position]
+        for row in range(dy.shape[2] // out):
+            grad, chosen = dy[n, c, row * out : (row + 1) * out], winner[n, c, row * out : (row + 1) * out]
+            for lead in range(leads):
+                target_row = input_row(row, lead, geometry)
+                if target_row < 0:
+                    continue
+                target = dx[n, c, target_row * size : (target_row + 1) * size]
+                # Every tap is asked whether it won: cheaper than to work out where the winner of each window lies.
+                for k in range(kernel):
+                    first, end = spans[k]
+                    tap = lead * kernel + k
+                    for j in range(first, end):
+                        if chosen[at(j)] == tap:
+                            target[at(j * stride + k * dilation - low)] += grad[at(j)]

@@ -5,6 +5,10 @@ write the same byte. So any division of the tasks gives the same bits. Plain thr
 compiled code: nothing here aborts when two Python threads call at once, or when a process forks, as some of Numba's
 threading layers do; every kernel compiles once and serially. The price is some 30 microseconds a launch, so small
 work stays in the calling thread.
+
+Python looks at signals between two of its own instructions only, and compiled code has none. So a long run is cut into
+slices of a fraction of a second, and a kernel whose tasks may themselves be long looks at a flag that the waiting main
+thread sets. Ctrl-C, or whatever a signal's handler raises, comes through soon, and never while a worker still writes.
 """
 
 from __future__ import annotations
@@ -12,14 +16,24 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
+
+import numpy as np
 
 from npconv.config import get_num_threads
 
 # Multiply-adds (or elements moved) below which a second thread does not pay for being woken.
 WORTH_A_THREAD = 200_000
+
+# Multiply-adds that are done without looking up: a millisecond of the fastest loops, half a second of the slowest.
+SLICE_OF_WORK = 2**25
+
+# Seconds below which the next slice is made twice as long.
+SHORT_SLICE = 0.05
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
@@ -31,7 +45,14 @@ def most_parts(work: int) -> int:
     return max(1, work // WORTH_A_THREAD)
 
 
-def run(kernel: Callable[..., None], tasks: int, work: int, *arguments: Any, limit: int | None = None) -> None:
+def run(
+    kernel: Callable[..., None],
+    tasks: int,
+    work: int,
+    *arguments: Any,
+    limit: int | None = None,
+    stoppable: bool = False,
+) -> None:
     """Run `kernel` over all tasks.
 
     Parameters
@@ -44,23 +65,105 @@ def run(kernel: Callable[..., None], tasks: int, work: int, *arguments: Any, lim
         About how many multiply-adds there are in all.
     limit : int, optional
         Number of threads; by default what `npconv.get_num_threads` says.
+    stoppable : bool
+        The kernel takes one more argument, a table of one integer, and returns early once that is not 0: for kernels
+        of which a single task may take long.
     """
     limit = get_num_threads() if limit is None else limit
     parts = max(1, min(limit, tasks, most_parts(work)))
-    bounds = [tasks * part // parts for part in range(parts + 1)]
+    if parts == 1 and work <= SLICE_OF_WORK:
+        kernel(0, tasks, *arguments, *((_NEVER,) if stoppable else ()))
+        return
+    shares = _Shares(kernel, tasks, parts, max(1, tasks * SLICE_OF_WORK // max(1, work)), arguments, stoppable)
+    if hasattr(kernel, "overloads"):
+        shares.compile()
+    # Signals come to the main thread alone, which must not be inside a long task then.
+    waits = stoppable and work > SLICE_OF_WORK * tasks and threading.current_thread() is threading.main_thread()
+    helpers = parts if waits else parts - 1
     futures: list[Future[None]] = []
     try:
-        for first, last in itertools.pairwise(bounds[1:]):
-            futures.append(_workers(parts - 1).submit(kernel, first, last, *arguments))
-    except RuntimeError:
-        # The interpreter is shutting down and starts no more threads: what is left is done here.
-        kernel(bounds[1 + len(futures)], tasks, *arguments)
-    try:
-        kernel(bounds[0], bounds[1], *arguments)
-    finally:
-        # Also when interrupted: nobody may go on while a worker still writes into the arrays.
-        for future in futures:
-            future.result()
+        try:
+            for _ in range(helpers):
+                futures.append(_workers(helpers).submit(shares.work))  # noqa: PERF401 - those that could be started count
+        except (RuntimeError, MemoryError):
+            # No more threads can be started: the interpreter is shutting down, or a limit is reached.
+            waits = False
+        if not waits:
+            shares.work()
+            futures = [future for future in futures if not future.cancel()]
+        wait(futures)
+    except BaseException:
+        shares.stop()
+        _wait_for_all(futures)
+        raise
+    for future in futures:
+        future.result()
+
+
+class _Shares:
+    """The tasks of a run in equal shares, each done slice by slice, until none is left or somebody says stop.
+
+    Whoever works takes the next share. So a worker that could not be started leaves nothing undone, and one that comes
+    late, after the result was handed over, finds nothing to do.
+    """
+
+    def __init__(
+        self,
+        kernel: Callable[..., None],
+        tasks: int,
+        count: int,
+        step: int,
+        arguments: tuple[Any, ...],
+        stoppable: bool,
+    ) -> None:
+        self._kernel, self._step = kernel, step
+        self._left = deque(itertools.pairwise(tasks * part // count for part in range(count + 1)))
+        self._stopped = np.zeros(1, np.int64)
+        self._arguments = (*arguments, _read_only(self._stopped)) if stoppable else arguments
+
+    def compile(self) -> None:
+        """Have a kernel that is compiled when first called compiled now: nobody can be interrupted who waits for it."""
+        self._kernel(0, 0, *self._arguments)
+
+    def stop(self) -> None:
+        """Begin no more slices."""
+        self._left.clear()
+        self._stopped[0] = 1
+
+    def work(self) -> None:
+        """Do one share after the other."""
+        while self._left:
+            try:
+                first, last = self._left.popleft()
+            except IndexError:  # somebody was faster
+                return
+            step = self._step
+            while first < last and not self._stopped[0]:
+                end, begun = min(last, first + step), time.perf_counter()
+                self._kernel(first, end, *self._arguments)
+                if time.perf_counter() - begun < SHORT_SLICE:
+                    step *= 2
+                first = end
+
+
+def _wait_for_all(futures: list[Future[None]]) -> None:
+    """Wait, also when interrupted again: nobody may go on while a worker still writes into the arrays."""
+    while True:
+        try:
+            wait(futures)
+            return
+        except BaseException:  # the first one is on its way already
+            continue
+
+
+def _read_only(table: Any) -> Any:
+    view = table.view()
+    view.flags.writeable = False
+    return view
+
+
+_NEVER = _read_only(np.zeros(1, np.int64))
+"""What a kernel looks at that nobody stops."""
 
 
 def _workers(count: int) -> ThreadPoolExecutor:

@@ -62,14 +62,14 @@ def run(window: Window, groups: int, x: Any, dy: Any, dw: Any) -> None:
         part = dot_part(planes, taps)
         blocks, (rows, step) = blocks_for(window, low_positions_for(part)), dot_shape(outputs, part * taps)
         loop = weight_grad_dots(x.dtype, processor().register_bytes // x.dtype.itemsize, rows, step)
-        threads.run(loop, groups * -(-planes // part), work, *operands, part, staging, blocks[:4])
+        threads.run(loop, groups * -(-planes // part), work, *operands, part, staging, blocks[:4], stoppable=True)
         return
     tile = tile_for(x.dtype, outputs)
     blocks = blocks_for(window, depth_for(tile, x.dtype.itemsize))
     plane = int(blocks.shape[15]) if staging else 0
     parts = tile_parts(planes, taps, outputs, plane, tile, -(-get_num_threads() // groups))
     tasks = groups * -(-planes // parts.planes) * -(-outputs // parts.outputs)
-    threads.run(weight_grad_tiled(x.dtype, tile), tasks, work, *operands, *parts, staging, blocks[:4])
+    threads.run(weight_grad_tiled(x.dtype, tile), tasks, work, *operands, *parts, staging, blocks[:4], stoppable=True)
 
 
 def is_narrow(outputs: int, itemsize: int) -> bool:
@@ -172,7 +172,7 @@ def weight_grad_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
     @compiled
     def weight_grad_tiled_loop(
         start: int, stop: int, x: Any, dy: Any, dw: Any, batch: int, groups: int, part_planes: int, part_outputs: int,
-        staging: bool, blocks: Any,
+        staging: bool, blocks: Any, stopped: Any,
     ) -> None:  # fmt: skip
         """``dw``, ``(outputs, depth)``, for flat `x` and `dy`. A task is (group, part of planes, part of outputs)."""
         shape, leads, _, taps = blocks
@@ -201,6 +201,8 @@ def weight_grad_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                 for lead in range(leads.shape[0]):
                     for top in range(0, out_h, block_h):
                         for left in range(0, out_w, block_w):
+                            if stopped[0] != 0:
+                                return
                             height, width = min(block_h, out_h - top), min(block_w, out_w - left)
                             place = (lead * out_h + top) * out_w + left
                             pack(
@@ -237,7 +239,7 @@ def weight_grad_dots(dtype: np.dtype[Any], lanes: int, rows: int, step: int) -> 
     @compiled
     def weight_grad_dots_loop(
         start: int, stop: int, x: Any, dy: Any, dw: Any, batch: int, groups: int, part_planes: int, staging: bool,
-        blocks: Any,
+        blocks: Any, stopped: Any,
     ) -> None:  # fmt: skip
         """``dw``, ``(outputs, depth)``, for flat `x` and `dy`. A task is (group, part of planes)."""
         shape, leads, _, taps = blocks
@@ -264,6 +266,8 @@ def weight_grad_dots(dtype: np.dtype[Any], lanes: int, rows: int, step: int) -> 
                 for lead in range(leads.shape[0]):
                     for top in range(0, out_h, block_h):
                         for left in range(0, out_w, block_w):
+                            if stopped[0] != 0:
+                                return
                             height, width = min(block_h, out_h - top), min(block_w, out_w - left)
                             place = (lead * out_h + top) * out_w + left
                             source = address_of(x) + ((image + first_plane) * plane + left) * size

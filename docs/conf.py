@@ -1,0 +1,55 @@
+"""How the documentation is built: ``make docs``, or ``python -m sphinx -E -W docs docs/_build/html``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import npconv  # noqa: E402
+
+project = "npconv"
+author = copyright = "the npconv authors"  # noqa: A001
+version = release = npconv.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.viewcode",
+    "numpydoc",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "images", "gallery/*.ipynb", "gallery/*.py", "sg_execution_times.rst"]
+suppress_warnings = ["config.cache"]
+
+html_theme = "furo"
+html_title = f"npconv {version}"
+html_static_path = ["_static"]
+html_theme_options = {"navigation_with_keys": True}
+
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autosummary_generate = True
+autodoc_typehints = "none"
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+default_role = "code"
+
+sphinx_gallery_conf = {
+    "examples_dirs": [str(ROOT / "examples" / "gallery")],
+    "gallery_dirs": ["gallery"],
+    "filename_pattern": r"/plot_",
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "remove_config_comments": True,
+    "plot_gallery": True,
+    "min_reported_time": 1e9,
+    "show_memory": False,
+    "write_computation_times": False,
+}

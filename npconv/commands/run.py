@@ -1,0 +1,81 @@
+"""``npconv run``: what an ONNX model makes of an array or a picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import npconv as nc
+from npconv.commands import Mistake, samples
+from npconv.commands.arguments import describe, need
+
+EXAMPLES = """
+npconv run model.onnx cat.jpg
+npconv run model.onnx input.npy --output result.npy
+"""
+
+
+def add(commands: Any) -> None:
+    """Describe the command."""
+    parser = describe(commands, "run", run, "run an ONNX model", EXAMPLES)
+    parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a model with one input")
+    parser.add_argument("input", type=Path, metavar="INPUT", help="an .npy file, or a picture")
+    parser.add_argument("-o", "--output", type=Path, metavar="PATH", help=".npy for one output, .npz for any number")
+    parser.add_argument("--top", type=int, default=5, help="so many of the largest elements (default: %(default)s)")
+    parser.add_argument("--max-memory", type=float, default=4.0, metavar="GIB", help="default: %(default)s")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run an ONNX model, and print the largest elements of its outputs or save them.
+
+    A picture is scaled to the size of the model's input, from 0 to 1 and channels first, and nothing else is done to
+    it: what a model expects besides, such as a mean taken away, is done in an .npy file.
+    """
+    model = nc.onnx.load(options.model, max_memory=int(options.max_memory * 2**30))
+    if len(model.inputs) != 1:
+        raise Mistake(f"{options.model} has {len(model.inputs)} inputs ({', '.join(model.inputs)}); run takes one")
+    _check_output(options.output, len(model.outputs))
+    ((name, (shape, dtype)),) = model.inputs.items()
+    x = _array(options.input) if options.input.suffix == ".npy" else _picture(options.input, shape, dtype)
+    results = model.run({name: x})
+    if options.output is None:
+        for key, value in results.items():
+            _show(key, value, max(0, options.top))
+    elif options.output.suffix == ".npy":
+        np.save(options.output, *results.values())
+    else:
+        np.savez(options.output, **results)
+
+
+def _check_output(path: Path | None, outputs: int) -> None:
+    if path is None or path.suffix == ".npz" or (path.suffix == ".npy" and outputs == 1):
+        return
+    raise Mistake(f"--output must end in .npz, or in .npy where there is one output; got {path} for {outputs}")
+
+
+def _array(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise Mistake(f"{path} is no array of numbers: {error}") from error
+
+
+def _picture(path: Path, shape: tuple[int | None, ...] | None, dtype: Any) -> Any:
+    """A picture as the model's input, ``(1, channels, height, width)``."""
+    need("demo", "PIL")
+    channels, *size = (shape or ())[1:] or (None,)
+    if len(size) != 2 or channels not in (1, 3) or not all(size) or np.dtype(dtype).kind != "f":
+        raise Mistake(f"the model's input, {dtype} of shape {shape}, is no picture of a known size; give an .npy file")
+    picture = samples.read(path, [int(n or 0) for n in size], channels)
+    return samples.scaled(picture)[None].astype(dtype)
+
+
+def _show(name: str, value: Any, top: int) -> None:
+    print(f"{name}  {' x '.join(map(str, value.shape))}  {value.dtype}")
+    flat = value.reshape(-1)
+    if flat.dtype.kind in "biuf":
+        for place in np.argsort(-flat.astype(float), kind="stable")[:top]:
+            print(f"  {place:>6}  {flat[place]:.6g}")

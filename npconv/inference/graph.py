@@ -1,0 +1,65 @@
+"""What is computed: nodes that read and write values by name. Values are NumPy or CuPy arrays."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+Array: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation.
+
+    Attributes
+    ----------
+    op : str
+        A name in `npconv.inference.operators.OPERATORS`.
+    inputs : tuple of str
+        Names of values; an empty one stands for an optional input that is left out.
+    outputs : tuple of str
+    attributes : mapping
+        What the operator takes besides arrays. ``activation`` names an activation and its parameters, and is applied
+        to the result.
+    name : str
+        What error messages call it.
+    """
+
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.name or f"{self.op} that makes {', '.join(self.outputs)}"
+
+
+@dataclass
+class Graph:
+    """Nodes in the order in which they run.
+
+    Attributes
+    ----------
+    inputs, outputs : list of str
+        Names of values.
+    constants : dict of str to array
+    nodes : list of Node
+        Each after those that make its inputs.
+    """
+
+    inputs: list[str]
+    outputs: list[str]
+    constants: dict[str, Array]
+    nodes: list[Node]
+
+    def uses(self) -> Counter[str]:
+        """How often each value is read, being an output included."""
+        return Counter([name for node in self.nodes for name in node.inputs] + self.outputs)
+
+    def producers(self) -> dict[str, Node]:
+        """The node that makes each value."""
+        return {name: node for node in self.nodes for name in node.outputs}

@@ -1,0 +1,186 @@
+"""A network to call: it makes a program for every shape of input that it meets, and keeps the last few."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+import npconv as nc
+from npconv.inference.graph import Array, Graph
+from npconv.inference.memory import Budget
+from npconv.inference.operators import Where
+from npconv.inference.program import Program, ShapesChangedError
+
+MAX_MEMORY = 4 * 2**30
+"""Bytes that a model may hold where nobody says otherwise."""
+
+PROGRAMS = 4
+"""Shapes of input for which a model stays ready; the one that was used longest ago makes room."""
+
+Spec = tuple[tuple[int | None, ...] | None, np.dtype[Any] | None]
+"""Shape and dtype of an input; None stands for what may be anything."""
+
+
+class Model:
+    """A network ready for inference.
+
+    Parameters
+    ----------
+    graph : Graph
+    inputs : mapping of str to (shape, dtype), optional
+        What each input must be; None stands for any size, shape or dtype.
+    max_memory : int
+        Bytes that may be held at a time: constants, the arenas of all programs, and what a run needs besides.
+    backend : str, optional
+        Defaults to `npconv.get_backend`, where ``"auto"`` is NumPy's arrays.
+
+    Attributes
+    ----------
+    inputs : dict of str to (shape, dtype)
+    outputs : list of str
+    graph : Graph
+
+    Notes
+    -----
+    Several threads may call one model; runs for the same shape come one after the other, because they share memory.
+    Results belong to the caller.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        inputs: Mapping[str, Spec] | None = None,
+        *,
+        max_memory: int = MAX_MEMORY,
+        backend: str | None = None,
+    ) -> None:
+        self.graph = graph
+        self.inputs: dict[str, Spec] = {name: (inputs or {}).get(name, (None, None)) for name in graph.inputs}
+        self.outputs = list(graph.outputs)
+        self._budget = Budget(max_memory)
+        self._backend = nc.get_backend() if backend is None else backend
+        self._xp = _namespace(self._backend)
+        self._programs: OrderedDict[Any, Program] = OrderedDict()
+        self._lock = threading.Lock()
+        self._budget.take(sum(value.nbytes for value in graph.constants.values()), "the model's constants")
+
+    def __call__(self, *arrays: Array) -> Any:
+        """Run on the inputs in their order.
+
+        Parameters
+        ----------
+        *arrays : array
+            One for each input.
+
+        Returns
+        -------
+        array, or tuple of array
+            The only output, or all of them.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an array is not what the input must be, or a node cannot run; the message names the input or the node.
+        """
+        if len(arrays) != len(self.inputs):
+            raise TypeError(f"this model takes {len(self.inputs)} inputs ({', '.join(self.inputs)}), got {len(arrays)}")
+        results = tuple(self.run(dict(zip(self.inputs, arrays, strict=True))).values())
+        return results[0] if len(results) == 1 else results
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run on inputs by name.
+
+        Parameters
+        ----------
+        feeds : mapping of str to array
+
+        Returns
+        -------
+        dict of str to array
+            All outputs.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for a call.
+        """
+        feeds = self._checked(feeds)
+        key = tuple((value.shape, value.dtype) for value in feeds.values()), nc.get_num_threads()
+        with self._lock:
+            program = self._programs.get(key)
+            if program is not None:
+                self._programs.move_to_end(key)
+        if program is not None:
+            try:
+                return program.run(feeds)
+            except ShapesChangedError:
+                pass
+        with self._lock:
+            return self._new_program(key, feeds)
+
+    def prepare(self, batch: int = 1) -> None:
+        """Make the model ready for inputs of the declared shapes, with `batch` for every size that is left open.
+
+        Parameters
+        ----------
+        batch : int
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an input is not declared, or a node cannot run.
+        """
+        feeds = {}
+        for name, (shape, dtype) in self.inputs.items():
+            if shape is None:
+                raise ValueError(f"input {name!r} may have any shape, so nothing can be prepared")
+            feeds[name] = self._xp.zeros([batch if n is None else n for n in shape], dtype or np.float32)
+        self.run(feeds)
+
+    def _new_program(self, key: Any, feeds: dict[str, Array]) -> dict[str, Array]:
+        for old in [key, *list(self._programs)[: max(len(self._programs) - PROGRAMS + 1, 0)]]:
+            if (program := self._programs.pop(old, None)) is not None:
+                self._budget.give(program.nbytes)
+        held = self._budget.held
+        try:
+            program = Program(self.graph, feeds, Where(self._xp, self._backend, self._budget))
+        except BaseException:
+            self._budget.held = held
+            raise
+        self._programs[key] = program
+        first, program.first = program.first, {}
+        return first
+
+    def _checked(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """The inputs in C order and in the order of `inputs`."""
+        if feeds.keys() != self.inputs.keys():
+            raise ValueError(f"feeds must be named {', '.join(self.inputs)}; got {', '.join(map(str, feeds))}")
+        return {name: self._input(name, feeds[name], *spec) for name, spec in self.inputs.items()}
+
+    def _input(self, name: str, value: Array, shape: Any, dtype: Any) -> Array:
+        value = np.asarray(value) if isinstance(value, np.generic) else value
+        if self._xp is np and not isinstance(value, np.ndarray):
+            raise TypeError(f"input {name!r} must be a NumPy array, got {type(value).__name__}")
+        if dtype is not None and value.dtype != dtype:
+            raise TypeError(f"input {name!r} must be of dtype {dtype}, got {value.dtype}")
+        fits = shape is None or (
+            len(shape) == value.ndim and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True))
+        )
+        if not fits:
+            wanted = " x ".join("any" if n is None else str(n) for n in shape)
+            raise ValueError(f"input {name!r} must be of shape {wanted}, got {' x '.join(map(str, value.shape))}")
+        return self._xp.ascontiguousarray(value).reshape(value.shape)
+
+
+def _namespace(backend: str) -> ModuleType:
+    """NumPy or CuPy."""
+    if backend == "cupy":
+        import cupy
+
+        return cupy  # type: ignore[no-any-return]
+    return np

@@ -1,0 +1,84 @@
+"""What the documentation shows, runs; what it names, is there; the version is one."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import npconv as nc
+from npconv.commands import NAMES
+
+ROOT = Path(nc.__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+
+
+def test_the_lectures_notebook_runs(monkeypatch):
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    book = json.loads((ROOT / "examples" / "channels.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+    names: dict[str, object] = {}
+    for cell in cells:
+        exec(compile(cell, "channels.ipynb", "exec"), names)
+    mpl.pyplot.close("all")
+    np.testing.assert_array_equal(
+        names["corr2d_multi_in_out"](np.ones((2, 3, 3)), np.ones((1, 2, 2, 2))), np.full((1, 2, 2), 8)
+    )
+    # The notebook is the gallery's page; `python -m docs.notebook` makes it.
+    source = (ROOT / "examples" / "gallery" / "plot_channels.py").read_text(encoding="utf-8")
+    for cell in cells:
+        assert cell.strip() in source
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "gallery").glob("plot_*.py")), ids=lambda path: path.stem)
+def test_the_gallery_runs(path, monkeypatch):
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    runpy.run_path(str(path))
+    assert plt.get_fignums(), "it draws"
+    plt.close("all")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:\s]+)\)", text):
+        if target.startswith("gallery/"):
+            target = f"../examples/{target.removesuffix('.rst')}.py".replace("gallery/index.py", "gallery/README.rst")
+        # CONTRIBUTING.md and CHANGELOG.md are included into docs/.
+        assert (page.parent / target).exists(), target
+
+
+def test_every_command_is_described():
+    text = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    assert all(f"`npconv {name}" in text for name in NAMES)
+
+
+def test_every_public_name_is_in_the_reference():
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "reference").glob("*.md"))
+    listed = set(re.findall(r"^   (\w+)$", pages, re.MULTILINE))
+    # Rooms have pages; im2col and col2im are other names of unfold and fold.
+    rooms = {name for name in nc.__all__ if inspect.ismodule(getattr(nc, name))}
+    assert set(nc.__all__) - rooms - {"__version__", "im2col", "col2im"} <= listed
+    for room in (nc.cost, nc.models, nc.nn, nc.plot):
+        assert {name for name in room.__all__ if not inspect.ismodule(getattr(room, name))} <= listed
+
+
+def test_there_is_one_version():
+    assert f"\nversion: {nc.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'dynamic = ["version"]' in project
+    assert not re.search(r"^version\b", project, re.MULTILINE)
+    assert "BSD-3-Clause" in project
