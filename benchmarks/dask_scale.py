@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-SIDE = 2000
-"""Of a chunk of the image: 16 MB of float32."""
+SIDE = 1000
+"""Of a chunk of the image: 4 MB of float32."""
 
 
 def pattern(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
