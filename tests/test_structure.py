@@ -34,7 +34,7 @@ HEAVY = {
 }
 ANYONE = frozenset({"__future__"})
 PUBLIC_FACE_ONLY = (
-    "nn/", "models/", "inference/", "onnx/", "dask/", "d2l.py", "curves.py", "demo.py", "cli.py", "commands/", "plot/",
+    "nn/", "models/", "inference/", "onnx/", "dask/", "d2l.py", "demo.py", "cli.py", "commands/", "plot/",
 )  # fmt: skip
 
 
@@ -97,7 +97,6 @@ def test_users_of_the_public_face_use_nothing_else(path: Path) -> None:
         "npconv",
         "npconv.cli",
         "npconv.commands",
-        "npconv.curves",
         "npconv.demo",
         "npconv.report",
         "npconv.self_test",
