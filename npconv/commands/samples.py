@@ -131,6 +131,13 @@ def _file(path: Path) -> Samples:
         raise Mistake(
             f"y in {path} must be {len(pictures)} integers from 0; it is {labels.dtype} of shape {labels.shape}"
         )
+    if labels.max() >= len(labels):
+        # A network has an output for each class: one absurd number would take all memory.
+        raise Mistake(
+            f"y in {path} must be classes from 0 on, fewer than the {len(labels)} pictures; it has {labels.max()}"
+        )
+    if pictures.dtype.kind == "f" and not np.isfinite(pictures).all():
+        raise Mistake(f"x in {path} must be finite; it has NaN or infinity")
     return Samples(pictures, labels.astype(np.int64), tuple(map(str, range(max(2, int(labels.max()) + 1)))))
 
 
