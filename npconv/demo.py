@@ -5,7 +5,6 @@ Public face only, so that every step can be copied into a program of one's own. 
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -264,7 +263,6 @@ def train(say: Say, seed: int, epochs: int = 20, held_back: int = 360) -> Traine
         epochs=epochs,
         seed=seed,
         validation=(images[test], labels[test]),
-        progress=sys.stderr.isatty(),
     )
     seconds = time.perf_counter() - start
     guesses = nc.nn.predict(model, images[test]).argmax(axis=1)

@@ -136,6 +136,16 @@ def test_bad_input() -> None:
         nn.compile(net, (2, 40, 5), max_memory=1000)
     with pytest.raises(ValueError, match="input_shape"):
         nn.compile(net, (2, 0, 5))
+    wrong: tuple[Any, ...] = (5, "abc", None, ())
+    for shape in wrong:
+        with pytest.raises(TypeError, match="input_shape must be a tuple"):
+            nn.compile(net, shape)
+    with pytest.raises(TypeError, match="max_memory must be an integer, got '4G'"):
+        nn.compile(net, (2, 4, 5), max_memory="4G")  # type: ignore[arg-type]
     fast = nn.compile(net, (2, 4, 5))
     with pytest.raises(ValueError, match="input 'x' must be of shape any x 2 x 4 x 5, got 1 x 2 x 4 x 6"):
         fast(np.zeros((1, 2, 4, 6), "float32"))
+    x = np.random.default_rng(0).random((1, 2, 4, 5), "float32")
+    with pytest.raises(TypeError, match="feeds must map the names of inputs to arrays, got ndarray"):
+        fast.run(x)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(fast(x.astype(">f4")), fast(x))

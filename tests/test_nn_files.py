@@ -132,6 +132,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         ((nn.ReLU(), "weights.pt"), ValueError, "path must end in .safetensors or .npz, got 'weights.pt'"),
         ((nn.ReLU(), 3), TypeError, "path must be a string or a Path, got int"),
         (({}, "weights.npz"), TypeError, "model must be a Module, got dict"),
+        ((nn.ReLU(), "weights.npz", ["epochs"]), TypeError, r"metadata must map strings to strings, got \['epochs'\]"),
         ((nn.ReLU(), "weights.npz", {"epochs": 3}), TypeError, "metadata must map strings to strings, got 'epochs': 3"),
     ],
 )

@@ -175,7 +175,7 @@ def test_targets_need_not_be_classes() -> None:
 
 def test_the_bar_shows_how_it_goes(capsys: pytest.CaptureFixture[str]) -> None:
     x, y, model = problem()
-    nn.fit(model, (x, y), validation=(x, y), epochs=2)
+    nn.fit(model, (x, y), validation=(x, y), epochs=2, progress=True)
     shown = capsys.readouterr().err
     for part in ("epoch 2/2", "loss=", "accuracy=", "validation accuracy=", "images/s", "41/41"):
         assert part in shown, part
@@ -240,6 +240,12 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         ({"checkpoint": "no/folder/c.npz"}, FileNotFoundError, "no/folder"),
         ({"checkpoint": "c.pt"}, ValueError, "path must end in .safetensors or .npz"),
         ({"model": 3}, TypeError, "model must be a Module, got int"),
+        ({"checkpoint": 3}, TypeError, "checkpoint must be a string or a Path, got int"),
+        ({"checkpoint_every": 2}, ValueError, "checkpoint_every is 2, but checkpoint names no file"),
+        ({"loss": nn.MSELoss}, TypeError, "loss must be a Loss, such as"),
+        ({"optimizer": "adam"}, TypeError, r"optimizer must be an Optimizer, such as .*got 'adam'"),
+        ({"optimizer": nn.SGD([nn.Parameter(np.ones(1))], 1.0)}, ValueError, "optimizer must be over parameters of mo"),
+        ({"progress": "no"}, TypeError, "progress must be True or False, got 'no'"),
         ({"schedule": nn.StepLR(nn.SGD([nn.Parameter(np.ones(1))], 1.0), 1)}, ValueError, "schedule must be an LRSch"),
     ],
 )
@@ -252,16 +258,81 @@ def test_what_is_called_wrong_says_why(options: dict[str, Any], error: type[Exce
 
 def test_a_loss_that_is_no_number_stops_the_training() -> None:
     x, y, model = problem()
-    x[20] = np.inf
+    sgd = nn.SGD(model.parameters(), lr=1e38)
     with (
-        np.errstate(invalid="ignore"),
-        pytest.raises(RuntimeError, match=r"the loss is nan in epoch 1, batch \d: try a lower learning rate than"),
+        np.errstate(all="ignore"),
+        pytest.raises(RuntimeError, match=r"the loss is \w+ in epoch 1, batch \d: try a lower learning rate than"),
     ):
-        nn.fit(model, (x, y), batch_size=10, progress=False)
+        nn.fit(model, (x, y), optimizer=sgd, batch_size=10, progress=False)
+
+
+def test_samples_that_are_not_finite_are_no_fault_of_the_learning_rate() -> None:
+    x, y, _ = problem()
+    x[20, 1] = np.nan
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 4, rng=0))
+    before = model.state_dict()
+    with pytest.raises(ValueError, match="data must be finite, got samples that are not, in epoch 1, batch 1"):
+        nn.fit(model, (x, y), batch_size=41, progress=False)
+    assert all((value == before[name]).all() for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_an_interrupted_training_leaves_every_layer_in_the_mode_it_was_in(mode: bool) -> None:
+    x, y, model = problem()
+    model.train(mode)[1].train(not mode)
+    with pytest.raises(KeyboardInterrupt):
+        nn.fit(model, Stopping(x, y, at=2), batch_size=10, progress=False)
+    assert [layer.training for layer in model] == [mode, not mode, mode]
+
+
+def test_a_wrong_call_does_not_bring_a_checkpoint_into_the_network(tmp_path: Path) -> None:
+    x, y, model = problem()
+    nn.fit(model, (x, y), epochs=1, checkpoint=tmp_path / "c.npz", progress=False)
+    _, _, model = problem(1)
+    before = model.state_dict()
+    with pytest.raises(ValueError, match="epochs must be positive"):
+        nn.fit(model, (x, y), epochs=0, checkpoint=tmp_path / "c.npz", progress=False)
+    assert all((value == before[name]).all() for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "match"),
+    [
+        (None, TypeError, r"data.batch must return samples and targets, \(x, y\), got NoneType"),
+        ((np.ones((3, 4)), np.zeros(2, int)), ValueError, r"data.batch must return one target for each sample"),
+    ],
+)
+def test_a_data_set_that_returns_no_pair(batch: Any, error: type[Exception], match: str) -> None:
+    class Wrong(Stopping):
+        def batch(self, indices: Any, rng: Any) -> Any:
+            return batch
+
+    x, y, model = problem()
+    with pytest.raises(error, match=match):
+        nn.fit(model, Wrong(x, y, at=0), progress=False)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_by_default_a_bar_is_for_a_terminal(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    x, y, model = problem()
+    nn.fit(model, (x, y), epochs=1)
+    assert ("epoch 1/1" in capsys.readouterr().err) == terminal
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [((3, np.ones((2, 4))), "model must be a Module, got int"), ((nn.ReLU(), 3.0), "data must be an array with samp")],
+)
+def test_predict_says_what_is_wrong(arguments: Any, match: str) -> None:
+    with pytest.raises(TypeError, match=match):
+        nn.predict(*arguments)
 
 
 def test_without_tqdm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tqdm", None)
     x, y, model = problem()
     with pytest.raises(ImportError, match=r"pip install 'npconv\[train\]'"):
-        nn.fit(model, (x, y), epochs=1)
+        nn.fit(model, (x, y), epochs=1, progress=True)

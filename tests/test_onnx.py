@@ -317,3 +317,9 @@ def test_run_says_what_is_wrong(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("gib", ["inf", "nan", "-1", "0"])
+def test_run_takes_no_impossible_limit(capsys: pytest.CaptureFixture[str], gib: str) -> None:
+    assert cli.main(["run", "small.onnx", "x.npy", "--max-memory", gib]) == 2
+    assert "--max-memory must be finite and above zero, got" in capsys.readouterr().err

@@ -168,6 +168,35 @@ def test_wrong_shapes_are_found_when_the_model_runs() -> None:
         load(proto)(np.ones((1, 3, 4, 4), "float32"))
 
 
+@pytest.mark.parametrize(
+    ("node", "constants", "words"),
+    [
+        (("Squeeze", {}), {"a": np.array([4])}, r"axes \[4\] are not all those"),
+        (("Squeeze", {}), {"a": np.array([-5])}, r"axes \[-5\] are not all those"),
+        (("AveragePool", {"kernel_shape": [0, 1]}), {}, "kernel_shape must be positive"),
+        (("MaxPool", {"kernel_shape": [2]}), {}, r"a window of \(2,\) does not fit an array of shape"),
+        (("LRN", {"size": 0}), {}, "size must be positive"),
+        (
+            ("BatchNormalization", {}),
+            {"s": W[0, :, 0, 0], "b": W[0, :, 0, 0], "m": W[0, :, 0, 0], "v": np.ones(7, "f4")},
+            "must be of one shape",
+        ),
+    ],
+)
+def test_attributes_and_constants_that_fit_no_input(node: Any, constants: dict[str, Any], words: str) -> None:
+    op, attributes = node
+    proto = model(helper.make_node(op, ["x", *constants], ["y"], name="odd", **attributes), **constants)
+    with pytest.raises(ValueError, match=rf"node odd \({op}\): .*{words}"):
+        load(proto)(X)
+
+
+def test_a_product_of_integers_is_scaled_after_it() -> None:
+    node = helper.make_node("Gemm", ["x", "w"], ["y"], alpha=0.5)
+    proto = model(node, inputs=(("x", [1, 4]),), w=np.full((4, 1), 3))
+    proto.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
+    assert load(proto)(np.ones((1, 4), int)).tolist() == [[6]]
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Sizes
 # --------------------------------------------------------------------------------------------------------------------

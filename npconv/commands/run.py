@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ def run(options: argparse.Namespace) -> None:
     A picture is scaled to the size of the model's input, from 0 to 1 and channels first, and nothing else is done to
     it: what a model expects besides, such as a mean taken away, is done in an .npy file.
     """
+    if not (math.isfinite(options.max_memory) and options.max_memory > 0):
+        raise Mistake(f"--max-memory must be finite and above zero, got {options.max_memory}")
     model = nc.onnx.load(options.model, max_memory=int(options.max_memory * 2**30))
     if len(model.inputs) != 1:
         raise Mistake(f"{options.model} has {len(model.inputs)} inputs ({', '.join(model.inputs)}); run takes one")

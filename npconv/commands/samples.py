@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def load(source: str, size: int, channels: int | None) -> Samples:
         return _folder(path, size, channels or 3)
     if path.suffix == ".npz":
         return _file(path)
-    raise Mistake(f"--data must be digits, a folder with a folder for each class, or a file .npz; there is no {source}")
+    raise Mistake(f"--data must be digits, a folder with a folder for each class, or a file .npz; got {source}")
 
 
 def digits(size: int, channels: int = 1) -> Samples:
@@ -112,6 +113,8 @@ def _folder(path: Path, size: int, channels: int) -> Samples:
 
 
 def _file(path: Path) -> Samples:
+    if path.is_file() and not zipfile.is_zipfile(path):  # NumPy would take it for a pickle
+        raise Mistake(f"{path} is no .npz file, or a truncated one")
     try:
         with np.load(path, allow_pickle=False) as file:
             pictures, labels = file["x"], file["y"]
@@ -131,6 +134,13 @@ def _file(path: Path) -> Samples:
         raise Mistake(
             f"y in {path} must be {len(pictures)} integers from 0; it is {labels.dtype} of shape {labels.shape}"
         )
+    if labels.max() >= len(labels):
+        # A network has an output for each class: one absurd number would take all memory.
+        raise Mistake(
+            f"y in {path} must be classes from 0 on, fewer than the {len(labels)} pictures; it has {labels.max()}"
+        )
+    if pictures.dtype.kind == "f" and not np.isfinite(pictures).all():
+        raise Mistake(f"x in {path} must be finite; it has NaN or infinity")
     return Samples(pictures, labels.astype(np.int64), tuple(map(str, range(max(2, int(labels.max()) + 1)))))
 
 

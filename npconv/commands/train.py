@@ -54,6 +54,8 @@ def run(options: argparse.Namespace) -> None:
         raise Mistake(f"--width is for the mobilenets, not for {options.model}")
     if options.seed < 0 or options.epochs < 1 or not 0 < options.held_back < 1:
         raise Mistake("--seed must be zero or more, --epochs must be positive, and --held-back between 0 and 1")
+    if options.size is not None and options.size < 1:
+        raise Mistake(f"--size must be positive, got {options.size}")
     size = options.size or (32 if options.data == "digits" else recipe.size)
     data = samples.load(options.data, size, options.channels)
     network, model = _network(options, recipe, data)
@@ -81,7 +83,10 @@ def _network(options: argparse.Namespace, recipe: Any, data: samples.Samples) ->
 def _train(
     options: argparse.Namespace, recipe: Any, data: samples.Samples, model: Any
 ) -> tuple[Any, samples.Augmented]:
-    shift = min(data.pictures.shape[2:]) // 16 if options.shift is None else options.shift
+    side = min(data.pictures.shape[2:])
+    shift = side // 16 if options.shift is None else options.shift
+    if not 0 <= shift < side:
+        raise Mistake(f"--shift must be from 0 to {side - 1}, less than the side of the pictures; got {shift}")
     trained_on, held = data.split(options.held_back, shift, options.seed)
     count = sum(parameter.value.size for parameter in model.parameters())
     print(f"{options.model}, {count:,} parameters; {len(trained_on)} pictures, {len(held)} held back")

@@ -158,6 +158,8 @@ class Model:
 
     def _checked(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The inputs in C order and in the order of `inputs`."""
+        if not isinstance(feeds, Mapping):
+            raise TypeError(f"feeds must map the names of inputs to arrays, got {type(feeds).__name__}")
         if feeds.keys() != self.inputs.keys():
             raise ValueError(f"feeds must be named {', '.join(self.inputs)}; got {', '.join(map(str, feeds))}")
         return {name: self._input(name, feeds[name], *spec) for name, spec in self.inputs.items()}
@@ -166,6 +168,8 @@ class Model:
         value = np.asarray(value) if isinstance(value, np.generic) else value
         if self._xp is np and not isinstance(value, np.ndarray):
             raise TypeError(f"input {name!r} must be a NumPy array, got {type(value).__name__}")
+        if value.dtype.byteorder == ">":
+            value = value.astype(value.dtype.newbyteorder("="))
         if dtype is not None and value.dtype != dtype:
             raise TypeError(f"input {name!r} must be of dtype {dtype}, got {value.dtype}")
         fits = shape is None or (

@@ -279,6 +279,10 @@ def _pooled_shape(
     x: Shape, kernel_size: Shape, stride: Shape, padding: Pairs | str, dilation: Shape, ceil_mode: bool
 ) -> Shape:
     """Shape of a pooled image."""
+    if len(kernel_size) != len(x) - 2:
+        raise ValueError(
+            f"a window of {kernel_size} does not fit an array of shape {x}: one number for each axis from 2"
+        )
     padding = _resolved(x, kernel_size, stride, padding, dilation)
     out = []
     for n, k, step, (low, high), d in zip(x[2:], kernel_size, stride, padding, dilation, strict=True):

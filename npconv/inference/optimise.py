@@ -61,6 +61,9 @@ def _known_statistics(graph: Graph) -> None:
         if node.op != "batch_norm" or any(name not in graph.constants for name in node.inputs[1:]):
             continue
         scale, bias, mean, var = (graph.constants[name].astype("float64") for name in node.inputs[1:])
+        if not scale.shape == bias.shape == mean.shape == var.shape:
+            shapes = ", ".join(str(part.shape) for part in (scale, bias, mean, var))
+            raise ValueError(f"node {node}: scale, bias, mean and variance must be of one shape, got {shapes}")
         factor = scale / (var + node.attributes["eps"]) ** 0.5
         dtype = graph.constants[node.inputs[1]].dtype
         shift = bias - mean * factor

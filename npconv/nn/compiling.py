@@ -66,7 +66,10 @@ def compile(  # noqa: A001 - PyTorch's name for it
     """
     if not isinstance(model, Module):
         raise TypeError(f"model must be a Module, got {type(model).__name__}")
+    if not isinstance(input_shape, tuple | list) or not input_shape:
+        raise TypeError(f"input_shape must be a tuple, (C, *spatial) of one sample, got {input_shape!r:.60}")
     shape = per_axis("input_shape", input_shape, len(input_shape))
+    batch, max_memory = positive("batch", batch), positive("max_memory", max_memory)
     made = _Translation()
     output = made.add(model, "x", "model")
     state = [entry.value for entry in model.parameters()]
@@ -77,7 +80,7 @@ def compile(  # noqa: A001 - PyTorch's name for it
         graph = optimise(graph, {"x": len(shape) + 1})
     backend = "cupy" if xp is not None and xp.__name__ == "cupy" else None
     compiled = Model(graph, {"x": ((None, *shape), dtype)}, max_memory=max_memory, backend=backend)
-    compiled.prepare(positive("batch", batch))
+    compiled.prepare(batch)
     return compiled
 
 

@@ -94,8 +94,18 @@ def batches(samples: int, size: int, order: Array | None = None) -> list[Array]:
     return [order[start:stop] for start, stop in zip(starts, [*starts[1:], samples], strict=True)]
 
 
-def evaluation_batches(data: Dataset, size: int, xp: Any) -> Iterator[tuple[Array, Array]]:
+def evaluation_batches(name: str, data: Dataset, size: int, xp: Any) -> Iterator[tuple[Array, Array]]:
     """Yield all samples and targets in their order, as they are, on the network's device."""
     for indices in batches(len(data), size):
-        x, y = data.batch(indices, None)
-        yield xp.asarray(x), xp.asarray(y)
+        yield fetched(name, data, indices, None, xp)
+
+
+def fetched(name: str, data: Dataset, indices: Array, rng: Any, xp: Any) -> tuple[Array, Array]:
+    """Return the samples and targets of these indices on the network's device; anything but such a pair is an error."""
+    pair = data.batch(indices, rng)
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise TypeError(f"{name}.batch must return samples and targets, (x, y), got {type(pair).__name__}")
+    x, y = (xp.asarray(part) for part in pair)
+    if not x.shape or x.shape[:1] != y.shape[:1]:
+        raise ValueError(f"{name}.batch must return one target for each sample, got shapes {x.shape} and {y.shape}")
+    return x, y

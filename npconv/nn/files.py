@@ -65,7 +65,7 @@ def save(model: Module, path: str | Path, metadata: Mapping[str, str] | None = N
     """
     if not isinstance(model, Module):
         raise TypeError(f"model must be a Module, got {type(model).__name__}")
-    write(path, model.state_dict(), metadata or {})
+    write(path, model.state_dict(), {} if metadata is None else metadata)
 
 
 def load(model: Module, path: str | Path) -> dict[str, str]:
@@ -107,6 +107,8 @@ def load(model: Module, path: str | Path) -> dict[str, str]:
 def write(path: str | Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
     """Write named arrays and strings into a file; see `save`."""
     kind = kind_of(path)
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata must map strings to strings, got {metadata!r:.60}")
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"metadata must map strings to strings, got {key!r:.60}: {value!r:.60}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -12,9 +13,9 @@ from types import ModuleType
 from typing import Any
 
 from npconv.nn import init
-from npconv.nn.arguments import Array, namespace, positive
+from npconv.nn.arguments import Array, flag, namespace, positive
 from npconv.nn.checkpoint import Checkpoint
-from npconv.nn.data import Dataset, batches, dataset, evaluation_batches
+from npconv.nn.data import Dataset, batches, dataset, evaluation_batches, fetched
 from npconv.nn.losses import CrossEntropyLoss, Loss
 from npconv.nn.module import Module
 from npconv.nn.optim import Adam, Optimizer
@@ -104,20 +105,20 @@ def fit(
     patience: int | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> History:
     """Train a network, and go on where an interrupted training stood.
 
     Parameters
     ----------
     model : Module
-        Trained in place; at the end it is in evaluation mode.
+        Trained in place; at the end it is in evaluation mode, after an error or Ctrl-C in the mode it was in before.
     data : tuple of array, or Dataset
         Samples and targets, ``(x, y)``, or anything with ``len(data)`` and ``data.batch(indices, rng)``.
     loss : Loss, optional
         Defaults to `CrossEntropyLoss`.
     optimizer : Optimizer, optional
-        Over ``model.parameters()``; defaults to `Adam`.
+        Over parameters of `model`; defaults to `Adam` over all of them.
     schedule : LRScheduler, optional
         Of that optimiser; takes a step after every epoch.
     epochs : int
@@ -136,8 +137,9 @@ def fit(
         numbers that it would have reached without the interruption.
     checkpoint_every : int, optional
         Write it after every so many batches as well.
-    progress : bool
-        Whether a bar on standard error shows loss, accuracy and images per second. Needs the extra ``train``.
+    progress : bool, optional
+        Whether a bar on standard error shows loss, accuracy and images per second; by default only where that is a
+        terminal. A bar needs the extra ``train``.
 
     Returns
     -------
@@ -147,7 +149,7 @@ def fit(
     ------
     ValueError, TypeError
         If an argument is not what is described here; the message names it. Also if the checkpoint is damaged, or is of
-        another training: nothing is changed then.
+        another training: nothing is changed then. And if samples are not finite, before the step that meets them.
     RuntimeError
         If the loss is no longer a finite number.
     ImportError
@@ -169,13 +171,17 @@ def fit(
     """
     if not isinstance(model, Module):
         raise TypeError(f"model must be a Module, got {type(model).__name__}")
+    loss = CrossEntropyLoss() if loss is None else loss
+    if not isinstance(loss, Loss):
+        raise TypeError(f"loss must be a Loss, such as CrossEntropyLoss(), got {loss!r:.60}")
     optimizer = Adam(model.parameters()) if optimizer is None else optimizer
+    _check_optimizer(optimizer, model)
     if schedule is not None and (not isinstance(schedule, LRScheduler) or schedule.optimizer is not optimizer):
         raise ValueError("schedule must be an LRScheduler of the optimizer that is given")
     training = _Training(
         model,
         dataset("data", data),
-        loss or CrossEntropyLoss(),
+        loss,
         optimizer,
         schedule,
         positive("batch_size", batch_size),
@@ -183,11 +189,18 @@ def fit(
         None if validation is None else dataset("validation", validation),
         None if patience is None else positive("patience", patience),
     )
+    epochs = positive("epochs", epochs)
+    every = None if checkpoint_every is None else positive("checkpoint_every", checkpoint_every)
+    if checkpoint is None and every is not None:
+        raise ValueError(f"checkpoint_every is {every}, but checkpoint names no file")
+    bar = _bars() if _shows(progress) else None
     if checkpoint is not None:
+        if not isinstance(checkpoint, str | Path):
+            raise TypeError(f"checkpoint must be a string or a Path, got {type(checkpoint).__name__}")
         training.checkpoint = Checkpoint(Path(checkpoint), training.of_what(), model, optimizer, schedule)
-        training.every = None if checkpoint_every is None else positive("checkpoint_every", checkpoint_every)
+        training.every = every
         training.resume()
-    training.run(positive("epochs", epochs), bar=_bars() if progress else None)
+    training.run(epochs, bar)
     return training.history
 
 
@@ -219,8 +232,12 @@ def predict(model: Module, data: Any, *, batch_size: int = 32) -> Array:
     >>> nc.nn.predict(nc.nn.Linear(3, 2, rng=0), np.zeros((100, 3))).shape
     (100, 2)
     """
+    if not isinstance(model, Module):
+        raise TypeError(f"model must be a Module, got {type(model).__name__}")
     size = positive("batch_size", batch_size)
     xp = _device(model)
+    if not getattr(data, "shape", None) and not (isinstance(data, list | tuple) and data):
+        raise TypeError(f"data must be an array with samples along its first axis, got {data!r:.60}")
     with _evaluating(model):
         parts = [model(xp.asarray(data[start : start + size])) for start in range(0, max(len(data), 1), size)]
     return xp.concatenate(parts)
@@ -296,11 +313,16 @@ class _Training:
 
     def run(self, epochs: int, bar: Any) -> None:
         """Train until so many epochs are done or nothing improves any more."""
-        while self.history.epochs < epochs and not self.history.stopped_early:
-            with _shown(bar, self.history.epochs, epochs, self) as shown:
-                self._epoch(shown)
-                self._close_epoch(shown)
-            self.save()
+        modes = _modes(self.model)
+        try:
+            while self.history.epochs < epochs and not self.history.stopped_early:
+                with _shown(bar, self.history.epochs, epochs, self) as shown:
+                    self._epoch(shown)
+                    self._close_epoch(shown)
+                self.save()
+        except BaseException:
+            _restore_modes(modes)
+            raise
         if self.best:
             self.model.load_state_dict(self.best)
         self.model.eval()
@@ -312,8 +334,12 @@ class _Training:
         self.model.train()
         for indices in batches(len(self.data), self.batch_size, order)[self.batch :]:
             start = time.perf_counter()
-            x, y = self.data.batch(indices, init.of_step(self.seed, epoch, self.batch))
-            x, y = self.xp.asarray(x), self.xp.asarray(y)
+            x, y = fetched("data", self.data, indices, init.of_step(self.seed, epoch, self.batch), self.xp)
+            if x.dtype.kind in "fc" and not self.xp.isfinite(x).all():
+                # Before the forward pass: running statistics would never be rid of a NaN.
+                raise ValueError(
+                    f"data must be finite, got samples that are not, in epoch {epoch + 1}, batch {self.batch + 1}"
+                )
             value, prediction = gradients(self.model, self.loss, x, y)
             if not math.isfinite(value):
                 raise RuntimeError(
@@ -353,7 +379,7 @@ class _Training:
     def _validate(self, data: Dataset) -> Tally:
         tally = Tally()
         with _evaluating(self.model):
-            for x, y in evaluation_batches(data, self.batch_size, self.xp):
+            for x, y in evaluation_batches("validation", data, self.batch_size, self.xp):
                 prediction = self.model(x)
                 tally.add(self.loss(prediction, y), prediction, y)
         return tally
@@ -364,6 +390,14 @@ class _Training:
             history.best_epoch = last
             self.best = {} if self.patience is None else self.model.state_dict()
         history.stopped_early = self.patience is not None and last - history.best_epoch >= self.patience
+
+
+def _check_optimizer(optimizer: Any, model: Module) -> None:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer must be an Optimizer, such as Adam(model.parameters()), got {optimizer!r:.60}")
+    known = {id(parameter) for parameter in model.parameters()}
+    if not any(id(parameter) in known for parameter in optimizer.parameters):
+        raise ValueError("optimizer must be over parameters of model; none of its parameters is one")
 
 
 def _settings(part: Any) -> str:
@@ -386,18 +420,33 @@ def _device(model: Module) -> ModuleType:
 @contextlib.contextmanager
 def _evaluating(model: Module) -> Iterator[None]:
     """Evaluation mode, and then for each layer the mode it was in."""
-    modes = [(module, module.training) for _, module in model.named_modules()]
+    modes = _modes(model)
     model.eval()
     try:
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        _restore_modes(modes)
+
+
+def _modes(model: Module) -> list[tuple[Module, bool]]:
+    return [(module, module.training) for _, module in model.named_modules()]
+
+
+def _restore_modes(modes: list[tuple[Module, bool]]) -> None:
+    for module, mode in modes:
+        module.training = mode
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # The bar
 # --------------------------------------------------------------------------------------------------------------------
+
+
+def _shows(progress: bool | None) -> bool:
+    """Whether there is to be a bar: nobody looks at one in a file or a pipe."""
+    if progress is None:
+        return sys.stderr is not None and sys.stderr.isatty()
+    return flag("progress", progress)
 
 
 def _bars() -> Any:

@@ -114,6 +114,8 @@ def _batch_normalization(source: Source) -> Lowered:
 
 def _lrn(source: Source) -> Lowered:
     attributes, defaults = source.attributes, {"alpha": 1e-4, "beta": 0.75, "bias": 1.0}
+    if attributes["size"] < 1:
+        raise ValueError(f"size must be positive, got {attributes['size']}")
     numbers = {name: float(attributes.get(name, value)) for name, value in defaults.items()}
     return source.one("lrn", size=int(attributes["size"]), **numbers)
 
@@ -124,6 +126,8 @@ def _gemm(source: Source) -> Lowered:
     bias = source.constant(2)
     if w is None or attributes.get("transA", 0) or (source.given(2) and bias is None) or source.opset < 7:
         return None
+    if w.dtype.kind != "f" and (alpha, beta) != (1, 1):
+        return None  # integers are scaled after the product
     # Kept as it is and multiplied as its transpose: no copy, and rows in one stretch for a single vector.
     matrix = w.T if attributes.get("transB", 0) else w
     names = [source.inputs[0], source.new("w", matrix if alpha == 1 else (matrix * alpha).astype(w.dtype))]
@@ -253,10 +257,13 @@ def _squeeze(source: Source) -> Lowered:
         return None
 
     def without(shape: tuple[int, ...]) -> tuple[int, ...]:
-        gone = {n % len(shape) for n in axes} if axes is not None else {i for i, n in enumerate(shape) if n == 1}
-        if any(shape[n] != 1 for n in gone):
+        gone = [n for n, size in enumerate(shape) if size == 1] if axes is None else axes
+        if any(not -len(shape) <= n < len(shape) for n in gone):
+            raise ValueError(f"axes {axes} are not all those of an array of shape {shape}")
+        places = {n % len(shape) for n in gone}
+        if any(shape[n] != 1 for n in places):
             raise ValueError(f"axes {axes} of an array of shape {shape} are not all of length 1")
-        return tuple(n for place, n in enumerate(shape) if place not in gone)
+        return tuple(n for place, n in enumerate(shape) if place not in places)
 
     return source.one("reshape", source.inputs[:1], shape=without)
 

@@ -58,6 +58,8 @@ def check_kernel(attributes: Attributes, kernel: Sequence[int]) -> None:
 def pool(attributes: Attributes) -> dict[str, Any]:
     """The arguments of a pooling but for ``count_include_pad``."""
     kernel = tuple(int(k) for k in attributes["kernel_shape"])
+    if not kernel or min(kernel) < 1:
+        raise ValueError(f"kernel_shape must be positive numbers, got {kernel}")
     ceil_mode = bool(attributes.get("ceil_mode") or 0)
     return {"kernel_size": kernel, **window(attributes, len(kernel)), "ceil_mode": ceil_mode}
 
