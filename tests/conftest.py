@@ -39,6 +39,16 @@ def algorithm(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def on_backend(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What is not told otherwise, such as a layer, computes on the test's `backend`, where it has one."""
+    if "backend" in request.fixturenames:
+        with nc.use_backend(request.getfixturevalue("backend")):
+            yield
+    else:
+        yield
+
+
+@pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Restore the number of threads afterwards; the list records the helpers that parallel calls asked for."""
     from npconv.kernels.cpu import threads as pool

@@ -74,7 +74,7 @@ SMALL: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("size", [8, 28, 32])
+@pytest.mark.parametrize("size", [8, 28])  # one pixel is left of the first; the second is odd half-way down
 @pytest.mark.parametrize("make", SMALL, ids=["lenet5", "mobilenet_v1", "mobilenet_v2", "resnet18"])
 def test_pictures_of_every_size_go_forward_and_backward(make: Callable[[int], nn.Sequential], size: int) -> None:
     net = make(size)

@@ -7,28 +7,20 @@ import copy
 import math
 import pickle
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import npconv as nc
 from npconv import nn
 
 EPS = np.finfo(np.float64).eps
 Make = Callable[[], nn.Module]
 
 
-@pytest.fixture(autouse=True)
-def on_backend(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test that takes `backend` runs on it."""
-    if "backend" in request.fixturenames:
-        with nc.use_backend(request.getfixturevalue("backend")):
-            yield
-    else:
-        yield
+pytestmark = pytest.mark.usefixtures("on_backend")
 
 
 def case(make: Make, *shape: int) -> Any:

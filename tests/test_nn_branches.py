@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,19 +12,9 @@ from hypothesis import strategies as st
 from test_nn import TOLERANCE, Make, case, check_gradients, spread, wide
 from test_nn_layers import check_curved_gradients
 
-import npconv as nc
 from npconv import nn
 
-
-@pytest.fixture(autouse=True)
-def on_backend(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test that takes `backend` runs on it."""
-    if "backend" in request.fixturenames:
-        with nc.use_backend(request.getfixturevalue("backend")):
-            yield
-    else:
-        yield
-
+pytestmark = pytest.mark.usefixtures("on_backend")
 
 LINEAR = [
     case(lambda: nn.Add(wide(nn.Conv2d, 2, 2, 3, padding=1)(), nn.Sequential()), 1, 2, 3, 3),

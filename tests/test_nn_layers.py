@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,19 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_nn import EPS, TOLERANCE, Make, case, central_difference, spread
 
-import npconv as nc
 from npconv import nn
 
-
-@pytest.fixture(autouse=True)
-def on_backend(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test that takes `backend` runs on it."""
-    if "backend" in request.fixturenames:
-        with nc.use_backend(request.getfixturevalue("backend")):
-            yield
-    else:
-        yield
-
+pytestmark = pytest.mark.usefixtures("on_backend")
 
 CURVED = [
     case(nn.Sigmoid, 3, 4),

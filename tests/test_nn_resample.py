@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,19 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_nn import EPS, TOLERANCE, Make, case, check_gradients, spread, wide
 
-import npconv as nc
 from npconv import nn
 
-
-@pytest.fixture(autouse=True)
-def on_backend(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test that takes `backend` runs on it."""
-    if "backend" in request.fixturenames:
-        with nc.use_backend(request.getfixturevalue("backend")):
-            yield
-    else:
-        yield
-
+pytestmark = pytest.mark.usefixtures("on_backend")
 
 LINEAR = [
     case(wide(nn.ConvTranspose1d, 2, 3, 3, stride=2, padding=1, output_padding=1), 2, 2, 4),

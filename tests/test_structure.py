@@ -145,6 +145,15 @@ def test_public_functions_are_documented(name: str) -> None:
         assert "Raises\n------" in text
 
 
+def test_every_room_is_described() -> None:
+    text = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = {path.name + "/" * path.is_dir() for path in ROOT.iterdir() if not path.name.startswith(("_", "py.typed"))}
+    for folder in ("algorithms", "filters", "kernels/cpu", "kernels/cuda", "planning"):
+        rooms |= {path.name for path in (ROOT / folder).glob("*.py") if path.name != "__init__.py"}
+    rooms.remove("kernels/")  # cpu and cuda have each a line
+    assert not {name for name in rooms if f"`{name}`" not in text}
+
+
 def test_the_package_is_typed_and_holds_what_it_needs() -> None:
     assert resources.files("npconv").joinpath("py.typed").is_file()
 

@@ -107,6 +107,16 @@ def test_shifts_are_drawn_from_the_generator_and_only_in_training() -> None:
     np.testing.assert_array_equal(data.batch(np.arange(3), None)[0], x / np.float32(255))
 
 
+def test_a_photograph_is_turned_as_it_was_taken(tmp_path: Path) -> None:
+    from PIL import Image
+
+    left_dark = np.repeat(np.uint8([[0, 255]]), 8, axis=0).repeat(4, axis=1)
+    turned = Image.Exif()
+    turned[0x0112] = 3  # by 180 degrees
+    Image.fromarray(left_dark).save(tmp_path / "a.png", exif=turned)
+    np.testing.assert_array_equal(samples.read(tmp_path / "a.png", 8, 1)[0], left_dark[:, ::-1])
+
+
 @pytest.mark.parametrize("shape", [(30, 1, 12, 10), (30, 12, 10)])
 @pytest.mark.parametrize("dtype", ["uint8", "float64"])
 def test_a_file_of_arrays_is_taken(tmp_path: Path, shape: tuple[int, ...], dtype: str) -> None:

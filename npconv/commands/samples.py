@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from npconv.commands import Mistake
+from npconv.demo import ImageError, open_picture
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
@@ -146,20 +147,13 @@ def _file(path: Path) -> Samples:
 
 def read(path: Path, size: int | Sequence[int], channels: int) -> Any:
     """Return a picture as bytes ``(channels, size, size)``, cut to the middle square and resized."""
-    from PIL import Image, UnidentifiedImageError
-
     mode = {1: "L", 3: "RGB"}.get(channels)
     if mode is None:
         raise Mistake(f"pictures have 1 or 3 channels, the network takes {channels}")
     try:
-        with Image.open(path) as picture:
-            return resized(picture, size, mode)
-    except FileNotFoundError:
-        raise Mistake(f"there is no picture at {path}") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        raise Mistake(f"{path} is not a picture that can be read") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise Mistake(f"the picture {path} cannot be read: {error}") from None
+        return resized(open_picture(path), size, mode)
+    except ImageError as error:
+        raise Mistake(str(error)) from None
 
 
 def resized(picture: Any, size: int | Sequence[int], mode: str) -> Any:
