@@ -29,7 +29,6 @@ suppress_warnings = ["config.cache"]
 
 html_theme = "furo"
 html_title = f"npconv {version}"
-html_static_path = ["_static"]
 html_theme_options = {"navigation_with_keys": True}
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 import npconv as nc
-from npconv import curves
 
 GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in the brightness of ITU-R BT.601."""
@@ -190,8 +189,12 @@ def _report(say: Say, what: str, worst: float, bound: float) -> None:
 
 def draw_feature_maps(photograph: Any, results: list[tuple[str, Any]], path: Path) -> None:
     """Draw the photograph and what every filter made of it."""
+    from matplotlib.figure import Figure  # not pyplot's, which asks for a screen
+
     panels = [("photograph", photograph), *results]
-    figure, axes = curves.figure(2, (len(panels) + 1) // 2, 3.0 * photograph.shape[1] / photograph.shape[2] + 0.35)
+    row_height = 3.0 * photograph.shape[1] / photograph.shape[2] + 0.35
+    figure = Figure(figsize=(12, 2 * row_height), layout="constrained")
+    axes = figure.subplots(2, (len(panels) + 1) // 2)
     for axis, (name, value) in zip(axes.flat, panels, strict=False):
         _, height, width = value.shape
         axis.imshow(_visible(value), aspect="equal", interpolation="antialiased")
@@ -271,23 +274,21 @@ def train(say: Say, seed: int, epochs: int = 20, held_back: int = 360) -> Traine
     say(f"  {accuracy:.2%} of {held_back} held-back digits recognised")
     if accuracy < 0.97:
         raise AssertionError(f"the network recognises {accuracy:.2%} of the digits, expected 97 %")
-    return Trained(history, curves.confusion(labels[test], guesses, 10), next(iter(model.parameters())).value)
+    confusion = np.zeros((10, 10), int)
+    np.add.at(confusion, (labels[test], guesses), 1)
+    return Trained(history, confusion, next(iter(model.parameters())).value)
 
 
 def draw_training(trained: Trained, path: Path) -> None:
     """Draw the curves of training, the confusion matrix and the kernels of the first layer."""
-    figure, (losses, matrix, kernels) = curves.figure(1, 3, 3.3)
-    curves.draw_history(losses, trained.history)
-    curves.draw_confusion(matrix, trained.confusion, [str(digit) for digit in range(10)])
-    matrix.set_title("held-back digits", fontsize=9)
+    from matplotlib.figure import Figure
 
-    rows = trained.kernels[:, 0].reshape(4, 4, 3, 3)
-    padded = np.pad(rows, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
-    limit = float(np.abs(rows).max())
-    tiles = padded.transpose(0, 2, 1, 3).reshape(16, 16)[:-1, :-1]
-    kernels.imshow(tiles, cmap="PuOr", vmin=-limit, vmax=limit)
-    kernels.set_axis_off()
-    kernels.set_title("what the first layer learned: sixteen 3×3 kernels", fontsize=9)
+    figure = Figure(figsize=(12, 3.5), layout="constrained")
+    losses, matrix, kernels = figure.subplots(1, 3)
+    nc.plot.training_curves(trained.history, ax=losses)
+    nc.plot.confusion_matrix(trained.confusion, ax=matrix).set_title("held-back digits", fontsize="medium")
+    nc.plot.kernels(trained.kernels, columns=4, ax=kernels)
+    kernels.set_title("what the first layer learned: sixteen 3×3 kernels", fontsize="medium")
     figure.savefig(path, dpi=150)
 
 

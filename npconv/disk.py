@@ -1,10 +1,11 @@
-"""Files in the user's cache folder: for the user alone, replaced as a whole, and trusted where nobody else wrote them.
+"""Files for the user alone, replaced as a whole; those of the cache are trusted where nobody else wrote them.
 
-Whatever is wrong with the disk, or with what is on it, costs the cache and one warning, and never a result.
+Whatever is wrong with the disk of the cache, or with what is on it, costs the cache and one warning, never a result.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import threading
@@ -30,21 +31,28 @@ def make(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes, *, durable: bool = False) -> None:
     """Replace a file in one step: a reader sees the old one or the new one, and only this user can read it.
+
+    A `durable` one is whole after a loss of power too, for which its bytes wait to be on the disk. What is in the
+    cache is checked when it is read, and need not wait.
 
     Raises
     ------
     OSError
         If that is impossible; nothing is left then.
     """
-    draft = path.with_suffix(f".{uuid4().hex}")
+    draft = path.with_name(f".{path.name}.{uuid4().hex[:16]}")
     try:
         with open(draft, "xb", opener=_private) as file:
             file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         draft.replace(path)
     except BaseException:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink()
         raise
 
 

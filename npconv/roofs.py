@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import threading
@@ -9,11 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 
-from npconv import config
+from npconv import config, disk
 from npconv.arrays import available_backends, compute_dtype, supported_dtype
 from npconv.machine import Machine, processor
 
@@ -157,7 +157,7 @@ def _read(path: Path | None) -> dict[str, tuple[str, float, float]]:
     if path is None:
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(disk.read(path))
         if data["format"] != FORMAT:
             return {}
         return {key: (str(name), float(macs), float(moved)) for key, (name, macs, moved) in data["machines"].items()}
@@ -172,10 +172,7 @@ def _keep(key: str, machine: Machine) -> None:
     if path is None:
         return
     entries = {**_read(path), key: (machine.name, machine.macs_per_second, machine.bytes_per_second)}
-    draft = path.with_suffix(f".{uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps({"format": FORMAT, "machines": entries}, indent=1) + "\n", encoding="utf-8")
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)  # measured again by the next process
+    text = json.dumps({"format": FORMAT, "machines": entries}, indent=1) + "\n"
+    with contextlib.suppress(OSError):  # it is measured again by the next process then
+        disk.make(path.parent)
+        disk.write(path, text.encode())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import stat
 import sys
 
 import numpy as np
@@ -206,6 +208,16 @@ def test_roofs_are_remembered_and_measured_anew_when_asked(monkeypatch):
         nc.this_machine("int8")
     with pytest.raises(ValueError, match="threads"):
         nc.this_machine(threads=0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="owners and modes are POSIX's")
+def test_roofs_are_the_user_s_alone(tmp_path):
+    nc.this_machine(threads=1)
+    path = tmp_path / "cache" / "roofs.json"
+    assert (stat.S_IMODE(path.parent.stat().st_mode), stat.S_IMODE(path.stat().st_mode)) == (0o700, 0o600)
+    roofs._remembered.clear()
+    path.chmod(0o622)
+    assert roofs.remembered("float32", 1) is None, "somebody else may have written it"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 0}', '{"format": 1, "machines": {"a": 3}}'])

@@ -68,12 +68,16 @@ def test_every_command_is_described():
 
 def test_every_public_name_is_in_the_reference():
     pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "reference").glob("*.md"))
-    listed = set(re.findall(r"^   (\w+)$", pages, re.MULTILINE))
+    listed = set(re.findall(r"^   ([\w.]+)$", pages, re.MULTILINE))
     # Rooms have pages; im2col and col2im are other names of unfold and fold.
     rooms = {name for name in nc.__all__ if inspect.ismodule(getattr(nc, name))}
     assert set(nc.__all__) - rooms - {"__version__", "im2col", "col2im"} <= listed
     for room in (nc.cost, nc.models, nc.nn, nc.plot):
         assert {name for name in room.__all__ if not inspect.ismodule(getattr(room, name))} <= listed
+    for name in ("dask", "filters", "inference"):
+        room = getattr(nc, name)
+        here = {f"{name}.{entry}" for entry in room.__all__ if callable(getattr(room, entry))}
+        assert here - {"filters.convolve", "filters.correlate"} <= listed, "those two are npconv's own"
 
 
 def test_there_is_one_version():

@@ -91,6 +91,29 @@ def test_a_confusion_matrix_says_counts_and_the_share_that_is_right():
     assert ax.get_title() == "80.0% right"
 
 
+def test_what_would_not_fit_into_a_confusion_matrix_is_left_out():
+    few, many = plot.confusion_matrix(np.eye(20)), plot.confusion_matrix(np.eye(21), [f"class {n}" for n in range(21)])
+    assert (len(few.texts), len(many.texts)) == (20, 0)
+    assert {label.get_rotation() for label in many.get_xticklabels()} == {90}
+    assert len(plot.confusion_matrix(np.eye(40)).get_yticks()) == 40
+    assert [label.get_text() for label in plot.confusion_matrix(np.eye(41)).get_yticklabels()][:3] != ["0", "1", "2"]
+
+
+def test_a_history_is_drawn_as_losses_and_an_accuracy_with_a_scale_of_its_own():
+    alone = plot.training_curves(nn.History(loss=[2.0, 1.0]))
+    assert alone.figure.axes == [alone]
+    np.testing.assert_array_equal(alone.lines[0].get_data(), [[1, 2], [2.0, 1.0]])
+    trained = nn.History(loss=[2.0, 1.0], accuracy=[0.4, 0.6])
+    ax = plot.training_curves(trained)
+    share = ax.figure.axes[1]
+    np.testing.assert_array_equal(share.lines[0].get_data(), [[1, 2], [40, 60]])
+    assert "trained on: 60.0%" in ax.get_title()
+    trained.validation_loss, trained.validation_accuracy = [1.8, 1.1], [0.5, 0.7]
+    ax = plot.training_curves(trained)
+    assert [line.get_label() for line in ax.lines] == ["training", "held back"]
+    assert "held back: 70.0%" in ax.get_title()
+
+
 def test_a_roofline_is_the_lower_of_two_roofs_and_a_layer_lies_where_it_was_measured():
     ax = plot.roofline([LAYER, 2 * LAYER], MACHINE, seconds=[1e-3, 4e-3])
     roof, *layers = ax.lines
@@ -142,6 +165,7 @@ def test_covering_what_a_score_sees_lowers_it():
         (lambda: plot.heat(IMAGE, np.ones((2, 2)), opacity=2), ValueError, "opacity"),
         (lambda: plot.training_curves({}), ValueError, "at least one"),
         (lambda: plot.training_curves({"loss": "abc"}), TypeError, "loss"),
+        (lambda: plot.training_curves(nn.History()), ValueError, "training"),
         (lambda: plot.confusion_matrix([[1, 2, 3]]), ValueError, "square"),
         (lambda: plot.confusion_matrix([[1]], ["a", "b"]), ValueError, "labels"),
         (lambda: plot.roofline([LAYER], nc.machine.LECTURE[0]), ValueError, "bandwidth"),

@@ -34,7 +34,7 @@ HEAVY = {
 }
 ANYONE = frozenset({"__future__"})
 PUBLIC_FACE_ONLY = (
-    "nn/", "models/", "inference/", "onnx/", "dask/", "d2l.py", "curves.py", "demo.py", "cli.py", "commands/", "plot/",
+    "nn/", "models/", "inference/", "onnx/", "dask/", "d2l.py", "demo.py", "cli.py", "commands/", "plot/",
 )  # fmt: skip
 
 
@@ -97,8 +97,8 @@ def test_users_of_the_public_face_use_nothing_else(path: Path) -> None:
         "npconv",
         "npconv.cli",
         "npconv.commands",
-        "npconv.curves",
         "npconv.demo",
+        "npconv.disk",  # a file is replaced as a whole in one way
         "npconv.report",
         "npconv.self_test",
         "npconv.units",
@@ -133,7 +133,7 @@ def test_public_names() -> None:
         nc.nothing_of_the_kind  # noqa: B018
 
 
-@pytest.mark.parametrize("name", [n for n in nc.__all__ if callable(vars(nc).get(n))])
+@pytest.mark.parametrize("name", [n for n in nc.__all__ if callable(getattr(nc, n))])
 def test_public_functions_are_documented(name: str) -> None:
     function = getattr(nc, name)
     text = inspect.getdoc(function) or ""

@@ -31,7 +31,7 @@ history = nn.fit(
     validation=(images[held_back], labels[held_back]),
     progress=False,
 )
-nc.plot.training_curves({"training loss": history.loss, "held-back loss": history.validation_loss}, log=True)
+nc.plot.training_curves(history, log=True)
 plt.show()
 
 # %%

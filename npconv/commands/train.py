@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 import npconv as nc
-from npconv import curves
 from npconv.commands import Mistake, samples
 from npconv.commands.arguments import describe, need
 from npconv.commands.recipes import RECIPES, Network
@@ -105,14 +104,18 @@ def _train(
 def _draw(
     folder: Path, history: Any, model: Any, held: samples.Augmented, names: tuple[str, ...]
 ) -> tuple[tuple[Path, Path], float]:
+    from matplotlib.figure import Figure  # not pyplot's, which asks for a screen
+
     paths = folder / "curve.png", folder / "confusion.png"
-    made, axis = curves.figure(1, 1, 4, width=6)
-    curves.draw_history(axis, history)
-    made.savefig(paths[0], dpi=150)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    nc.plot.training_curves(history, ax=figure.subplots())
+    figure.savefig(paths[0], dpi=150)
     guesses = nc.nn.predict(model, samples.scaled(held.pictures)).argmax(axis=1)
-    made, axis = curves.figure(1, 1, 5.5, width=6)
-    curves.draw_confusion(axis, curves.confusion(held.labels, guesses, len(names)), names)
+    confusion = np.zeros((len(names), len(names)), int)
+    np.add.at(confusion, (held.labels, guesses), 1)
+    figure = Figure(figsize=(6, 5.5), layout="constrained")
+    ax = nc.plot.confusion_matrix(confusion, names, ax=figure.subplots())
     share = float(np.mean(guesses == held.labels))
-    axis.set_title(f"{share:.2%} of {len(held)} held-back pictures recognised", fontsize=9)
-    made.savefig(paths[1], dpi=150)
+    ax.set_title(f"{share:.2%} of {len(held)} held-back pictures recognised", fontsize="medium")
+    figure.savefig(paths[1], dpi=150)
     return paths, share

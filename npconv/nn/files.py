@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import os
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -16,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from npconv import disk
 from npconv.nn.arguments import Array, namespace
 from npconv.nn.module import Module
 
@@ -113,7 +111,8 @@ def write(path: str | Path, arrays: Mapping[str, Array], metadata: Mapping[str, 
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"metadata must map strings to strings, got {key!r:.60}: {value!r:.60}")
     encode = _safetensors if kind == ".safetensors" else _npz
-    replace(Path(path), encode({name: _on_host(name, value) for name, value in arrays.items()}, dict(metadata)))
+    content = encode({name: _on_host(name, value) for name, value in arrays.items()}, dict(metadata))
+    disk.write(Path(path), content, durable=True)
 
 
 def read(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
@@ -121,21 +120,6 @@ def read(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
     kind = kind_of(path)
     decode = _from_safetensors if kind == ".safetensors" else _from_npz
     return decode(Path(path))
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Give a file new content: after a crash at any time there is the old content or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
 
 
 def kind_of(path: str | Path) -> str:

@@ -24,11 +24,13 @@ def axes_for(ax: Any) -> Any:
     ImportError
         If matplotlib is missing; the message names the extra.
     """
+    if ax is not None:
+        return ax
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError(f"npconv.plot needs the extra 'plot' ({error}): pip install 'npconv[plot]'") from None
-    return plt.subplots(layout="constrained")[1] if ax is None else ax
+    return plt.subplots(layout="constrained")[1]
 
 
 def host(name: str, value: Any, ndims: tuple[int, ...]) -> Any:
