@@ -139,7 +139,10 @@ def test_one_broken_picture_does_not_stop_the_others(pictures, capsys):
         ("filter colour.png --kernel gaussian", "gaussian:SIGMA"),
         ("filter colour.png --kernel gaussian:wide", "gaussian:SIGMA"),
         ("filter colour.png --kernel box:-1", "size"),
+        ("filter colour.png --kernel box:2.5", "size of a box must be an integer, got 2.5"),
+        ("filter colour.png --kernel box:inf", "size of a box must be an integer, got inf"),
         ("filter colour.png --kernel none.npy", "no kernel at none.npy"),
+        ("filter colour.png --kernel huge.npy", "must be finite"),
         ("filter colour.png --kernel colour.npy", "not an array"),
         ("filter colour.png --kernel line.npy", "two dimensions"),
         ("filter colour.png --kernel sobel --boundary edge", "boundary"),
@@ -157,6 +160,7 @@ def test_one_broken_picture_does_not_stop_the_others(pictures, capsys):
 def test_mistakes_are_one_line_and_status_2(line, words, pictures, capsys):
     (pictures / "colour.npy").write_bytes(b"no array")
     np.save("line.npy", np.ones(3))
+    np.save("huge.npy", np.full((3, 3), 1e300))
     status, out, err = run(line, capsys)
     assert (status, out, len(err.splitlines())) == (2, "", 1)
     assert words in err
@@ -168,6 +172,14 @@ def test_a_wrong_call_is_one_line_and_status_2(line, capsys):
         main(shlex.split(line))
     assert stop.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "-1", "0", "soon"])
+def test_a_measurement_that_never_ends_is_refused(seconds, capsys):
+    with pytest.raises(SystemExit) as error:
+        run(f"bench --seconds {seconds}", capsys)
+    assert error.value.code == 2
+    assert "expected seconds" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "package"), [("filter x.png --kernel sobel", "PIL"), ("completion bash", "shtab")])

@@ -156,6 +156,7 @@ X, W = np.zeros((1, 2, 8, 8), "f4"), np.zeros((3, 2, 3, 3), "f4")
     [
         (lambda: nd.conv(X, W[:, :1]), ValueError, "x_shape has 2 channels"),
         (lambda: nd.conv([1, 2], W), TypeError, "x must be an array of dask, NumPy or Zarr, got list"),
+        (lambda: nd.conv(da.zeros(3)[da.zeros(3) > 0], W), ValueError, "x must have chunks of known sizes"),
         (lambda: nd.conv(X, W, np.zeros(2, "f4")), ValueError, r"bias must have shape \(3,\)"),
         (lambda: nd.conv(X, W, padding=9, padding_mode="reflect"), ValueError, "repeating it more than once"),
         (lambda: nd.conv(X[:0], W), ValueError, "without elements"),

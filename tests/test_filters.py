@@ -108,6 +108,29 @@ def test_a_stride_keeps_every_so_many_th_result(mode: str, n: int, k: int, strid
         np.testing.assert_array_equal(got, dense[::stride])
 
 
+@pytest.mark.parametrize("boundary", ["wrap", "mirror", "reflect"])
+def test_a_stride_that_stops_short_repeats_the_whole_array(boundary: str) -> None:
+    """What no result needs directly may still stand beyond the other edge."""
+    for n, k, stride in [(7, 3, 4), (2, 2, 2), (2, 6, 3)]:
+        x, w = whole((n,)) + 20, whole((k,), 1)
+        y, pullback = filters.correlate_vjp(x, w, boundary=boundary)
+        few, pullback_few = filters.correlate_vjp(x, w, boundary=boundary, stride=stride)
+        np.testing.assert_array_equal(few, y[::stride])
+        np.testing.assert_array_equal(nc.correlate(x, w, boundary=boundary, stride=stride), y[::stride])
+        dy, dy_few = np.zeros_like(y), whole(few.shape, 2)
+        dy[::stride] = dy_few
+        for got, expected in zip(pullback_few(dy_few), pullback(dy), strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("method", ["auto", "direct", "separable"])
+def test_a_kernel_of_bools_counts(method: str) -> None:
+    x, w = whole((8, 9), dtype="uint8"), np.ones((3, 4), bool)
+    got = nc.correlate(x, w, method=method)
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got, nc.correlate(x, w.astype("uint8")))
+
+
 def test_axes_leave_a_batch() -> None:
     x, w = whole((4, 5, 6, 3)), whole((3, 2), 1)
     for axes in itertools.permutations(range(4), 2):
@@ -360,6 +383,11 @@ def test_ready_made_kernels_equal_ndimage(ndim: int, boundary: str) -> None:
     close(nc.correlate(x, filters.laplace(ndim=ndim), boundary=boundary), ndimage.laplace(x, mode=boundary), scale)
 
 
+def test_kernels_of_tiny_widths_are_one_element() -> None:
+    np.testing.assert_array_equal(filters.gaussian(1e-200, 1e200, ndim=1), [0, 1, 0])
+    assert np.isfinite(filters.gabor(0.2, sigma_x=1e-200, sigma_y=1.0)).all()
+
+
 def test_gabor_is_a_wave_under_a_gaussian() -> None:
     for theta, offset in ((0.0, 0.0), (0.6, 0.3), (2.0, -1.0)):
         g = filters.gabor(0.2, theta, sigma_x=2.0, sigma_y=3.0, offset=offset)
@@ -533,6 +561,12 @@ def test_bad_input(arguments: dict[str, Any], error: type[Exception], message: s
         (lambda: filters.sobel(2), ValueError, "axis must name"),
         (lambda: filters.laplace(ndim=0), ValueError, "ndim must be positive"),
         (lambda: filters.gabor(0.0), ValueError, "frequency must be more than 0"),
+        (lambda: filters.gaussian(1e200, 1e200), ValueError, "truncate times the standard deviation must fit"),
+        (lambda: filters.gaussian(1e12, ndim=2), ValueError, "too many elements"),
+        (lambda: filters.gabor(1e-320), ValueError, "n_stds times the standard deviation must fit"),
+        (lambda: filters.gabor(0.2, bandwidth=1e-320), ValueError, "n_stds times the standard deviation must fit"),
+        (lambda: filters.gabor(0.2, sigma_x=1e-200, sigma_y=1e-200), ValueError, "sigma_x and sigma_y must not be"),
+        (lambda: filters.factors([[1, 2]]), TypeError, "w must be a NumPy array of numbers, got list"),
         (lambda: filters.factors([1]), TypeError, "w must be a NumPy array"),
         (lambda: filters.correlate_vjp(X, W)[1](np.ones(3)), ValueError, "dy must have shape"),
     ],

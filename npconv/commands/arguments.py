@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -60,6 +61,17 @@ def sizes(text: str) -> Sizes:
         return tuple(int(part) for part in text.lower().replace("×", "x").split("x"))
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected sizes such as 1x64x56x56, got {text!r}") from None
+
+
+def seconds(text: str) -> float:
+    """Read a duration, which ends."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 3600:
+        raise argparse.ArgumentTypeError(f"expected seconds, more than 0 and less than 3600, got {text!r}")
+    return value
 
 
 def _padding(text: str) -> str | Sizes:

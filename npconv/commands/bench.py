@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import npconv as nc
-from npconv.commands.arguments import add_backend, describe
+from npconv.commands.arguments import add_backend, describe, seconds
 from npconv.units import amount, duration
 
 EXAMPLES = """
@@ -34,7 +34,9 @@ def add(commands: Any) -> None:
     """Describe the command."""
     parser = describe(commands, "bench", run, "how fast npconv is here", EXAMPLES)
     add_backend(parser)
-    parser.add_argument("--seconds", type=float, default=0.5, metavar="S", help="for each layer (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=seconds, default=0.5, metavar="S", help="for each layer (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
 
 

@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> None:
     """Correlate every colour of a picture with a kernel, and write the result as a picture.
 
     Kernels whose weights sum to zero give differences, which are shown from mid grey; sobel gives the edges' strength.
+    Transparency is left out, and so is all but the first picture of an animation.
     """
     need("image", "PIL", "tqdm")
     apply = _kernel(options.kernel, options.boundary)
@@ -130,7 +131,10 @@ def _weights(text: str, name: str, number: str) -> Any:
     if name == "gaussian" and number:
         return nc.filters.gaussian(_number(text, number), ndim=2)
     if name == "box" and number:
-        return nc.filters.box(int(_number(text, number)), ndim=2)
+        size = _number(text, number)
+        if not size.is_integer():
+            raise Mistake(f"size of a box must be an integer, got {number}")
+        return nc.filters.box(int(size), ndim=2)
     if text.endswith(".npy"):
         return _load(Path(text))
     raise Mistake(f"kernel must be {KERNELS}, got {text!r}")
@@ -151,9 +155,10 @@ def _load(path: Path) -> Any:
     except (OSError, ValueError, EOFError):
         raise Mistake(f"{path} is not an array that numpy.save wrote") from None
     if getattr(weights, "ndim", 0) != 2 or not weights.size or weights.dtype.kind not in "iuf":
-        raise Mistake(f"the kernel in {path} must be a real array of two dimensions, got {np.shape(weights)}")
-    if not np.isfinite(weights).all():
-        raise Mistake(f"the kernel in {path} must be finite")
+        kind = getattr(weights, "dtype", type(weights).__name__)
+        raise Mistake(f"the kernel in {path} must be a real array of two dimensions, got {kind} of {np.shape(weights)}")
+    if not np.abs(weights.astype(np.float64)).sum() <= np.finfo(np.float32).max:
+        raise Mistake(f"the kernel in {path} must be finite, and its weights' magnitudes sum to a float32")
     return weights
 
 

@@ -46,6 +46,8 @@ def as_dask(x: Any, chunks: Any = "auto") -> Any:
         If dask is missing.
     TypeError
         If `x` is something else.
+    ValueError
+        If dask does not know how large its chunks are.
 
     Examples
     --------
@@ -56,6 +58,8 @@ def as_dask(x: Any, chunks: Any = "auto") -> Any:
     """
     da = dask_array()
     if isinstance(x, da.Array):
+        if any(n != n for n in x.shape):
+            raise ValueError(f"x must have chunks of known sizes, got shape {x.shape}; call its compute_chunk_sizes()")
         return x
     if isinstance(x, np.memmap) and x.filename is not None and _maps_whole_file_order(x):
         sizes = da.core.normalize_chunks(chunks, x.shape, dtype=x.dtype)

@@ -96,7 +96,8 @@ def check_mask(operands: Operands, frame: Frame, nan_policy: str) -> None:
 
 def kernel_of(operands: Operands, flip: bool) -> Array:
     """The kernel that is to be correlated without a conjugate, in its own precision (float16 in float32)."""
-    w = operands.load("w", compute_dtype(operands.dtype_of("w").newbyteorder("=")))
+    dtype = operands.dtype_of("w").newbyteorder("=")
+    w = operands.load("w", compute_dtype(np.dtype(np.int8) if dtype.kind == "b" else dtype))
     if flip:
         w = turned(w)
     elif w.dtype.kind == "c":

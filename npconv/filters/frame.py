@@ -25,15 +25,13 @@ BOUNDARIES = {
 }
 """`scipy.ndimage`'s names, and the mode of `npconv.padding` that each one is."""
 
-# Weights of both signs whose present part sums to less than this share of their magnitudes have cancelled.
-
 
 @dataclass(frozen=True)
 class Frame:
     """One filter's geometry: which axes, and what of the image and of what lies beyond it every result needs.
 
-    `pairs` is what is added on either side; a negative number on the high side leaves elements out that a stride
-    never reaches.
+    `pairs` is what is added on either side; a negative number on the high side counts elements that a stride never
+    reaches, fewer than it.
     """
 
     x_shape: Size
@@ -91,15 +89,6 @@ class Frame:
     def added(self) -> Pairs:
         """What is added on either side."""
         return tuple((lo, max(hi, 0)) for lo, hi in self.pairs)
-
-    @property
-    def used(self) -> tuple[slice, ...]:
-        """The part of an image ``(N, 1, *size)`` that some result needs."""
-        return (
-            slice(None),
-            slice(None),
-            *(slice(0, n + min(hi, 0)) for n, (_, hi) in zip(self.size, self.pairs, strict=True)),
-        )
 
     def dense(self) -> Frame:
         """The frame of a filter that gives one centred result for every element of the image."""

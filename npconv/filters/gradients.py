@@ -183,32 +183,31 @@ class _Adjoint:
     def of_image(self, g: Array) -> Array:
         """What an image gets of a result's gradient."""
         frame, here = self.frame, self.backend
-        dx = here.xp.zeros((math.prod(frame.x_shape) // max(math.prod(frame.size), 1), 1, *frame.size), self.dtype)
-        size, pairs, boundary = dx[frame.used].shape, frame.added, frame.boundary
+        size = (math.prod(frame.x_shape) // max(math.prod(frame.size), 1), 1, *frame.size)
+        pairs, boundary = frame.added, frame.boundary
         padded = size if boundary == "zeros" else (*size[:2], *self._surrounded(size[2:]))
         virtual = pairs if boundary == "zeros" else ((0, 0),) * len(pairs)
-        inside = conv_input_grad(
+        dx = conv_input_grad(
             self._entered(g), self.kernel.astype(self.dtype)[None, None], padded, stride=frame.stride, padding=virtual,
             backend=here.name,
         )  # fmt: skip
         if boundary != "zeros":
-            inside = padding.pad_adjoint(here, inside, pairs, size[2:], boundary)
-        dx[frame.used] = inside
+            dx = padding.pad_adjoint(here, dx, pairs, size[2:], boundary)
         return frame.leave(here, dx)
 
     def of_kernel(self, image: Array, cval: Any, g: Array) -> Array:
         """What the kernel gets, over an image and the constant beyond its edge."""
         frame, here = self.frame, self.backend
-        used, pairs = self._entered(image)[frame.used], frame.added
+        x, pairs = self._entered(image), frame.added
         virtual = ((0, 0),) * len(pairs)
         if frame.boundary != "zeros":
-            used = padding.pad(here, used, pairs, frame.boundary)
+            x = padding.pad(here, x, pairs, frame.boundary)
         elif cval != 0:
-            used = surround(here, used, pairs, cval)
+            x = surround(here, x, pairs, cval)
         else:
             virtual = pairs
         return conv_weight_grad(
-            used, self._entered(g), (1, 1, *self.kernel.shape), stride=frame.stride, padding=virtual, backend=here.name
+            x, self._entered(g), (1, 1, *self.kernel.shape), stride=frame.stride, padding=virtual, backend=here.name
         )[0, 0]
 
     def _entered(self, value: Array) -> Array:

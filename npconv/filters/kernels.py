@@ -44,11 +44,13 @@ def gaussian(sigma: float | tuple[float, ...], truncate: float = 4.0, *, ndim: i
     """
     sigmas = [number("sigma", s, 0.0) for s in _each("sigma", sigma, ndim)]
     truncate = number("truncate", truncate, 0.0)
+    radii = [int(_finite("truncate", truncate * s + 0.5)) for s in sigmas]
+    check_extent("the kernel", tuple(2 * radius + 1 for radius in radii))
     lines = []
-    for s in sigmas:
-        radius = int(truncate * s + 0.5)
+    for s, radius in zip(sigmas, radii, strict=True):
         position = np.arange(-radius, radius + 1)
-        line = np.exp(-0.5 / (s * s) * position**2) if radius else np.ones(1)
+        with np.errstate(over="ignore"):  # the weight of what is that far away is 0
+            line = np.exp(-0.5 * (position / s) ** 2) if radius else np.ones(1)
         lines.append(line / line.sum())
     return _outer(lines)
 
@@ -191,23 +193,37 @@ def gabor(
     >>> nc.filters.gabor(0.25).shape
     (15, 15)
     """
-    frequency = number("frequency", frequency, 0.0, above=True)
+    frequency = number("frequency", frequency, 0.0, 1e300, above=True)
     theta, offset = number("theta", theta, -1e300), number("offset", offset, -1e300)
     bandwidth, n_stds = number("bandwidth", bandwidth, 0.0, above=True), number("n_stds", n_stds, 0.0)
     if bandwidth > 1000:
         raise ValueError(f"bandwidth must be at most 1000 octaves, got {bandwidth!r}")
-    usual = math.sqrt(math.log(2) / 2) / math.pi * (2**bandwidth + 1) / (2**bandwidth - 1) / frequency
+    octaves = math.log(2) * bandwidth
+    usual = math.sqrt(math.log(2) / 2) / math.pi * (math.exp(octaves) + 1) / math.expm1(octaves) / frequency
     along = usual if sigma_x is None else number("sigma_x", sigma_x, 0.0, above=True)
     across = usual if sigma_y is None else number("sigma_y", sigma_y, 0.0, above=True)
     c, s = math.cos(theta), math.sin(theta)
-    rx = math.ceil(max(abs(n_stds * along * c), abs(n_stds * across * s), 1))
-    ry = math.ceil(max(abs(n_stds * across * c), abs(n_stds * along * s), 1))
+    if not along * across > 0:
+        raise ValueError(f"sigma_x and sigma_y must not be so small that their product is 0, got {along} and {across}")
+    reach = (
+        max(abs(n_stds * along * c), abs(n_stds * across * s)),
+        max(abs(n_stds * across * c), abs(n_stds * along * s)),
+    )
+    rx, ry = (math.ceil(max(_finite("n_stds", far), 1)) for far in reach)
     check_extent("the kernel", (2 * ry + 1, 2 * rx + 1))
     y, x = np.ogrid[-ry : ry + 1, -rx : rx + 1]
     turned_x, turned_y = x * c + y * s, y * c - x * s
-    envelope = -0.5 * (turned_x**2 / along**2 + turned_y**2 / across**2)
+    with np.errstate(over="ignore"):
+        envelope = -0.5 * ((turned_x / along) ** 2 + (turned_y / across) ** 2)
     wave = np.exp(envelope + 1j * (2 * math.pi * frequency * turned_x + offset))
     return wave / (2 * math.pi * along * across)
+
+
+def _finite(name: str, radius: float) -> float:
+    """A kernel's radius, in elements, which an argument times a standard deviation has given."""
+    if not radius < 2**62:
+        raise ValueError(f"{name} times the standard deviation must fit into 64 bits, got {radius:g} elements")
+    return radius
 
 
 def _dimensions(ndim: Any) -> int:

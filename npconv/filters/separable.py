@@ -91,7 +91,7 @@ def factors(w: Array) -> list[Array] | None:
     True
     """
     if not isinstance(w, np.ndarray) or w.dtype.kind not in "iufc":
-        raise TypeError(f"w must be a NumPy array of numbers, got {w!r}")
+        raise TypeError(f"w must be a NumPy array of numbers, got {getattr(w, 'dtype', type(w).__name__)}")
     if w.size == 0 or w.ndim == 0:
         return None
     w = w.astype(compute_dtype(w.dtype))

@@ -63,7 +63,7 @@ class Run:
 
     def _convolved(self, frame: Frame, x: Array, w: Array, cval: Any) -> Array:
         """The sums by `npconv.conv`, which takes an image ``(N, 1, *size)``."""
-        x = contiguous(self.backend, frame.enter(self.backend, x), x.dtype)[frame.used]
+        x = contiguous(self.backend, frame.enter(self.backend, x), x.dtype)
         pairs, mode = frame.added, frame.boundary
         if mode == "zeros" and cval != 0:
             x, pairs = surround(self.backend, x, pairs, cval), ((0, 0),) * len(pairs)
