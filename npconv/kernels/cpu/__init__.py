@@ -19,6 +19,7 @@ from npconv.geometry import ConvSpec, Window
 from npconv.kernels.cpu import (
     columns,
     depthwise_grad,
+    few_positions,
     input_grad,
     loops,
     normalize,
@@ -52,7 +53,7 @@ BOUNDS: dict[str | None, tuple[float, float]] = {None: (-np.inf, np.inf), "relu"
 ACTIVATIONS = {None: 0, "relu": loops.RELU, "relu6": loops.RELU6, "hardswish": loops.HARDSWISH}
 
 # Products of an image from which on a depthwise kernel is worth machine code of its own, which takes seconds to make.
-WORTH_WRITING_OUT = 2**16
+WORTH_WRITING_OUT = 2**15
 
 # Winograd tiles that a task transforms at once, about: what they hold for all channels should stay in L2.
 WINOGRAD_TILES = 48
@@ -134,7 +135,9 @@ def conv_weight_grad(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:
     if uses_tiles(x.dtype) and spec.groups == spec.out_channels and _is_written_out(spec, spec.window.taps) and dy.size:
         depthwise_grad.run(spec.window, x, dy, dw)
     elif uses_tiles(x.dtype):
-        weight_grad.run(spec.window, spec.groups, _read(x), _read(dy), flatten(dw, 1))
+        sizes = spec.batch, spec.groups, spec.in_channels, spec.out_channels, x.dtype.itemsize
+        way = few_positions if few_positions.suits(spec.window, *sizes) else weight_grad
+        way.run(spec.window, spec.groups, _read(x), _read(dy), flatten(dw, 1))
     else:
         threads.run(
             loops.conv_weight_grad, dw.size // spec.window.kernel[-1], spec.macs,
@@ -207,8 +210,8 @@ def batch_norm_grad(
     dx: Any, dweight: Any, dbias: Any,
 ) -> None:  # fmt: skip
     threads.run(
-        normalize.batch_norm_grad, x.shape[1], x.size * 5, _read(dy), _read(x), _read(y), _read(weight), _read(mean),
-        _read(var), eps, _bounds(activation, x.dtype), activation is not None, dx, dweight, dbias,
+        normalize.batch_norm_grad(activation is not None), x.shape[1], x.size * 5, _read(dy), _read(x), _read(y),
+        _read(weight), _read(mean), _read(var), eps, _bounds(activation, x.dtype), dx, dweight, dbias,
     )  # fmt: skip
 
 
