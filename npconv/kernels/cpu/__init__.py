@@ -194,7 +194,7 @@ def max_values(window: Window, x: Any, y: Any) -> None:
 def max_pool_grad(window: Window, dy: Any, winner: Any, dx: Any) -> None:
     threads.run(
         loops.max_pool_grad, dx.shape[0] * dx.shape[1], dy.size * window.taps,
-        _read(flatten(dy, 2)), _read(flatten(winner, 2)), flatten(dx, 2), *tables(window),
+        _read(flatten(dy, 2)), _read(flatten(winner, 2)), flatten(dx, 2), *linear_places(window),
     )  # fmt: skip
 
 
@@ -232,6 +232,22 @@ def tables(window: Window) -> tuple[Any, Any]:
     stop = np.minimum(out, (window.size[last] - 1 - offset) // stride + 1)
     spans = np.stack([first, np.maximum(first, stop)], axis=1)
     return _read(geometry), _read(spans)
+
+
+@functools.lru_cache(maxsize=64)
+def linear_places(window: Window) -> tuple[Any, Any]:
+    """Where the first tap of each window lies in a flat plane, and how much further each tap does.
+
+    Their sum is the place of a tap that lies inside the plane, and means nothing for one in the padding.
+    """
+    starts, steps, pitch = np.zeros(1, np.int64), np.zeros(1, np.int64), 1
+    for size, kernel, stride, (low, _), dilation, out in reversed(
+        list(zip(window.size, window.kernel, window.stride, window.padding, window.dilation, window.out, strict=True))
+    ):
+        starts = (((np.arange(out) * stride - low) * pitch)[:, None] + starts).reshape(-1)
+        steps = ((np.arange(kernel) * dilation * pitch)[:, None] + steps).reshape(-1)
+        pitch *= size
+    return _read(starts), _read(steps)
 
 
 def _read(value: Any) -> Any:
