@@ -234,7 +234,7 @@ def tables(window: Window) -> tuple[Any, Any]:
     return _read(geometry), _read(spans)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=8)
 def linear_places(window: Window) -> tuple[Any, Any]:
     """Where the first tap of each window lies in a flat plane, and how much further each tap does.
 
