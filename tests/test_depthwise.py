@@ -127,3 +127,11 @@ def test_a_strip_fits_the_registers_and_the_plane():
 @pytest.mark.parametrize(("itemsize", "lanes"), [(4, 4), (4, 8), (4, 16), (8, 2), (8, 4), (8, 8)])
 def test_halves_are_every_second_lane(itemsize, lanes):
     assert sorted(halves(itemsize, lanes)) == list(range(0, 2 * lanes, 2))
+
+
+def test_layers_of_mobilenet_are_written_out():
+    """The plain tiles take five to ten times as long for one channel."""
+    for channels, side, stride in ((32, 48, 1), (64, 48, 2), (512, 6, 1), (512, 6, 2), (1024, 3, 1)):
+        spec = ConvSpec.of((16, channels, side, side), (channels, 1, 3, 3), groups=channels, stride=stride, padding=1)
+        assert cpu._is_written_out(spec, 9)
+        assert ("driver", "rows of one channel, the taps written out") in cpu.details(spec, np.dtype("f4"))

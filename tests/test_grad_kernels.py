@@ -13,7 +13,7 @@ from test_kernels import Guarded, image, result
 import npconv as nc
 from npconv.geometry import ConvSpec
 from npconv.kernels import cpu
-from npconv.kernels.cpu import columns, correlation, input_grad, threads, weight_grad
+from npconv.kernels.cpu import columns, correlation, few_positions, input_grad, threads, weight_grad
 from npconv.kernels.cpu.blocking import Tile, processor
 from npconv.kernels.cpu.compile import compiled
 from npconv.kernels.cpu.vectors import address_of
@@ -188,9 +188,9 @@ def test_gradients_are_exact_inside_their_arrays_and_the_same_bits_for_any_threa
         input_grad: {"WAITING": 64, "TURNED_BYTES": 64, "FEWEST_CHANNELS": 2},
         weight_grad: {"MOST_TAPS": 1, "MOST_OUTPUTS": 1, "MOST_STAGED": 1},
     }
-    folded = {columns: {"suits": lambda *_: True}}
+    folded = {columns: {"suits": lambda *_: True}, few_positions: {"suits": lambda *_: True}}
     # At once, and in pieces, of which there are more than threads. The order of a sum depends on the pieces.
-    for limits in ({}, small, folded, {columns: {"WAITING": 300}}):
+    for limits in ({}, small, folded, {columns: {"WAITING": 300}, few_positions: {"MOST_BYTES": 1}}):
         for module, values in limits.items():
             for name, value in values.items():
                 monkeypatch.setattr(module, name, value)
@@ -238,7 +238,9 @@ def test_tiny_blocks_of_positions_give_the_exact_sums_too(x_shape, w_shape, opti
     ids=str,
 )
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-def test_numbers_that_are_not_finite_reach_what_the_definition_says(spoilt, number, x_shape, w_shape, options):
+def test_numbers_that_are_not_finite_reach_what_the_definition_says(
+    spoilt, number, x_shape, w_shape, options, monkeypatch
+):
     spec, rng = ConvSpec.of(x_shape, w_shape, **options), np.random.default_rng(0)
     arrays = {
         "x": rounded(rng, image(spec), "f4"),
@@ -251,9 +253,27 @@ def test_numbers_that_are_not_finite_reach_what_the_definition_says(spoilt, numb
     np.testing.assert_array_equal(
         nc.conv_input_grad(dy, w, x_shape, **ours), nc.conv_input_grad(dy, w, x_shape, **theirs)
     )
-    np.testing.assert_array_equal(
-        nc.conv_weight_grad(x, dy, w_shape, **ours), nc.conv_weight_grad(x, dy, w_shape, **theirs)
-    )
+    for few in (False, True):
+        monkeypatch.setattr(few_positions, "suits", lambda *_, few=few: few)
+        np.testing.assert_array_equal(
+            nc.conv_weight_grad(x, dy, w_shape, **ours), nc.conv_weight_grad(x, dy, w_shape, **theirs)
+        )
+
+
+def test_images_of_few_positions_lie_side_by_side():
+    """Many channels at 2x2 do; wider images, a single one, and channels that do not fill a vector do not."""
+
+    def lie(batch, channels, side, groups=1):
+        spec = ConvSpec.of(
+            (batch, channels, side, side), (channels, channels // groups, 3, 3), padding=1, groups=groups
+        )
+        return few_positions.suits(spec.window, batch, groups, channels, channels, 4)
+
+    assert lie(16, 512, 2)
+    assert lie(16, 512, 2, groups=4)
+    assert not lie(1, 512, 2)
+    assert not lie(16, 512, 4)
+    assert not lie(16, 4096, 2, groups=1024)
 
 
 def test_long_sums_are_blocked():

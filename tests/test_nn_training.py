@@ -315,3 +315,18 @@ def test_milestones_and_owners() -> None:
         nn.SequentialLR(nn.SGD([P], 0.2), [a, b], [1])
     with pytest.raises(NotImplementedError, match="LRScheduler must define at"):
         nn.LRScheduler(sgd)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop"])
+def test_a_step_replaces_values_and_leaves_the_arrays_it_was_given(name):
+    value, grad = np.array([1.0, -2.0]), np.array([0.5, -0.25])
+    p = nn.Parameter(value)
+    optimizer = getattr(nn, name)([p], lr=0.1, weight_decay=0.1, **({"momentum": 0.9} if name == "SGD" else {}))
+    for _ in range(3):
+        p.grad = grad
+        before = p.value.copy()
+        given = p.value
+        optimizer.step()
+        np.testing.assert_array_equal(given, before)
+        np.testing.assert_array_equal(grad, [0.5, -0.25])
+        assert (p.value != before).all()

@@ -331,13 +331,32 @@ class Adam(Optimizer):
         value, grad = self._decayed(value, grad)
         beta1, beta2 = self.betas
         step = state["step"] = state.get("step", 0) + 1
-        mean = state["exp_avg"] = beta1 * state.get("exp_avg", 0) + (1 - beta1) * grad
-        square = state["exp_avg_sq"] = beta2 * state.get("exp_avg_sq", 0) + (1 - beta2) * (grad * grad)
-        root = namespace("grad", grad).sqrt(square) / (1 - beta2**step) ** 0.5
-        return value - self.lr / (1 - beta1**step) * (mean / (root + self.eps))
+        xp = namespace("grad", grad)
+        # One temporary for all, and what is kept changes in place: fresh memory costs more than the arithmetic.
+        work = xp.multiply(grad, 1 - beta1, out=xp.empty_like(grad))
+        mean = _moved(state, "exp_avg", beta1, work)
+        xp.multiply(grad, grad, out=work)
+        work *= 1 - beta2
+        square = _moved(state, "exp_avg_sq", beta2, work)
+        xp.sqrt(square, out=work)
+        work /= (1 - beta2**step) ** 0.5
+        work += self.eps
+        xp.divide(mean, work, out=work)
+        work *= self.lr / (1 - beta1**step)
+        return xp.subtract(value, work, out=work)
 
     def _decayed(self, value: Array, grad: Array) -> tuple[Array, Array]:
         return value, grad + self.weight_decay * value if self.weight_decay else grad
+
+
+def _moved(state: dict[str, Any], name: str, share: float, addend: Array) -> Array:
+    """Return an array of the state after it was brought, in place, to ``share * array + addend``; it is 0 at first."""
+    if name not in state:
+        state[name] = addend.copy()
+    else:
+        state[name] *= share
+        state[name] += addend
+    return state[name]
 
 
 class AdamW(Adam):

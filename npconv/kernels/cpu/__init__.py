@@ -19,6 +19,7 @@ from npconv.geometry import ConvSpec, Window
 from npconv.kernels.cpu import (
     columns,
     depthwise_grad,
+    few_positions,
     input_grad,
     loops,
     normalize,
@@ -52,7 +53,7 @@ BOUNDS: dict[str | None, tuple[float, float]] = {None: (-np.inf, np.inf), "relu"
 ACTIVATIONS = {None: 0, "relu": loops.RELU, "relu6": loops.RELU6, "hardswish": loops.HARDSWISH}
 
 # Products of an image from which on a depthwise kernel is worth machine code of its own, which takes seconds to make.
-WORTH_WRITING_OUT = 2**16
+WORTH_WRITING_OUT = 2**15
 
 # Winograd tiles that a task transforms at once, about: what they hold for all channels should stay in L2.
 WINOGRAD_TILES = 48
@@ -134,7 +135,9 @@ def conv_weight_grad(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:
     if uses_tiles(x.dtype) and spec.groups == spec.out_channels and _is_written_out(spec, spec.window.taps) and dy.size:
         depthwise_grad.run(spec.window, x, dy, dw)
     elif uses_tiles(x.dtype):
-        weight_grad.run(spec.window, spec.groups, _read(x), _read(dy), flatten(dw, 1))
+        sizes = spec.batch, spec.groups, spec.in_channels, spec.out_channels, x.dtype.itemsize
+        way = few_positions if few_positions.suits(spec.window, *sizes) else weight_grad
+        way.run(spec.window, spec.groups, _read(x), _read(dy), flatten(dw, 1))
     else:
         threads.run(
             loops.conv_weight_grad, dw.size // spec.window.kernel[-1], spec.macs,
@@ -191,7 +194,7 @@ def max_values(window: Window, x: Any, y: Any) -> None:
 def max_pool_grad(window: Window, dy: Any, winner: Any, dx: Any) -> None:
     threads.run(
         loops.max_pool_grad, dx.shape[0] * dx.shape[1], dy.size * window.taps,
-        _read(flatten(dy, 2)), _read(flatten(winner, 2)), flatten(dx, 2), *tables(window),
+        _read(flatten(dy, 2)), _read(flatten(winner, 2)), flatten(dx, 2), *linear_places(window),
     )  # fmt: skip
 
 
@@ -207,8 +210,8 @@ def batch_norm_grad(
     dx: Any, dweight: Any, dbias: Any,
 ) -> None:  # fmt: skip
     threads.run(
-        normalize.batch_norm_grad, x.shape[1], x.size * 5, _read(dy), _read(x), _read(y), _read(weight), _read(mean),
-        _read(var), eps, _bounds(activation, x.dtype), activation is not None, dx, dweight, dbias,
+        normalize.batch_norm_grad(activation is not None), x.shape[1], x.size * 5, _read(dy), _read(x), _read(y),
+        _read(weight), _read(mean), _read(var), eps, _bounds(activation, x.dtype), dx, dweight, dbias,
     )  # fmt: skip
 
 
@@ -229,6 +232,22 @@ def tables(window: Window) -> tuple[Any, Any]:
     stop = np.minimum(out, (window.size[last] - 1 - offset) // stride + 1)
     spans = np.stack([first, np.maximum(first, stop)], axis=1)
     return _read(geometry), _read(spans)
+
+
+@functools.lru_cache(maxsize=8)
+def linear_places(window: Window) -> tuple[Any, Any]:
+    """Where the first tap of each window lies in a flat plane, and how much further each tap does.
+
+    Their sum is the place of a tap that lies inside the plane, and means nothing for one in the padding.
+    """
+    starts, steps, pitch = np.zeros(1, np.int64), np.zeros(1, np.int64), 1
+    for size, kernel, stride, (low, _), dilation, out in reversed(
+        list(zip(window.size, window.kernel, window.stride, window.padding, window.dilation, window.out, strict=True))
+    ):
+        starts = (((np.arange(out) * stride - low) * pitch)[:, None] + starts).reshape(-1)
+        steps = ((np.arange(kernel) * dilation * pitch)[:, None] + steps).reshape(-1)
+        pitch *= size
+    return _read(starts), _read(steps)
 
 
 def _read(value: Any) -> Any:

@@ -6,6 +6,8 @@ the cache. Sums are taken in vector lanes along a plane and in float64 from plan
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -49,47 +51,47 @@ def batch_norm(
                 result[at(j)] = high if value > high else value
 
 
-@compiled_reduction
-def batch_norm_grad(
-    start: int,
-    stop: int,
-    dy: Any,
-    x: Any,
-    y: Any,
-    weight: Any,
-    mean: Any,
-    var: Any,
-    eps: float,
-    bounds: Any,
-    clamps: bool,
-    dx: Any,
-    dweight: Any,
-    dbias: Any,
-) -> None:
-    """The gradients; where the clamp cut a result off, or it is NaN, nothing passes."""
-    count = x.shape[0] * x.shape[2]
-    low, high = bounds
-    zero = x.dtype.type(0)
-    for c in range(start, stop):
-        middle = mean[c]
-        along, total = 0.0, 0.0
-        for n in range(x.shape[0]):
-            plane, result, grad = x[n, c], y[n, c], dy[n, c]
-            part, part_along = zero, zero
-            for j in range(x.shape[2]):
-                passed = not clamps or (result[at(j)] > low and result[at(j)] < high)
-                value = grad[at(j)] if passed else zero
-                part += value
-                part_along += value * (plane[at(j)] - middle)
-            total += part
-            along += part_along
-        scale = 1 / np.sqrt(var[c] + eps)
-        dweight[c], dbias[c] = along * scale, total
-        gain = x.dtype.type(weight[c] * scale)
-        common, slope = x.dtype.type(total / count), x.dtype.type(along * scale * scale / count)
-        for n in range(x.shape[0]):
-            plane, result, grad, target = x[n, c], y[n, c], dy[n, c], dx[n, c]
-            for j in range(x.shape[2]):
-                passed = not clamps or (result[at(j)] > low and result[at(j)] < high)
-                value = grad[at(j)] if passed else zero
-                target[at(j)] = gain * (value - common - (plane[at(j)] - middle) * slope)
+@functools.lru_cache(maxsize=2)
+def batch_norm_grad(clamps: bool) -> Callable[..., None]:
+    """The loop for the gradients; where a clamp cut a result off, or it is NaN, nothing passes.
+
+    Results are read only if there is a clamp, and then with no branch, so that whole vectors pass or not by lane: a
+    third to two thirds less time than with one.
+    """
+
+    @compiled_reduction
+    def batch_norm_grad_loop(
+        start: int, stop: int, dy: Any, x: Any, y: Any, weight: Any, mean: Any, var: Any, eps: float, bounds: Any,
+        dx: Any, dweight: Any, dbias: Any,
+    ) -> None:  # fmt: skip
+        count = x.shape[0] * x.shape[2]
+        low, high = bounds
+        zero = x.dtype.type(0)
+        for channel in range(start, stop):
+            c = at(channel)
+            middle = mean[c]
+            along, total = 0.0, 0.0
+            for n in range(x.shape[0]):
+                part, part_along = zero, zero
+                for j in range(x.shape[2]):
+                    value = dy[n, c, at(j)]
+                    if clamps:
+                        result = y[n, c, at(j)]
+                        value = value if (result > low) & (result < high) else zero
+                    part += value
+                    part_along += value * (x[n, c, at(j)] - middle)
+                total += part
+                along += part_along
+            scale = 1 / np.sqrt(var[c] + eps)
+            dweight[c], dbias[c] = along * scale, total
+            gain = x.dtype.type(weight[c] * scale)
+            common, slope = x.dtype.type(total / count), x.dtype.type(along * scale * scale / count)
+            for n in range(x.shape[0]):
+                for j in range(x.shape[2]):
+                    value = dy[n, c, at(j)]
+                    if clamps:
+                        result = y[n, c, at(j)]
+                        value = value if (result > low) & (result < high) else zero
+                    dx[n, c, at(j)] = gain * (value - common - (x[n, c, at(j)] - middle) * slope)
+
+    return batch_norm_grad_loop
