@@ -874,7 +874,7 @@ def test_what_a_subclass_must_define() -> None:
 
 def test_public_names_are_documented() -> None:
     classes = {n for n, v in vars(nn).items() if isinstance(v, type) and n[0].isupper()}
-    assert set(nn.__all__) == classes | {"fit", "init", "load", "predict", "save"}
+    assert set(nn.__all__) == classes | {"compile", "fit", "init", "load", "predict", "save"}
     for name in nn.__all__:
         text = getattr(nn, name).__doc__
         assert text, name
