@@ -103,31 +103,37 @@ def test_ctrl_c_comes_through_within_a_second_and_the_next_call_is_right():
     # Signals after 0.3 s; what is interrupted would take several seconds to minutes.
     code = f"""
 import os, signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may have been started without it
 a, k = np.ones((40, 64, 96, 96), 'f4'), np.ones((64, 64, 5, 5), 'f4')
 b, row, taps = np.ones((40, 64, 96, 96), 'f4'), np.ones((1, 1, 8_000_000), 'i8'), np.ones((1, 1, 2001), 'i8')
 def interrupt():
     time.sleep(0.3)
     sent.append(time.perf_counter())
     os.kill(os.getpid(), signal.SIGINT)
-# Compiled before, so that it is the convolution that is interrupted.
+# Much is compiled before, so that it is mostly the convolution that is interrupted.
 nc.conv(a[:1, :, :20, :20], k, padding=2); nc.conv(row[:, :, :9000], taps)
 nc.conv_weight_grad(row[:, :, :9000], row[:, :, :7000], taps.shape)
 for name, call in {{ {", ".join(f"{name!r}: {call}" for name, call in LONG.items())} }}.items():
-    sent, thread = [], threading.Thread(target=interrupt)
-    thread.start()
-    try:
-        call()
-        print(name.replace(' ', '_'), 'finished')
-        thread.join()
-        time.sleep(0.1)
-    except KeyboardInterrupt:
-        late = time.perf_counter() - sent[0]
-        cpu = time.process_time()
-        time.sleep(0.2)
-        # A processor shared with others may keep us waiting; nobody may be computing any more.
-        if late > 1 or time.process_time() - cpu > 0.1:
-            print(name.replace(' ', '_'), late, time.process_time() - cpu)
-    thread.join()
+    for attempt in range(6):
+        sent, thread = [], threading.Thread(target=interrupt)
+        thread.start()
+        try:
+            call()
+            print(name.replace(' ', '_'), 'finished')
+            thread.join()
+            time.sleep(0.1)
+        except KeyboardInterrupt:
+            late, cpu = time.perf_counter() - sent[0], time.process_time()
+            thread.join()
+            time.sleep(0.2)
+            if late > 1:
+                print(name.replace(' ', '_'), 'took', late)
+            if time.process_time() - cpu < 0.1:
+                break
+        # Compiling goes on by itself, and then that is done; computing would go on every time.
+        time.sleep(5)
+    else:
+        print(name.replace(' ', '_'), 'goes_on')
     if not right():
         print(name, 'wrong')
 print('done')
@@ -140,6 +146,7 @@ def test_ctrl_c_while_numba_is_imported_and_compiles_breaks_nothing(tmp_path):
     code = """
 import os, random, signal, sys, threading, time
 import numpy as np, npconv as nc
+signal.signal(signal.SIGINT, signal.default_int_handler)
 x, w = np.ones((2, 4, 16, 16), 'f8'), np.ones((4, 4, 3, 3), 'f8')
 random.seed(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
 count, done = 0, False
