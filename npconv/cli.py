@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import npconv as nc
-from npconv.commands import Failure, Mistake, add_all
+from npconv.commands import CommandError, UsageError, add_all
 
 EXAMPLES = """examples:
   npconv demo                                          a photograph, a network, the lecture's table
@@ -58,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader went away, as `head` does: nothing is left to say, also not while Python closes its streams.
         sys.stdout = None
         return 1
-    except (Mistake, ValueError, TypeError) as error:
+    except (UsageError, ValueError, TypeError) as error:
         return _fail(error, 2)
-    except (Failure, ImportError, RuntimeError, OSError, MemoryError) as error:
+    except (CommandError, ImportError, RuntimeError, OSError, MemoryError) as error:
         return _fail(error, 1)
     return 0
 

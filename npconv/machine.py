@@ -85,7 +85,6 @@ SUSTAINED = {
     ("numba", "unfold_tiles"): 33e9,
     ("numba", "unfold_rows"): 4e9,
     ("numba", "rows"): 6e9,
-    ("numba", "winograd_tiles"): 82e9,
     ("numba", "winograd_matmul"): 10e9,
     ("cupy", "tiles"): 30e12,
     ("cupy", "unfold_tiles"): 20e12,

@@ -13,7 +13,7 @@ import pytest
 
 import npconv as nc
 from npconv.cli import main
-from npconv.commands import Mistake, recipes, samples
+from npconv.commands import UsageError, recipes, samples
 
 pytest.importorskip("safetensors")
 
@@ -132,7 +132,7 @@ def test_a_file_of_arrays_is_taken(tmp_path: Path, shape: tuple[int, ...], dtype
 
 def test_a_file_that_is_no_archive_is_no_pickle_either(tmp_path: Path) -> None:
     (tmp_path / "samples.npz").write_bytes(b"hello")
-    with pytest.raises(Mistake, match=r"samples\.npz is no \.npz file"):
+    with pytest.raises(UsageError, match=r"samples\.npz is no \.npz file"):
         samples.load(str(tmp_path / "samples.npz"), 8, None)
 
 
@@ -205,5 +205,5 @@ def test_a_class_without_pictures_is_a_mistake(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     picture(tmp_path / "a" / "1.png", True)
     picture(tmp_path / "b" / "1.png", True)
-    with pytest.raises(Mistake, match="c has no pictures"):
+    with pytest.raises(UsageError, match="c has no pictures"):
         samples.load(str(tmp_path), 16, None)

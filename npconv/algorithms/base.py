@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -123,3 +123,22 @@ def is_tame(dtype: np.dtype[Any], growth: float, *magnitudes: float) -> bool:
     """
     limit = float(np.finfo(dtype).max) / growth
     return all(m < limit for m in magnitudes) and math.prod(magnitudes) < limit
+
+
+def is_turnable(spec: ConvSpec) -> bool:
+    """Whether the input gradient is a convolution of the same kind: at stride 1, with padding within the kernel."""
+    window = spec.window
+    within = all(max(pair) < k for pair, k in zip(window.padding, window.kernel, strict=True))
+    return within and set(window.stride) == {1} == set(window.dilation)
+
+
+def turned(spec: ConvSpec) -> ConvSpec:
+    """The convolution that is this one's input gradient, for a spec that `is_turnable`."""
+    window = spec.window
+    padding = tuple((k - 1 - lo, k - 1 - hi) for k, (lo, hi) in zip(window.kernel, window.padding, strict=True))
+    return replace(
+        spec,
+        in_channels=spec.out_channels,
+        out_channels=spec.in_channels,
+        window=replace(window, size=window.out, padding=padding),
+    )

@@ -10,7 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from npconv.algorithms.base import Runner, Work, grouped, grouped_weights, image_shape, is_narrow, result_shape
+from npconv.algorithms.base import (
+    Runner,
+    Work,
+    grouped,
+    grouped_weights,
+    image_shape,
+    is_narrow,
+    is_turnable,
+    result_shape,
+    turned,
+)
 from npconv.algorithms.tile_times import forward_seconds
 from npconv.arrays import Array, Backend, flatten
 from npconv.epilogue import finish
@@ -40,8 +50,9 @@ class Direct:
 
     def seconds(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool) -> float:
         work, kernel = self.cost(spec, op, dtype.itemsize), self.kernel(spec, op, backend, dtype)
-        if op == "forward" and (backend.name, kernel) == ("numba", "tiles"):
-            return forward_seconds(spec, dtype.itemsize, reused)
+        same = spec if op == "forward" else turned(spec) if op == "input_grad" and is_turnable(spec) else None
+        if same is not None and (backend.name, kernel) == ("numba", "tiles"):
+            return forward_seconds(same, dtype.itemsize, reused)
         return predicted_seconds(backend.name, kernel, work.flops, work.bytes)
 
     def details(

@@ -13,12 +13,12 @@ import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from npconv.algorithms.base import Runner, Work, is_narrow, is_tame, largest, result_shape
+from npconv.algorithms.base import Runner, Work, is_narrow, is_tame, largest, result_shape, turned
 from npconv.algorithms.cook_toom import (
     SIZES,
     Matrix,
@@ -104,19 +104,16 @@ class Winograd:
         return "narrow_matmul" if backend.kernels is None and is_narrow(maps, spec) else "winograd_matmul"
 
     def seconds(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool) -> float:
-        fitted = op == "forward"
         if op == "input_grad":
             spec, op = turned(spec), "forward"
+        tile = tile_sizes(spec, op, reused)
         kernel = self.kernel(spec, op, backend, dtype)
-        compiled = kernel == "winograd_tiles"
-        if compiled and fitted:
-            tile = tile_sizes(spec, op, reused)
+        if kernel == "winograd_tiles":
             points, tiles = math.prod(_points(tile)), spec.batch * math.prod(tile_counts(spec, tile))
             return winograd_seconds(spec, points, tiles, dtype.itemsize, reused)
-        nbytes = spec.bytes(dtype.itemsize) if compiled else self.cost(spec, op, dtype.itemsize).bytes
         # Rates are those of float32: vectors hold half as many of the other.
-        effort = price(spec, tile_sizes(spec, op, reused), op, reused) * dtype.itemsize / 4
-        return predicted_seconds(backend.name, kernel, effort, nbytes)
+        effort = price(spec, tile, op, reused) * dtype.itemsize / 4
+        return predicted_seconds(backend.name, kernel, effort, self.cost(spec, op, dtype.itemsize).bytes)
 
     def details(
         self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool
@@ -290,18 +287,6 @@ def _chain(chain: Sequence[Matrix], counts: Size, sizes: Sequence[int]) -> int:
 def tile_counts(spec: ConvSpec, tile: Tile) -> Size:
     """Number of tiles per axis; the last may hang over the edge."""
     return tuple(-(-n // m) for n, (m, _) in zip(spec.window.out, tile, strict=True))
-
-
-def turned(spec: ConvSpec) -> ConvSpec:
-    """The convolution that is this one's input gradient, at stride 1 and with padding within the kernel."""
-    window = spec.window
-    padding = tuple((k - 1 - lo, k - 1 - hi) for k, (lo, hi) in zip(window.kernel, window.padding, strict=True))
-    return replace(
-        spec,
-        in_channels=spec.out_channels,
-        out_channels=spec.in_channels,
-        window=replace(window, size=window.out, padding=padding),
-    )
 
 
 def matrices(tile: Tile) -> tuple[Transforms, ...]:

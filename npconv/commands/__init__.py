@@ -1,8 +1,9 @@
 """The commands of ``npconv``, one file each: ``add(commands)`` describes its arguments, ``run(options)`` does the work.
 
-A new command is a new file and a name in `NAMES`. ``run`` returns nothing where it went well. It raises `Mistake` where
-it was called wrongly, `Failure` where it could not do what was asked; both messages are one line for a person to read.
-A `ValueError` or `TypeError` of npconv counts as a mistake, an `ImportError`, `OSError` or `RuntimeError` as a failure.
+A new command is a new file and a name in `NAMES`. ``run`` returns nothing where it went well. It raises `UsageError`
+where it was called wrongly, `CommandError` where it could not do what was asked; both messages are one line for a
+person to read. A `ValueError` or `TypeError` of npconv counts as the first, an `ImportError`, `OSError` or
+`RuntimeError` as the second.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ NAMES = (
 """Every command, in the order of the help."""
 
 
-class Mistake(Exception):  # noqa: N818
+class UsageError(Exception):
     """The command was called wrongly: exit status 2."""
 
 
-class Failure(Exception):  # noqa: N818
+class CommandError(Exception):
     """The command could not do what was asked: exit status 1."""
 
 

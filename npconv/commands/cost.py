@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import npconv as nc
-from npconv.commands import Mistake
+from npconv.commands import UsageError
 from npconv.commands.arguments import add_geometry, describe, geometry
 from npconv.machine import NAMED, Machine
 from npconv.units import duration
@@ -68,9 +68,11 @@ def _shapes(options: argparse.Namespace) -> tuple[tuple[int, ...], tuple[int, ..
             return x, w
         c_in, c_out, *rest = (int(size) for size in options.sizes)
     except ValueError:
-        raise Mistake(f"sizes must be numbers, or shapes such as 1x64x56x56, got {' '.join(options.sizes)}") from None
+        raise UsageError(
+            f"sizes must be numbers, or shapes such as 1x64x56x56, got {' '.join(options.sizes)}"
+        ) from None
     if not rest or len(rest) % 2:
-        raise Mistake(
+        raise UsageError(
             f"give two shapes, or channels in, channels out, a kernel and an image size: 100 100 5 5 64 64; "
             f"got {' '.join(options.sizes)}"
         )
@@ -84,7 +86,7 @@ def _costs(options: argparse.Namespace, x: tuple[int, ...], w: tuple[int, ...]) 
     arguments = geometry(options)
     if options.separable:
         if arguments.pop("groups") != 1:
-            raise Mistake("--separable compares with a layer of one group, so it takes no --groups")
+            raise UsageError("--separable compares with a layer of one group, so it takes no --groups")
         channels = x[-len(w) + 1]
         pair = nc.cost.separable(channels, w[0], w[2:], x[-len(w) + 2 :], **arguments)
         return [pair.dense, pair.depthwise, pair.pointwise, pair.pair]

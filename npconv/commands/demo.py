@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from npconv.commands import Failure, Mistake
+from npconv.commands import CommandError, UsageError
 from npconv.commands.arguments import describe, need
 
 EXAMPLES = """
@@ -33,6 +33,6 @@ def run(options: argparse.Namespace) -> None:
     try:
         demo.run(options.image, options.output, seed=options.seed)
     except demo.ImageError as error:
-        raise Mistake(error) from None
+        raise UsageError(error) from None
     except AssertionError as error:
-        raise Failure(error) from None
+        raise CommandError(error) from None

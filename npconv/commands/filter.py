@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import npconv as nc
-from npconv.commands import Failure, Mistake
+from npconv.commands import CommandError, UsageError
 from npconv.commands.arguments import describe, need
 from npconv.demo import ImageError, open_picture
 
@@ -55,11 +55,11 @@ def run(options: argparse.Namespace) -> None:
             _write(apply(_read(source)), target)
         except ImageError as error:
             if len(pictures) == 1:
-                raise Mistake(error) from None
+                raise UsageError(error) from None
             print(f"npconv: {error}", file=sys.stderr)
             failed += 1
     if failed:
-        raise Failure(f"{failed} of {len(pictures)} pictures could not be read")
+        raise CommandError(f"{failed} of {len(pictures)} pictures could not be read")
     print(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''} written, the last to {targets[-1]}")
 
 
@@ -84,7 +84,7 @@ def _pictures(patterns: list[str]) -> list[Path]:
             names = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - a pattern may be absolute
             inside = [Path(name) for name in names if Path(name).is_file()]
         if not inside:
-            raise Mistake(f"there is no picture in {pattern}")
+            raise UsageError(f"there is no picture in {pattern}")
         found.update(dict.fromkeys(inside))
     return list(found)
 
@@ -93,18 +93,18 @@ def _targets(pictures: list[Path], output: Path) -> list[Path]:
     """Where the results go; never over a picture that is read, and no two to the same place."""
     if output.suffix and not output.is_dir():
         if len(pictures) > 1:
-            raise Mistake(f"output must be a folder for {len(pictures)} pictures, got {output}")
+            raise UsageError(f"output must be a folder for {len(pictures)} pictures, got {output}")
         targets = [output]
     else:
         targets = [output / f"{picture.stem}.png" for picture in pictures]
     sources = {picture.resolve() for picture in pictures}
     for number, target in enumerate(targets):
         if target.resolve() in sources:
-            raise Mistake(f"output must not be over a picture that is read, got {target}")
+            raise UsageError(f"output must not be over a picture that is read, got {target}")
         if target in targets[:number]:
-            raise Mistake(f"two of the pictures are called {target.stem}: write them to folders of their own")
+            raise UsageError(f"two of the pictures are called {target.stem}: write them to folders of their own")
         if target.suffix.lower() not in SUFFIXES:
-            raise Mistake(f"output must be a kind of picture, such as .png, got {target}")
+            raise UsageError(f"output must be a kind of picture, such as .png, got {target}")
     return targets
 
 
@@ -133,32 +133,34 @@ def _weights(text: str, name: str, number: str) -> Any:
     if name == "box" and number:
         size = _number(text, number)
         if not size.is_integer():
-            raise Mistake(f"size of a box must be an integer, got {number}")
+            raise UsageError(f"size of a box must be an integer, got {number}")
         return nc.filters.box(int(size), ndim=2)
     if text.endswith(".npy"):
         return _load(Path(text))
-    raise Mistake(f"kernel must be {KERNELS}, got {text!r}")
+    raise UsageError(f"kernel must be {KERNELS}, got {text!r}")
 
 
 def _number(text: str, number: str) -> float:
     try:
         return float(number)
     except ValueError:
-        raise Mistake(f"kernel must be {KERNELS}, got {text!r}") from None
+        raise UsageError(f"kernel must be {KERNELS}, got {text!r}") from None
 
 
 def _load(path: Path) -> Any:
     try:
         weights = np.load(path, allow_pickle=False)
     except FileNotFoundError:
-        raise Mistake(f"there is no kernel at {path}") from None
+        raise UsageError(f"there is no kernel at {path}") from None
     except (OSError, ValueError, EOFError):
-        raise Mistake(f"{path} is not an array that numpy.save wrote") from None
+        raise UsageError(f"{path} is not an array that numpy.save wrote") from None
     if getattr(weights, "ndim", 0) != 2 or not weights.size or weights.dtype.kind not in "iuf":
         kind = getattr(weights, "dtype", type(weights).__name__)
-        raise Mistake(f"the kernel in {path} must be a real array of two dimensions, got {kind} of {np.shape(weights)}")
+        raise UsageError(
+            f"the kernel in {path} must be a real array of two dimensions, got {kind} of {np.shape(weights)}"
+        )
     if not np.abs(weights.astype(np.float64)).sum() <= np.finfo(np.float32).max:
-        raise Mistake(f"the kernel in {path} must be finite, and its weights' magnitudes sum to a float32")
+        raise UsageError(f"the kernel in {path} must be finite, and its weights' magnitudes sum to a float32")
     return weights
 
 

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import npconv as nc
-from npconv.commands import Failure
+from npconv.commands import CommandError
 from npconv.commands.arguments import describe
 from npconv.report import configuration
 from npconv.self_test import self_test
@@ -42,4 +42,4 @@ def run(options: argparse.Namespace) -> None:
             print(f"{'ok' if result['right'] else 'WRONG':<11}{result['what']}")
     wrong = [result["what"] for result in results if not result["right"]]
     if wrong:
-        raise Failure(f"{len(wrong)} of {len(results)} checks differ from the definition: {', '.join(wrong)}")
+        raise CommandError(f"{len(wrong)} of {len(results)} checks differ from the definition: {', '.join(wrong)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import npconv as nc
-from npconv.commands import Mistake
+from npconv.commands import UsageError
 
 _NOTE = "npconv network"
 
@@ -55,18 +55,20 @@ def load(path: Path) -> tuple[Network, Any]:
 
     Raises
     ------
-    Mistake
+    UsageError
         If the file is none that ``npconv train`` wrote.
     """
     try:
         _, metadata = nc.nn.files.read(path)
     except FileNotFoundError:
-        raise Mistake(f"there is no file of weights {path}") from None
+        raise UsageError(f"there is no file of weights {path}") from None
     try:
         note = json.loads(metadata[_NOTE])
         network = Network(note["recipe"], dict(note["arguments"]), tuple(note["shape"]), tuple(note["names"]))
         model = network.build()
     except (KeyError, TypeError, ValueError):
-        raise Mistake(f"{path} does not say which network its weights are for: npconv train did not write it") from None
+        raise UsageError(
+            f"{path} does not say which network its weights are for: npconv train did not write it"
+        ) from None
     nc.nn.load(model, path)
     return network, model.eval()

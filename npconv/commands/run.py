@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import npconv as nc
-from npconv.commands import Mistake, samples
+from npconv.commands import UsageError, samples
 from npconv.commands.arguments import describe, need
 
 EXAMPLES = """
@@ -36,10 +36,10 @@ def run(options: argparse.Namespace) -> None:
     it: what a model expects besides, such as a mean taken away, is done in an .npy file.
     """
     if not (math.isfinite(options.max_memory) and options.max_memory > 0):
-        raise Mistake(f"--max-memory must be finite and above zero, got {options.max_memory}")
+        raise UsageError(f"--max-memory must be finite and above zero, got {options.max_memory}")
     model = nc.onnx.load(options.model, max_memory=int(options.max_memory * 2**30))
     if len(model.inputs) != 1:
-        raise Mistake(f"{options.model} has {len(model.inputs)} inputs ({', '.join(model.inputs)}); run takes one")
+        raise UsageError(f"{options.model} has {len(model.inputs)} inputs ({', '.join(model.inputs)}); run takes one")
     _check_output(options.output, len(model.outputs))
     ((name, (shape, dtype)),) = model.inputs.items()
     x = _array(options.input) if options.input.suffix == ".npy" else _picture(options.input, shape, dtype)
@@ -56,14 +56,14 @@ def run(options: argparse.Namespace) -> None:
 def _check_output(path: Path | None, outputs: int) -> None:
     if path is None or path.suffix == ".npz" or (path.suffix == ".npy" and outputs == 1):
         return
-    raise Mistake(f"--output must end in .npz, or in .npy where there is one output; got {path} for {outputs}")
+    raise UsageError(f"--output must end in .npz, or in .npy where there is one output; got {path} for {outputs}")
 
 
 def _array(path: Path) -> Any:
     try:
         return np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise Mistake(f"{path} is no array of numbers: {error}") from error
+        raise UsageError(f"{path} is no array of numbers: {error}") from error
 
 
 def _picture(path: Path, shape: tuple[int | None, ...] | None, dtype: Any) -> Any:
@@ -71,7 +71,9 @@ def _picture(path: Path, shape: tuple[int | None, ...] | None, dtype: Any) -> An
     need("demo", "PIL")
     channels, *size = (shape or ())[1:] or (None,)
     if len(size) != 2 or channels not in (1, 3) or not all(size) or np.dtype(dtype).kind != "f":
-        raise Mistake(f"the model's input, {dtype} of shape {shape}, is no picture of a known size; give an .npy file")
+        raise UsageError(
+            f"the model's input, {dtype} of shape {shape}, is no picture of a known size; give an .npy file"
+        )
     picture = samples.read(path, [int(n or 0) for n in size], channels)
     return samples.scaled(picture)[None].astype(dtype)
 

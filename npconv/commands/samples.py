@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from npconv.commands import Mistake
+from npconv.commands import UsageError
 from npconv.demo import ImageError, open_picture
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
@@ -29,7 +29,9 @@ class Samples:
         order = np.random.default_rng(seed).permutation(len(self.labels))
         held = round(share * len(order))
         if not 0 < held < len(order):
-            raise Mistake(f"--held-back {share:g} of {len(order)} pictures leaves none to train on or none to look at")
+            raise UsageError(
+                f"--held-back {share:g} of {len(order)} pictures leaves none to train on or none to look at"
+            )
         first, rest = order[:held], order[held:]
         return (
             Augmented(self.pictures[rest], self.labels[rest], shift),
@@ -69,7 +71,7 @@ def load(source: str, size: int, channels: int | None) -> Samples:
 
     Raises
     ------
-    Mistake
+    UsageError
         If there are none, or they cannot be read; the message names the file.
     """
     if source == "digits":
@@ -79,7 +81,7 @@ def load(source: str, size: int, channels: int | None) -> Samples:
         return _folder(path, size, channels or 3)
     if path.suffix == ".npz":
         return _file(path)
-    raise Mistake(f"--data must be digits, a folder with a folder for each class, or a file .npz; got {source}")
+    raise UsageError(f"--data must be digits, a folder with a folder for each class, or a file .npz; got {source}")
 
 
 def digits(size: int, channels: int = 1) -> Samples:
@@ -105,43 +107,45 @@ def _folder(path: Path, size: int, channels: int) -> Samples:
     ]
     found = {number for _, number in files}
     if len(found) < 2:
-        raise Mistake(f"{path} must have at least two folders with pictures, one for each class; it has {len(found)}")
+        raise UsageError(
+            f"{path} must have at least two folders with pictures, one for each class; it has {len(found)}"
+        )
     for number, folder in enumerate(folders):
         if number not in found:
-            raise Mistake(f"{folder} has no pictures; a folder is a class")
+            raise UsageError(f"{folder} has no pictures; a folder is a class")
     pictures = np.stack([read(file, size, channels) for file, _ in files])
     return Samples(pictures, np.array([number for _, number in files]), tuple(folder.name for folder in folders))
 
 
 def _file(path: Path) -> Samples:
     if path.is_file() and not zipfile.is_zipfile(path):  # NumPy would take it for a pickle
-        raise Mistake(f"{path} is no .npz file, or a truncated one")
+        raise UsageError(f"{path} is no .npz file, or a truncated one")
     try:
         with np.load(path, allow_pickle=False) as file:
             pictures, labels = file["x"], file["y"]
     except FileNotFoundError:
-        raise Mistake(f"there is no file {path}") from None
+        raise UsageError(f"there is no file {path}") from None
     except KeyError:
-        raise Mistake(f"{path} must hold two arrays: x, the pictures, and y, their classes as integers") from None
+        raise UsageError(f"{path} must hold two arrays: x, the pictures, and y, their classes as integers") from None
     except Exception as error:  # whatever a file that is no archive makes zipfile, zlib and NumPy raise
-        raise Mistake(f"{path} cannot be read: {error}") from None
+        raise UsageError(f"{path} cannot be read: {error}") from None
     pictures = pictures[:, None] if pictures.ndim == 3 else pictures
     if pictures.ndim != 4 or pictures.dtype.kind not in "fu" or not pictures.size:
-        raise Mistake(
+        raise UsageError(
             f"x in {path} must be pictures, (N, C, H, W) or (N, H, W), uint8 or floating; "
             f"it is {pictures.dtype} of shape {pictures.shape}"
         )
     if labels.dtype.kind not in "iu" or labels.shape != pictures.shape[:1] or labels.min() < 0:
-        raise Mistake(
+        raise UsageError(
             f"y in {path} must be {len(pictures)} integers from 0; it is {labels.dtype} of shape {labels.shape}"
         )
     if labels.max() >= len(labels):
         # A network has an output for each class: one absurd number would take all memory.
-        raise Mistake(
+        raise UsageError(
             f"y in {path} must be classes from 0 on, fewer than the {len(labels)} pictures; it has {labels.max()}"
         )
     if pictures.dtype.kind == "f" and not np.isfinite(pictures).all():
-        raise Mistake(f"x in {path} must be finite; it has NaN or infinity")
+        raise UsageError(f"x in {path} must be finite; it has NaN or infinity")
     return Samples(pictures, labels.astype(np.int64), tuple(map(str, range(max(2, int(labels.max()) + 1)))))
 
 
@@ -149,11 +153,11 @@ def read(path: Path, size: int | Sequence[int], channels: int) -> Any:
     """Return a picture as bytes ``(channels, size, size)``, cut to the middle square and resized."""
     mode = {1: "L", 3: "RGB"}.get(channels)
     if mode is None:
-        raise Mistake(f"pictures have 1 or 3 channels, the network takes {channels}")
+        raise UsageError(f"pictures have 1 or 3 channels, the network takes {channels}")
     try:
         return resized(open_picture(path), size, mode)
     except ImageError as error:
-        raise Mistake(str(error)) from None
+        raise UsageError(str(error)) from None
 
 
 def resized(picture: Any, size: int | Sequence[int], mode: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import npconv as nc
-from npconv.commands import Mistake, samples
+from npconv.commands import UsageError, samples
 from npconv.commands.arguments import describe, need
 from npconv.commands.recipes import RECIPES, Network
 
@@ -51,11 +51,11 @@ def run(options: argparse.Namespace) -> None:
     need("train", "matplotlib", "PIL", "sklearn", "tqdm", "safetensors")
     recipe = RECIPES[options.model]
     if options.width != 1 and not recipe.has_width:
-        raise Mistake(f"--width is for the mobilenets, not for {options.model}")
+        raise UsageError(f"--width is for the mobilenets, not for {options.model}")
     if options.seed < 0 or options.epochs < 1 or not 0 < options.held_back < 1:
-        raise Mistake("--seed must be zero or more, --epochs must be positive, and --held-back between 0 and 1")
+        raise UsageError("--seed must be zero or more, --epochs must be positive, and --held-back between 0 and 1")
     if options.size is not None and options.size < 1:
-        raise Mistake(f"--size must be positive, got {options.size}")
+        raise UsageError(f"--size must be positive, got {options.size}")
     size = options.size or (32 if options.data == "digits" else recipe.size)
     data = samples.load(options.data, size, options.channels)
     network, model = _network(options, recipe, data)
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
 def _network(options: argparse.Namespace, recipe: Any, data: samples.Samples) -> tuple[Network, Any]:
     shape = data.pictures.shape[1:]
     if recipe.function == "lenet5" and shape[1] != shape[2]:
-        raise Mistake(f"lenet takes square pictures, these are {shape[1]}x{shape[2]}")
+        raise UsageError(f"lenet takes square pictures, these are {shape[1]}x{shape[2]}")
     arguments: dict[str, Any] = {"classes": len(data.names), "channels": shape[0], "size": min(shape[1:])}
     if recipe.has_width:
         arguments["width"] = options.width
@@ -86,7 +86,7 @@ def _train(
     side = min(data.pictures.shape[2:])
     shift = side // 16 if options.shift is None else options.shift
     if not 0 <= shift < side:
-        raise Mistake(f"--shift must be from 0 to {side - 1}, less than the side of the pictures; got {shift}")
+        raise UsageError(f"--shift must be from 0 to {side - 1}, less than the side of the pictures; got {shift}")
     trained_on, held = data.split(options.held_back, shift, options.seed)
     count = sum(parameter.value.size for parameter in model.parameters())
     print(f"{options.model}, {count:,} parameters; {len(trained_on)} pictures, {len(held)} held back")

@@ -186,5 +186,6 @@ def _namespace(backend: str) -> ModuleType:
     if backend == "cupy":
         import cupy
 
-        return cupy  # type: ignore[no-any-return]
+        module: ModuleType = cupy
+        return module
     return np

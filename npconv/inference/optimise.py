@@ -162,7 +162,7 @@ def _gated(name: str, *numbers: float) -> str | None:
     return "silu" if name == "sigmoid" else None
 
 
-def _activation_into_producer(graph: Graph, before: Node, node: Node) -> Node | None:  # noqa: ARG001
+def _activation_into_producer(_: Graph, before: Node, node: Node) -> Node | None:
     """Anything that can apply an activation, and then an activation."""
     if node.op != "activation" or before.op not in FUSABLE:
         return None

@@ -23,9 +23,6 @@ from npconv.units import amount, duration
 AUTO_WORKSPACE = 2**30
 """Bytes that an algorithm may use beyond operands and result where nobody says; the direct form needs none."""
 
-WORTH_ROUNDING = 1.15
-"""How many times faster than sums of products a transform must be predicted to be."""
-
 
 def plan_for(
     spec: ConvSpec,
@@ -154,9 +151,7 @@ def _measured(
 def _by_time(possible: dict[str, Candidate], measured: measurements.Seconds, crew: int) -> tuple[str, dict[str, str]]:
     """The fastest algorithm, by what was measured if anything was, and what to say of each to a crew of threads."""
     if not measured:
-        # What rounds more has to be worth it: predictions are right to a sixth.
-        handicap = dict.fromkeys(TRANSFORMED, WORTH_ROUNDING)
-        best = min(possible, key=lambda name: possible[name].seconds * handicap.get(name, 1.0))
+        best = min(possible, key=lambda name: possible[name].seconds)
         return best, {
             name: f"predicted {duration(candidate.seconds / crew)}, {_ratio(candidate.seconds, possible[best].seconds)}"
             for name, candidate in possible.items()
