@@ -77,6 +77,7 @@ def test_kernels_know_no_algorithm(path: Path) -> None:
         "npconv.disk",
         "npconv.geometry",
         "npconv.interrupts",
+        "npconv.leading",
     )
     assert all(name.startswith(allowed) for name in imports(path) if name.startswith("npconv"))
 

@@ -21,6 +21,7 @@ from guards import AVX512, OTHER_PROCESSORS, Guarded, run_python
 
 import npconv as nc
 from npconv.algorithms.cook_toom import transforms
+from npconv.algorithms.planar import planar
 from npconv.arrays import require
 from npconv.geometry import ConvSpec, Window
 from npconv.kernels import cpu
@@ -496,7 +497,8 @@ def test_winograd_convolution_stays_inside_its_arrays(spec, dtype, m, monkeypatc
         rng, guard = np.random.default_rng(0), Guarded()
         x, w, bias, y = conv_arrays(guard, rng, spec, dtype)
         u = guarded_weights(guard, spec, matrices, w)
-        cpu.winograd_runner(spec, x.dtype, matrices, "relu")(x, u, bias, y)
+        form = planar(spec)
+        cpu.winograd_runner(form.spec, x.dtype, matrices, "relu", form.planes)(x, u, bias, y)
         near(dtype, y, portable(spec, *(value.astype("f8") for value in (x, w, bias)), "relu"))
         guard.check()
 

@@ -128,14 +128,14 @@ def is_tame(dtype: np.dtype[Any], growth: float, *magnitudes: float) -> bool:
 def is_turnable(spec: ConvSpec) -> bool:
     """Whether the input gradient is a convolution of the same kind: at stride 1, with padding within the kernel."""
     window = spec.window
-    within = all(max(pair) < k for pair, k in zip(window.padding, window.kernel, strict=True))
-    return within and set(window.stride) == {1} == set(window.dilation)
+    within = all(max(pair) <= reach for pair, reach in zip(window.padding, window.reach, strict=True))
+    return within and set(window.stride) == {1}
 
 
 def turned(spec: ConvSpec) -> ConvSpec:
     """The convolution that is this one's input gradient, for a spec that `is_turnable`."""
     window = spec.window
-    padding = tuple((k - 1 - lo, k - 1 - hi) for k, (lo, hi) in zip(window.kernel, window.padding, strict=True))
+    padding = tuple((reach - lo, reach - hi) for reach, (lo, hi) in zip(window.reach, window.padding, strict=True))
     return replace(
         spec,
         in_channels=spec.out_channels,

@@ -12,13 +12,13 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from npconv.algorithms.base import Runner, Work, is_narrow, is_tame, largest, result_shape, turned
+from npconv.algorithms.base import Runner, Work, is_narrow, is_tame, is_turnable, largest, result_shape, turned
 from npconv.algorithms.cook_toom import (
     SIZES,
     Matrix,
@@ -30,6 +30,7 @@ from npconv.algorithms.cook_toom import (
     transforms,
 )
 from npconv.algorithms.direct import Direct
+from npconv.algorithms.planar import Planar, planar
 from npconv.algorithms.tile_times import winograd_seconds
 from npconv.arrays import Array, Backend, flatten, require
 from npconv.epilogue import activate, finish
@@ -41,6 +42,9 @@ WORKSPACE = 16 * 2**20
 
 WORTH_COMPILING = 2**19
 """Products of an image from which on the compiled form is used."""
+
+LAYING_OUT = 1.5e-9
+"""Seconds to lay out one element of a phase anew."""
 
 _HELD = 3
 """Copies of a block's transformed tiles that exist at once: gathered, half way, and transformed."""
@@ -87,6 +91,7 @@ class Winograd:
             return Work(spec.flops, spec.bytes(itemsize), 0)
         if op == "input_grad":
             return self.cost(turned(spec), "forward", itemsize)
+        nbytes, extra, spec = spec.bytes(itemsize), laid_out(spec), planar(spec).spec
         tile = tile_sizes(spec, op)
         operations_ = operations(spec, tile, op)
         points = math.prod(_points(tile))
@@ -94,8 +99,8 @@ class Winograd:
         tiled = (spec.in_channels + spec.out_channels) * spec.batch * points * math.prod(tile_counts(spec, tile))
         images, rows = block_shape(spec, tile, itemsize)
         weights = 2 * (points + spec.window.taps) * spec.parameters // spec.window.taps
-        held = _HELD * images * rows * _row_elements(spec, tile) + weights
-        return Work(sum(operations_), spec.bytes(itemsize) + 4 * itemsize * tiled, itemsize * held)
+        held = _HELD * images * rows * _row_elements(spec, tile) + weights + extra
+        return Work(sum(operations_), nbytes + itemsize * (4 * tiled + 2 * extra), itemsize * held)
 
     def kernel(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> str:
         if is_compiled(spec, op, backend):
@@ -106,11 +111,11 @@ class Winograd:
     def seconds(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool) -> float:
         if op == "input_grad":
             spec, op = turned(spec), "forward"
+        kernel, extra, spec = self.kernel(spec, op, backend, dtype), laid_out(spec), planar(spec).spec
         tile = tile_sizes(spec, op, reused)
-        kernel = self.kernel(spec, op, backend, dtype)
         if kernel == "winograd_tiles":
             points, tiles = math.prod(_points(tile)), spec.batch * math.prod(tile_counts(spec, tile))
-            return winograd_seconds(spec, points, tiles, dtype.itemsize, reused)
+            return winograd_seconds(spec, points, tiles, dtype.itemsize, reused) + extra * LAYING_OUT
         # Rates are those of float32: vectors hold half as many of the other.
         effort = price(spec, tile, op, reused) * dtype.itemsize / 4
         return predicted_seconds(backend.name, kernel, effort, self.cost(spec, op, dtype.itemsize).bytes)
@@ -118,24 +123,26 @@ class Winograd:
     def details(
         self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool
     ) -> tuple[tuple[str, str], ...]:
-        if op == "input_grad":
-            spec = turned(spec)
+        compiled = is_compiled(spec, "forward", backend) and op != "weight_grad"
+        spec = planar(turned(spec) if op == "input_grad" else spec).spec
         tile = tile_sizes(spec, op, reused)
         outputs, points = _by(m for m, _ in tile), _by(_points(tile))
         images, rows = block_shape(spec, tile, dtype.itemsize)
         counts = _by(tile_counts(spec, tile))
         blocks = ("blocks", f"{images} of {spec.batch} images, {rows} rows of {counts} tiles")
         return (("tile", f"{outputs} outputs from {points} points"),) + (
-            (("tiles", counts),) if is_compiled(spec, "forward", backend) and op != "weight_grad" else (blocks,)
+            (("tiles", counts),) if compiled else (blocks,)
         )
 
     def pack(self, spec: ConvSpec, backend: Backend, w: Array, reused: bool) -> Packed:
-        tile, magnitude = tile_sizes(spec, "forward", reused), largest(backend, w)
-        if not _is_tame(spec, tile, "forward", w, magnitude):
+        inner = planar(spec).spec
+        tile, magnitude = tile_sizes(inner, "forward", reused), largest(backend, w)
+        if not _is_tame(inner, tile, "forward", w, magnitude):
             return Packed(w, tile, None, magnitude)
+        taps = w.reshape(inner.w_shape)
         if backend.kernels is not None and is_compiled(spec, "forward", backend):
-            return Packed(w, tile, backend.kernels.winograd_weights(spec, matrices(tile), w), magnitude)
-        return Packed(w, tile, weight_points(backend, spec, matrices(tile), w), magnitude)
+            return Packed(w, tile, backend.kernels.winograd_weights(inner, matrices(tile), taps), magnitude)
+        return Packed(w, tile, weight_points(backend, inner, matrices(tile), taps), magnitude)
 
     def forward(
         self, spec: ConvSpec, backend: Backend, x: Array, packed: Packed, bias: Array | None, activation: str | None
@@ -145,34 +152,41 @@ class Winograd:
             y = backend.xp.empty(result_shape(spec), x.dtype)
             run(x, packed, bias, y)
             return y
-        tile = packed.tile
-        if packed.points is None or not _is_tame(spec, tile, "forward", x, packed.largest, largest(backend, x)):
+        form, tile = planar(spec), packed.tile
+        if packed.points is None or not _is_tame(form.spec, tile, "forward", x, packed.largest, largest(backend, x)):
             return Direct().forward(spec, backend, x, packed.weights, bias, activation)
-        y = correlated(backend, spec, tile, matrices(tile), x, packed.points)
-        return finish(backend, y, bias, activation)
+        y = correlated(backend, form.spec, tile, matrices(tile), form.divide(backend, x), packed.points)
+        return finish(backend, form.joined(backend, y, result_shape(spec)), bias, activation)
 
     def prepare(self, spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: str | None) -> Runner | None:
         return _runner(spec, backend, dtype, activation) if is_compiled(spec, "forward", backend) else None
 
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         back = turned(spec)
-        tile, magnitudes = tile_sizes(back, "forward"), (largest(backend, w), largest(backend, dy))
-        if not _is_tame(back, tile, "forward", dy, *magnitudes):
+        form = planar(back)
+        tile, magnitudes = tile_sizes(form.spec, "forward"), (largest(backend, w), largest(backend, dy))
+        if not _is_tame(form.spec, tile, "forward", dy, *magnitudes):
             return Direct().input_grad(spec, backend, dy, w)
         fs, kernels = matrices(tile), backend.kernels
         if kernels is None or not is_compiled(back, "forward", backend):
-            points = weight_points(backend, back, fs, turned_weights(backend, spec, w))
-            return correlated(backend, back, tile, fs, dy, points)
+            points = weight_points(backend, form.spec, fs, turned_weights(backend, spec, w).reshape(form.spec.w_shape))
+            dx = correlated(backend, form.spec, tile, fs, form.divide(backend, dy), points)
+            return form.joined(backend, dx, result_shape(back))
+        # Weights are read where they lie, unless several planes of an image are channels of one sum.
+        in_place = form.spec.in_channels == back.in_channels
+        w = w if in_place else turned_weights(backend, spec, w).reshape(form.spec.w_shape)
+        points = kernels.winograd_weights(form.spec, fs, w, turned=in_place)
         dx = backend.xp.empty(result_shape(back), dy.dtype)
-        points = kernels.winograd_weights(back, fs, w, turned=True)
-        kernels.winograd_runner(back, dy.dtype, fs, None)(dy, points, None, dx)
+        _compiled(form, backend, dy.dtype, tile, None)(dy, points, None, dx)
         return dx
 
     def weight_grad(self, spec: ConvSpec, backend: Backend, x: Array, dy: Array) -> Array:
-        tile = tile_sizes(spec, "weight_grad")
-        if not _is_tame(spec, tile, "weight_grad", x, largest(backend, x), largest(backend, dy)):
+        form = planar(spec)
+        tile = tile_sizes(form.spec, "weight_grad")
+        if not _is_tame(form.spec, tile, "weight_grad", x, largest(backend, x), largest(backend, dy)):
             return Direct().weight_grad(spec, backend, x, dy)
-        return weight_correlated(backend, spec, tile, matrices(tile), x, dy)
+        x, dy = form.divide(backend, x), form.divide_result(backend, dy)
+        return weight_correlated(backend, form.spec, tile, matrices(tile), x, dy).reshape(spec.w_shape)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -183,24 +197,38 @@ class Winograd:
 def obstacle(spec: ConvSpec, op: str) -> str | None:
     """None, or why no dtype can run this spec."""
     window = spec.window
-    if set(window.stride) != {1} or set(window.dilation) != {1}:
-        return f"Winograd tiles need stride 1 and dilation 1, here {window.stride} and {window.dilation}"
-    if not 1 < max(window.kernel) <= max(SIZES):
-        return f"Winograd tiles need kernels of 2 to {max(SIZES)} along some axis and no more, here {window.kernel}"
-    if not accurate_enough(tuple((SIZES[k][0], k) for k in window.kernel)):
+    last = window.axes(slice(max(0, window.ndim - 2), None))
+    if set(last.stride) != {1}:
+        return f"Winograd tiles need stride 1 along the last two axes, here {window.stride}"
+    if not 1 < max(last.kernel) <= max(SIZES):
+        return f"Winograd tiles need kernels of 2 to {max(SIZES)} along one of the last two axes, here {window.kernel}"
+    if not accurate_enough(tuple((SIZES[k][0], k) for k in last.kernel)):
         return f"Winograd tiles would round too much for a kernel of {window.kernel}"
-    if op == "input_grad" and any(max(pair) >= k for pair, k in zip(window.padding, window.kernel, strict=True)):
-        return f"its input gradient needs padding smaller than the kernel, here {window.padding}"
+    if any(d > max(1, n) for d, k, n in zip(last.dilation, last.kernel, last.out, strict=True) if k > 1):
+        return f"a dilation larger than the result leaves Winograd tiles empty, here {window.dilation}"
+    if op == "input_grad" and not is_turnable(spec):
+        return f"its input gradient needs stride 1 and padding within the kernel, here {window.padding}"
     return None
 
 
+def laid_out(spec: ConvSpec) -> int:
+    """Elements of the image and of the result that are laid out anew by `planar`, where phases are."""
+    form = planar(spec)
+    if not form.is_divided:
+        return 0
+    image, result = form.spec.window.size, form.spec.window.out
+    images = form.spec.batch // len(form.planes) * math.prod(form.steps)
+    count = math.prod(spec.window.size[:-2]), math.prod(spec.window.out[:-2])
+    return images * (spec.in_channels * count[0] * math.prod(image) + spec.out_channels * count[1] * math.prod(result))
+
+
 def is_compiled(spec: ConvSpec, op: str, backend: Backend) -> bool:
-    """Whether the backend's own loops run: for one or two axes, not for weight gradients, and not for little work.
+    """Whether the backend's own loops run: not for weight gradients, and not for little work.
 
     Every pair of tiles is machine code of its own, which takes seconds to make.
     """
     worth = spec.macs >= WORTH_COMPILING * spec.batch
-    return hasattr(backend.kernels, "winograd_runner") and spec.ndim <= 2 and op != "weight_grad" and worth
+    return hasattr(backend.kernels, "winograd_runner") and op != "weight_grad" and worth
 
 
 @functools.lru_cache(maxsize=1024)
@@ -208,18 +236,36 @@ def _runner(spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: 
     """The compiled loops, or the direct form where an operand may not be transformed."""
     kernels: Any = backend.kernels
     clamp = activation if activation != "hardswish" else None
-    runners: dict[Tile, Runner] = {}
+    form = planar(spec)
 
     def run(x: Array, packed: Packed, bias: Array | None, y: Array, limit: int | None = None) -> None:
         tile = packed.tile
-        if packed.points is None or not _is_tame(spec, tile, "forward", x, packed.largest, largest(backend, x)):
+        if packed.points is None or not _is_tame(form.spec, tile, "forward", x, packed.largest, largest(backend, x)):
             kernels.runner(spec, dtype, activation)(x, packed.weights, bias, y, limit)
             return
-        if tile not in runners:
-            runners[tile] = kernels.winograd_runner(spec, dtype, matrices(tile), clamp)
-        runners[tile](x, packed.points, bias, y, limit)
+        _compiled(form, backend, dtype, tile, clamp)(x, packed.points, bias, y, limit)
         if activation != clamp:
             activate(backend, y, activation)
+
+    return run
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(
+    form: Planar, backend: Backend, dtype: np.dtype[Any], tile: Tile, clamp: str | None
+) -> Callable[..., None]:
+    """The compiled loops for a convolution and what it amounts to."""
+    kernels: Any = backend.kernels
+    run_planes = kernels.winograd_runner(form.spec, dtype, matrices(tile), clamp, form.planes)
+    if not form.is_divided:
+        return run_planes  # type: ignore[no-any-return]
+    images = form.spec.batch // len(form.planes)
+    shape = images, form.spec.out_channels, len(form.planes), *form.spec.window.out
+
+    def run(x: Array, points: Array, bias: Array | None, y: Array, limit: int | None = None) -> None:
+        parts = backend.scratch(shape, dtype)
+        run_planes(form.split(backend, x), points, bias, parts, limit)
+        form.join(backend, parts, y)
 
     return run
 
@@ -346,15 +392,20 @@ def error_bound(spec: ConvSpec, op: str, a: Array, b: Array, dtype: np.dtype[Any
     backend = require("numpy")
     if op == "input_grad":
         return error_bound(turned(spec), "forward", a, turned_weights(backend, spec, b), dtype)
+    form, shape = planar(spec), spec.w_shape if op == "weight_grad" else result_shape(spec)
+    spec = form.spec
     tile, info = tile_sizes(spec, op, reused), np.finfo(dtype)
     fs = tuple(f.absolute() for f in matrices(tile))
     # Below this, what underflows counts too.
     a, b = (np.abs(value).astype(np.float64) + float(info.tiny / info.eps) for value in (a, b))
     if op == "weight_grad":
-        passed = weight_correlated(backend, spec, tile, fs, a, b)
+        a, b = form.divide(backend, a), form.divide_result(backend, b)
+        passed = weight_correlated(backend, spec, tile, fs, a, b).reshape(shape)
         last = [f.g.T for f in fs]
     else:
-        passed = correlated(backend, spec, tile, fs, a, weight_points(backend, spec, fs, b))
+        points = weight_points(backend, spec, fs, b.reshape(spec.w_shape))
+        passed = correlated(backend, spec, tile, fs, form.divide(backend, a), points)
+        passed = form.joined(backend, passed, shape)
         last = [f.at for f in fs]
     lost = error_factor(tile, _terms(spec, tile, op), dtype, op)
     underflow = _terms(spec, tile, op) * math.prod(float(m.sum(1).max()) for m in last) * float(info.tiny)

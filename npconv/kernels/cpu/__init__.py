@@ -23,6 +23,7 @@ from npconv.kernels.cpu import (
     input_grad,
     loops,
     normalize,
+    phases,
     threads,
     weight_grad,
     winograd,
@@ -289,14 +290,15 @@ def _winograd_weights(
     return winograd.winograd_weights(dtype, rows, down, across), rows, len(down) * len(across)
 
 
-@functools.lru_cache(maxsize=1024)
 def winograd_runner(
-    spec: ConvSpec, dtype: np.dtype[Any], transforms: tuple[Any, ...], clamp: str | None
+    spec: ConvSpec, dtype: np.dtype[Any], transforms: tuple[Any, ...], clamp: str | None, planes: Any
 ) -> Callable[..., None]:
     """The forward convolution over one or two axes by these transforms, with an activation of `BOUNDS`.
 
-    The runner takes an image, weights from `winograd_weights`, a bias or None, a result, and the number of threads, by
-    default what `npconv.get_num_threads` says.
+    Images and results are ``(N, C, planes, *size)``: `planes` says which plane lies under every plane of the result,
+    for each of what follow each other as channels of `spec`; -1 is a plane of zeros. The runner takes an image, weights
+    from `winograd_weights`, a bias or None, a result, and the number of threads, by default what
+    `npconv.get_num_threads` says.
     """
     if spec.batch * spec.out_channels * spec.window.positions == 0:
         return _nothing
@@ -311,7 +313,8 @@ def winograd_runner(
     panels = -(-total // tile.columns)
     most_tiles = -(-panels // max(1, round(panels * tile.columns / WINOGRAD_TILES))) * tile.columns
     tasks, most_shares = groups * -(-total // most_tiles), -(-outputs // tile.rows)
-    shape = _read(np.array([spec.batch, channels, *size, *low, *out], np.int64))
+    images, channels = spec.batch // len(planes), channels // planes.shape[1]
+    shape = _read(np.array([images, channels, *size, *low, *out], np.int64))
     loop = winograd.conv_winograd(dtype, tile, down, across)
     none, bounds = _read(np.zeros(spec.out_channels, dtype)), np.array(BOUNDS[clamp], dtype)
 
@@ -320,10 +323,20 @@ def winograd_runner(
         shares = max(1, min(most_shares, -(-limit // tasks)))
         threads.run(
             loop, tasks * shares, spec.macs, _read(x.reshape(-1)), _read(u), none if bias is None else _read(bias),
-            y.reshape(-1), bounds, groups, shares, most_tiles, shape, limit=limit,
+            y.reshape(-1), bounds, groups, shares, most_tiles, shape, planes, limit=limit,
         )  # fmt: skip
 
     return run
+
+
+def divide_phases(planes: Any, before: tuple[int, ...], parts: Any) -> None:
+    """Planes ``(P, height, width)`` divided into phases: see `npconv.kernels.cpu.phases`."""
+    threads.run(phases.divide, len(parts), parts.size, _read(planes), *before, parts)
+
+
+def join_phases(parts: Any, before: tuple[int, ...], planes: Any) -> None:
+    """Planes ``(P, height, width)`` put together from their phases."""
+    threads.run(phases.join, len(planes), planes.size, _read(parts), *before, planes)
 
 
 def free_workspace() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numba.core import registry
 
 from npconv.geometry import Window
+from npconv.leading import leading_planes
 
 # Bytes of the packed image that one pass over the weights works on: half of a small L1 cache, so that the rows of the
 # weights and the lines of the result fit beside it.
@@ -202,16 +203,3 @@ def last_axes(window: Window, count: int) -> Window:
 def first_axes(window: Window, but: int) -> Window:
     """What `last_axes` leaves."""
     return window.axes(slice(0, max(0, window.ndim - but)))
-
-
-def leading_planes(window: Window) -> Any:
-    """The plane under each output of the leading axes for each of their taps, or -1."""
-    planes = np.zeros((1, 1), np.int64)
-    for axis in range(window.ndim):
-        position = np.arange(window.out[axis])[:, None] * window.stride[axis] - window.padding[axis][0]
-        position = position + np.arange(window.kernel[axis])[None, :] * window.dilation[axis]
-        inside = (position >= 0) & (position < window.size[axis])
-        here = planes[:, None, :, None] * window.size[axis] + position[None, :, None, :]
-        inside = inside[None, :, None, :] & (planes >= 0)[:, None, :, None]
-        planes = np.where(inside, here, -1).reshape(planes.shape[0] * position.shape[0], -1)
-    return np.ascontiguousarray(planes)

@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npconv.geometry import Window
-from npconv.kernels.cpu.blocking import first_axes, last_axes, leading_planes, processor
+from npconv.kernels.cpu.blocking import first_axes, last_axes, processor
 from npconv.kernels.cpu.compile import entry
 from npconv.kernels.cpu.loops import HARDSWISH
 from npconv.kernels.cpu.tiled import arguments
 from npconv.kernels.cpu.vectors import INT64, Vectors, address_of, number, number_of, on_addresses
+from npconv.leading import leading_planes
 
 MOST_TAPS = 64
 """Kernels with more taps are too much code to be written out."""

@@ -17,7 +17,7 @@ from numba import types
 
 from npconv.geometry import Window
 from npconv.kernels.cpu import threads
-from npconv.kernels.cpu.blocking import first_axes, last_axes, leading_planes, processor
+from npconv.kernels.cpu.blocking import first_axes, last_axes, processor
 from npconv.kernels.cpu.compile import entry
 from npconv.kernels.cpu.correlation import totals
 from npconv.kernels.cpu.depthwise import (
@@ -41,6 +41,7 @@ from npconv.kernels.cpu.vectors import (
     number_of,
     on_addresses,
 )
+from npconv.leading import leading_planes
 
 # Rows of the gradient that are in registers together: a vector of the image then serves several.
 LINES = 4

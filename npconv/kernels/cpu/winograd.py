@@ -43,24 +43,30 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
     @compiled
     def conv_winograd_loop(
         start: int, stop: int, x: Any, u: Any, bias: Any, y: Any, limits: Any, groups: int,
-        shares: int, most_tiles: int, shape: Any,
+        shares: int, most_tiles: int, shape: Any, planes: Any,
     ) -> None:  # fmt: skip
         """``y = clamp(bias + x * w)`` with weights from `winograd_weights`.
 
         A task is (group, block of tiles, share): one of `shares` parts of the group's output channels. `shape` holds
-        batch, channels of a group, height and width, low paddings, and output height and width.
+        images, channels of a group, height and width, low paddings, and output height and width. A channel of the
+        result has ``planes.shape[0]`` planes; under them lie those that `planes` says, of one channel
+        ``planes.shape[1]``, or none (-1), for weights that follow each other.
         """
-        batch, channels, height, width, low_h, low_w, result_h, result_w = shape
-        outputs, depth = y.size // (batch * groups * result_h * result_w), (channels + CHUNK - 1) // CHUNK * CHUNK
+        images, channels, height, width, low_h, low_w, result_h, result_w = shape
+        leads, stacked = planes.shape
+        held = x.size // max(images * groups * channels * height * width, 1)  # planes of a channel of the image
+        outputs = y.size // (images * leads * groups * result_h * result_w)
+        used_depth = channels * stacked
+        depth = (used_depth + CHUNK - 1) // CHUNK * CHUNK
         tiles_h, tiles_w = (result_h + out_h - 1) // out_h, (result_w + out_w - 1) // out_w
-        total = batch * tiles_h * tiles_w
+        total = images * leads * tiles_h * tiles_w
         blocks, tiles = (total + most_tiles - 1) // most_tiles, (outputs + rows - 1) // rows
         panels = most_tiles // columns
         # A little apart, so that the same place at all points does not compete for the same lines of a cache.
         data_pitch = panels * depth * columns + 16
         sums_pitch = ((tiles + shares - 1) // shares) * rows * most_tiles + 16
         data = np.empty(points * data_pitch, x.dtype)
-        if depth > channels:
+        if depth > used_depth:
             data[:] = 0  # what pads the depth
         sums = np.empty(points * sums_pitch, x.dtype)
         # Patches over an edge are copied to rows as far apart as those of the image, so that one vector may hold both
@@ -73,6 +79,7 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
         none = np.zeros(rows, x.dtype)
         sources, targets = np.empty(most_tiles, np.int64), np.empty(most_tiles, np.int64)
         tops, lefts = np.empty(most_tiles, np.int64), np.empty(most_tiles, np.int64)
+        leading, ends, starts = np.empty(most_tiles, np.int64), np.empty(lanes, np.int64), np.empty(lanes, np.int64)
         patch_offsets, result_offsets = np.empty(lanes, np.int64), np.empty(lanes, np.int64)
         for lane in range(lanes):
             patch_offsets[lane] = lane // beside * points_h * pitch + lane % beside * read
@@ -85,32 +92,38 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
             for t in range(used_vectors * lanes):
                 # Lanes that are too many repeat the last tile.
                 number = block * most_tiles + min(t, count - 1)
-                n, row, column = number // (tiles_h * tiles_w), number // tiles_w % tiles_h, number % tiles_w
+                image, row, column = number // (tiles_h * tiles_w), number // tiles_w % tiles_h, number % tiles_w
+                n, leading[t] = image // leads, image % leads
                 tops[t], lefts[t] = row * out_h - low_h, column * out_w - low_w
-                sources[t] = (n * groups * channels * height + tops[t]) * width + lefts[t]
-                targets[t] = (n * groups * outputs * result_h + row * out_h) * result_w + column * out_w
+                sources[t] = (n * groups * channels * held * height + tops[t]) * width + lefts[t]
+                targets[t] = ((n * groups * outputs * leads + leading[t]) * result_h + row * out_h) * result_w
+                targets[t] += column * out_w
             for v in range(used_vectors):
-                for lane in range(lanes):
-                    t = v * lanes + lane
-                    inside[lane] = 0 <= tops[t] <= height - points_h and 0 <= lefts[t] <= width - read
                 panel, column = v * lanes // columns, v * lanes % columns
-                for c in range(channels):
-                    plane = address_of(x) + (group * channels + c) * height * width * size
-                    target = address_of(data) + ((panel * depth + c) * columns + column) * size
+                for tap in range(stacked):
                     for lane in range(lanes):
                         t = v * lanes + lane
-                        if inside[lane]:
-                            places[lane] = sources[t]
-                            continue
-                        begin, end = max(0, -lefts[t]), min(read, width - lefts[t])
-                        patch = address_of(patches) + patch_offsets[lane] * size
-                        for i in range(points_h):
-                            window(
-                                patch + i * pitch * size, plane + (sources[t] + i * width) * size,
-                                begin, end if 0 <= tops[t] + i < height else 0,
-                            )  # fmt: skip
-                        places[lane] = (patch - plane) // size
-                    gather(plane, address_of(places), pitch, address_of(scratch), target, data_pitch)
+                        here = planes[leading[t], tap]
+                        within = 0 <= tops[t] <= height - points_h and 0 <= lefts[t] <= width - read
+                        inside[lane] = here >= 0 and within
+                        ends[lane] = min(read, width - lefts[t]) if here >= 0 else 0
+                        starts[lane] = sources[t] + max(here, 0) * height * width
+                    for c in range(channels):
+                        plane = address_of(x) + (group * channels + c) * held * height * width * size
+                        target = address_of(data) + ((panel * depth + c * stacked + tap) * columns + column) * size
+                        for lane in range(lanes):
+                            if inside[lane]:
+                                places[lane] = starts[lane]
+                                continue
+                            t = v * lanes + lane
+                            patch = address_of(patches) + patch_offsets[lane] * size
+                            for i in range(points_h):
+                                window(
+                                    patch + i * pitch * size, plane + (starts[lane] + i * width) * size,
+                                    max(0, -lefts[t]), ends[lane] if 0 <= tops[t] + i < height else 0,
+                                )  # fmt: skip
+                            places[lane] = (patch - plane) // size
+                        gather(plane, address_of(places), pitch, address_of(scratch), target, data_pitch)
             first_tile, last_tile = tiles * share // shares, tiles * (share + 1) // shares
             for point in range(points):
                 for above in range(0, max(depth, 1), most_depth):  # once without channels too: zeros are written
@@ -126,7 +139,7 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
                             )  # fmt: skip
             for o in range(first_tile * rows, min(last_tile * rows, outputs)):
                 channel = group * outputs + o
-                plane = address_of(y) + channel * result_h * result_w * size
+                plane = address_of(y) + channel * leads * result_h * result_w * size
                 shift, bounds = address_of(bias) + channel * size, address_of(limits)
                 for v in range(used_vectors):
                     whole = (v + 1) * lanes <= count
