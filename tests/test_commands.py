@@ -84,6 +84,21 @@ def test_plan_measures_what_can_run(capsys):
     assert min(values["measured_seconds"].values()) > 0
 
 
+def test_cost_of_a_network_by_name(capsys):
+    line = "cost lenet5 4x1x28x28 --backward --machines h100 --json"
+    *layers, whole = json.loads(run(line, capsys)[1])
+    forward = nc.cost.model(nc.models.lenet5(), (4, 1, 28, 28))
+    assert whole["macs"] == sum(layer["macs"] for layer in layers) == 2 * sum(c.macs for c in forward) - forward[0].macs
+
+
+@pytest.mark.parametrize("line", ["autotune 1x2x8x8 2x2x3x3 --backend numpy --json", "warmup float32 --json"])
+def test_answers_for_programs(line, capsys, monkeypatch):
+    monkeypatch.setattr(nc, "warmup", lambda _: 0.5)
+    status, out, err = run(line, capsys)
+    assert (status, err) == (0, "")
+    assert json.loads(out)
+
+
 def test_info_checks_itself(capsys, monkeypatch):
     monkeypatch.setattr(self_test, "CASES", self_test.CASES[2:3])
     monkeypatch.setattr(self_test, "available_backends", lambda: ("numpy",))
@@ -121,7 +136,8 @@ def test_filter_takes_folders_and_patterns_and_is_quiet_when_piped(pictures, cap
     )
     with Image.open("npconv-filtered/grey.png") as picture:
         assert picture.mode == "L"
-    assert run("filter '*.png' --kernel sobel -o edges", capsys)[0] == 0
+    written = json.loads(run("filter '*.png' --kernel sobel -o edges --json", capsys)[1])
+    assert [row["written"] for row in written] == ["edges/colour.png", "edges/grey.png"]
     assert sorted(path.name for path in (pictures / "edges").iterdir()) == ["colour.png", "grey.png"]
 
 
@@ -152,6 +168,10 @@ def test_one_broken_picture_does_not_stop_the_others(pictures, capsys):
         ("filter nothing.png --kernel sobel", "no picture at nothing.png"),
         ("filter '*.webp' --kernel sobel", "*.webp"),
         ("cost 1 2 3", "100 100 5 5 64 64"),
+        ("cost mobilenet_v1", "give the shape"),
+        ("cost mobilenet_v1 1x3x8", "takes pictures"),
+        ("cost lenet5 1x1x28x28 --groups 2", "got --groups"),
+        ("cost mine.npz", "no file of weights"),
         ("cost 1x3x8 4x3xx", "sizes must be"),
         ("cost --separable --groups 2 4 4 3 3 8 8", "--groups"),
         ("cost 4 4 3 3 8 8 --count 0 --machines h100", "n must be"),

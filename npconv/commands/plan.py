@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import npconv as nc
-from npconv.commands.arguments import add_backend, add_geometry, describe, geometry
+from npconv.commands.arguments import add_backend, add_geometry, add_json, describe, geometry
 from npconv.units import duration
 
 EXAMPLES = """
@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
     add_backend(parser)
     parser.add_argument("--algorithm", default="auto", help="default: %(default)s")
     parser.add_argument("--measure", action="store_true", help="run every algorithm that can, and keep nothing")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
         nc.this_machine(plan.dtype)
     measured = _measure(options, plan) if options.measure else {}
     if options.json:
-        print(json.dumps(_values(plan, measured), indent=2))
+        print(json.dumps(values(plan, measured), indent=2))
         return
     print(plan)
     best = min(measured.values(), default=0.0)
@@ -79,7 +79,8 @@ def _median(plan: Any, x: Any, w: Any) -> float:
     return statistics.median(times)
 
 
-def _values(plan: Any, measured: dict[str, float]) -> dict[str, Any]:
+def values(plan: Any, measured: dict[str, float]) -> dict[str, Any]:
+    """What a plan says, for a program."""
     return {
         "x_shape": plan.spec.x_shape,
         "w_shape": plan.spec.w_shape,

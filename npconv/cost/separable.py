@@ -37,6 +37,18 @@ class Separable:
         """MACs of the pair over MACs of the dense layer: ``1 / C_out + 1 / taps``, whatever the size and the stride."""
         return self.pair.macs / self.dense.macs
 
+    def backward(self) -> Separable:
+        """Both, and the dense form, backward: each twice what it is forward, so the ratio stays."""
+        return Separable(
+            self.depthwise.backward(), self.pointwise.backward(), self.dense.backward(), 2 * self.intermediate_bytes
+        )
+
+    def training(self) -> Separable:
+        """A training step of both, and of the dense form."""
+        return Separable(
+            self.depthwise.training(), self.pointwise.training(), self.dense.training(), 3 * self.intermediate_bytes
+        )
+
 
 def separable(
     in_channels: int,
