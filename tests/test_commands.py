@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import stat
+import subprocess
 import sys
 
 import numpy as np
@@ -210,11 +212,34 @@ def test_a_missing_package_names_its_extra(name, package, monkeypatch, capsys):
     assert "pip install 'npconv[" in err
 
 
-def test_completion_knows_the_commands(capsys):
+COMPLETING = """
+source npconv.bash
+for line in "npconv" "npconv cost --machines h" "npconv train --model" "npconv filter gr"; do
+    COMP_WORDS=($line); [[ $line == *-* || $line == npconv ]] && [[ $line != *h ]] && COMP_WORDS+=("")
+    COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMPREPLY=()
+    _shtab_npconv npconv "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+    echo ${COMPREPLY[*]}
+done
+"""
+
+
+def test_completion_completes(capsys, pictures):
+    """In bash itself; zsh at least reads its script, where there is one."""
     pytest.importorskip("shtab")
-    status, out, _ = run("completion bash", capsys)
-    assert status == 0
-    assert all(name in out for name in NAMES)
+    for shell in ("bash", "zsh"):
+        status, out, _ = run(f"completion {shell}", capsys)
+        assert status == 0
+        (pictures / f"npconv.{shell}").write_text(out)
+        if shutil.which(shell):
+            subprocess.run([shell, "-n", f"npconv.{shell}"], check=True)
+    if not shutil.which("bash") or os.name != "posix":
+        pytest.skip("there is no bash here")
+    done = subprocess.run(["bash", "-c", COMPLETING], capture_output=True, text=True, check=True)
+    commands, machines, models, files = done.stdout.splitlines()
+    assert commands.split() == list(NAMES)
+    assert machines.split() == [name for name in nc.machine.NAMED if name.startswith("h")]
+    assert "mobilenet" in models.split()
+    assert files == "grey.png"
 
 
 def test_roofs_are_remembered_and_measured_anew_when_asked(monkeypatch):
