@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help install test check format docs links notebook bench report wheel release clean
+.PHONY: help install test check format docs links figures notebook bench report wheel release clean
 
 help: ## List these commands.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ docs: ## Build the documentation; a warning is an error.
 
 links: ## Check every link of the documentation.
 	$(PYTHON) -m sphinx -W --keep-going -b linkcheck docs docs/_build/links
+
+figures: ## Draw the pictures of the explanation anew.
+	$(PYTHON) -m docs.figures
 
 notebook: ## Make examples/channels.ipynb of its source in the gallery, and run it.
 	$(PYTHON) -m docs.notebook

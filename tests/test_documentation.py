@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import npconv as nc
+from docs import figures
 from npconv.commands import NAMES
 
 ROOT = Path(nc.__file__).parent.parent
@@ -49,6 +50,20 @@ def test_the_gallery_runs(path, monkeypatch):
     runpy.run_path(str(path))
     assert plt.get_fignums(), "it draws"
     plt.close("all")
+
+
+def test_what_the_explanation_computes_is_so(tmp_path):
+    text = (ROOT / "docs" / "engine.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 8
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "engine.md", "exec"), names)
+    # Its pictures compare what they show; each is on the page.
+    figures.main(tmp_path)
+    for picture in tmp_path.iterdir():
+        assert f"](images/{picture.name})" in text
+        assert (ROOT / "docs" / "images" / picture.name).exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
