@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import operator
 import re
 import runpy
 from pathlib import Path
@@ -104,6 +105,20 @@ def test_every_public_name_is_in_the_reference():
         room = getattr(nc, name)
         here = {f"{name}.{entry}" for entry in room.__all__ if callable(getattr(room, entry))}
         assert here - {"filters.convolve", "filters.correlate"} <= listed, "those two are npconv's own"
+
+
+def test_everything_in_the_reference_shows_an_example():
+    """Which the doctests run."""
+    without = []
+    for page in (ROOT / "docs" / "reference").glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        room = re.search(r"currentmodule:: npconv\.?(\S*)", text)
+        for name in re.findall(r"^   ([\w.]+)$", text, re.MULTILINE):
+            entry = operator.attrgetter(f"{room[1]}.{name}".lstrip("."))(nc)
+            doc = inspect.getdoc(entry) or ""
+            if ">>> " not in doc or "+SKIP" in doc:
+                without.append(name)
+    assert not without
 
 
 def test_there_is_one_version():

@@ -20,6 +20,13 @@ class Separable:
     intermediate_bytes : int
         The array between the two, which the dense form does not have: it is written, stored and read again, so
         `pair.bytes` contains it twice.
+
+    Examples
+    --------
+    >>> from npconv import cost
+    >>> layer = cost.separable(64, 128, 3, (56, 56), stride=2)
+    >>> layer.dense.macs, layer.depthwise.macs, layer.pointwise.macs, layer.intermediate_bytes
+    (57802752, 451584, 6422528, 200704)
     """
 
     depthwise: Cost

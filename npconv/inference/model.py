@@ -50,6 +50,15 @@ class Model:
     -----
     Several threads may call one model; runs for the same shape come one after the other, because they share memory.
     Results belong to the caller.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npconv.inference import Graph, Model, Node
+    >>> graph = Graph(["x"], ["y"], {"w": np.ones((3, 2))}, [Node("linear", ("x", "w"), ("y",))])
+    >>> model = Model(graph, {"x": ((None, 3), np.dtype("float64"))})
+    >>> model(np.array([[1.0, 2.0, 3.0]]))
+    array([[6., 6.]])
     """
 
     def __init__(
