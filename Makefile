@@ -25,7 +25,8 @@ format: ## Format the code.
 docs: ## Build the documentation; a warning is an error.
 	$(PYTHON) -m sphinx -E -W --keep-going -b html docs docs/_build/html
 
-links: ## Check every link of the documentation.
+links: docs ## Check every link of the documentation; those to elsewhere need the internet.
+	$(PYTHON) -m docs.links
 	$(PYTHON) -m sphinx -W --keep-going -b linkcheck docs docs/_build/links
 
 figures: ## Draw the pictures of the explanation anew.

@@ -52,3 +52,12 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "write_computation_times": False,
 }
+
+# `make links`: docs/links.py follows the links inside the site, without a network; linkcheck those to elsewhere.
+linkcheck_timeout = 20
+linkcheck_retries = 2
+linkcheck_workers = 4
+linkcheck_rate_limit_timeout = 60
+linkcheck_report_timeouts_as_broken = False
+linkcheck_allowed_redirects = {r"https://docs\.dask\.org": r"https://docs\.dask\.org/en/.*"}
+linkcheck_anchors_ignore_for_url = [r"https://github\.com/.*"]  # made by a program after the page has arrived

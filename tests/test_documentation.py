@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import npconv as nc
-from docs import figures
+from docs import figures, links
 from npconv.commands import NAMES
 
 ROOT = Path(nc.__file__).parent.parent
@@ -86,6 +86,22 @@ def test_links_to_files_lead_somewhere(page):
             target = f"../examples/{target.removesuffix('.rst')}.py".replace("gallery/index.py", "gallery/README.rst")
         # CONTRIBUTING.md and CHANGELOG.md are included into docs/.
         assert (page.parent / target).exists(), target
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path):
+    page = '<h1 id="top">x</h1><a href="b.html#there">b</a><a href="#top">up</a><a href="https://d2l.ai/">d2l</a>'
+    (tmp_path / "a.html").write_text(page)
+    (tmp_path / "b.html").write_text('<a name="there" href="a.html">a</a><img src="data:image/png;base64,AA">')
+    assert links.problems(tmp_path) == []
+    for wrong, why in {
+        "b.html#here": "place", "c.html": "not there", "https://nowhere/": "no address", "ftp://a.b/": "no address",
+        "https://a.b/c d": "space", "c.png": "not there",
+    }.items():  # fmt: skip
+        (tmp_path / "a.html").write_text(f'{page}<a href="{wrong}">x</a>')
+        (found,) = links.problems(tmp_path)
+        assert wrong in found
+        assert why in found
+    assert "make docs" in links.problems(tmp_path / "nothing")[0]
 
 
 def test_every_command_is_described():
