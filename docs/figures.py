@@ -1,4 +1,4 @@
-"""The pictures of docs/engine.md: ``python -m docs.figures`` draws them into docs/images/.
+"""The pictures of docs/engine.md, and the README's photograph: ``python -m docs.figures`` draws them into docs/images/.
 
 Numbers in them are computed, and where a picture shows two ways to one result, the two are compared.
 """
@@ -239,8 +239,31 @@ DRAWINGS: dict[str, tuple[Callable[[Any], None], tuple[float, float]]] = {
 }
 
 
-def main(folder: Path = FOLDER) -> None:
-    """Draw all of them."""
+def photograph(folder: Path) -> None:
+    """A photograph, and what three convolutions over its colours make of it."""
+    from matplotlib.figure import Figure
+
+    from npconv import demo
+
+    picture = demo.load_image(None)
+    done = {each.name: nc.conv2d(picture, each.weights, **each.options) for each in demo.filters()}
+    edges = np.hypot(*done["edges, 3 channels to 2"])
+    shown = {
+        "a photograph": picture,
+        "edges: 3 channels to 2": np.repeat(edges[None] / edges.max() * 2, 3, axis=0),
+        "emboss, each channel by itself": done["emboss 3x3"],
+        "1x1: channels mixed": done["1x1 channel mix"],
+    }
+    figure = Figure(figsize=(12, 2.35), layout="constrained")
+    for ax, (title, values) in zip(figure.subplots(1, 4), shown.items(), strict=True):
+        ax.imshow(values.transpose(1, 2, 0).clip(0, 1))
+        ax.set_title(title, fontsize="medium")
+        ax.set_axis_off()
+    figure.savefig(folder / "photograph.jpg", dpi=100, pil_kwargs={"quality": 88})
+
+
+def explanation(folder: Path) -> None:
+    """Draw the pictures of docs/engine.md."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -254,4 +277,5 @@ def main(folder: Path = FOLDER) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    explanation(FOLDER)
+    photograph(FOLDER)

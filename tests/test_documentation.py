@@ -72,7 +72,7 @@ def test_what_the_explanation_computes_is_so(tmp_path):
     for block in blocks:
         exec(compile(block, "engine.md", "exec"), names)
     # Its pictures compare what they show; each is on the page.
-    figures.main(tmp_path)
+    figures.explanation(tmp_path)
     for picture in tmp_path.iterdir():
         assert f"](images/{picture.name})" in text
         assert (ROOT / "docs" / "images" / picture.name).exists()
