@@ -46,9 +46,7 @@ wheel: ## Build the wheel and the source distribution.
 	$(PYTHON) -m build
 
 release: wheel ## Test the wheel in an environment of its own.
-	rm -rf build/clean && $(PYTHON) -m venv build/clean
-	build/clean/bin/python -m pip install --quiet "$$(ls -t dist/*.whl | head -1)"
-	cd build && NPCONV_CACHE_DIR=off clean/bin/npconv info --check
+	$(PYTHON) -m tests.wheel
 
 clean: ## Remove what was built.
 	rm -rf build dist docs/_build docs/gallery docs/reference/generated
