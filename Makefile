@@ -46,7 +46,7 @@ wheel: ## Build the wheel and the source distribution.
 	$(PYTHON) -m build
 
 release: wheel ## Test the wheel in an environment of its own.
-	$(PYTHON) -m tests.wheel
+	$(PYTHON) -m tests.release
 
 clean: ## Remove what was built.
 	rm -rf build dist docs/_build docs/gallery docs/reference/generated

@@ -64,9 +64,48 @@ def test_the_gallery_runs(path, monkeypatch):
     plt.close("all")
 
 
+def blocks_of(page):
+    """Python on a page that is not a session with its answers."""
+    found = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    return [block for block in found if not block.startswith(">>>")]
+
+
+def given(page):
+    """What the reader of a page has already."""
+    rng = np.random.default_rng(0)
+    pixels, size = {"docs/networks.md": ((4, 1, 32, 32), 4)}.get(page, ((6, 1, 8, 8), 6))
+    pictures, classes = rng.random(pixels, np.float32), np.arange(size) % 10
+    images = {"images": pictures, "labels": classes, "others": pictures, "their_labels": classes}
+    big = rng.random((70, 20))
+    slices = {"big": big, "k": 3, "step": 16, "result": np.zeros((68, 18))}
+    if page != "docs/howto.md":
+        return images
+    layer = {"x": rng.random((1, 3, 9, 9)), "w": rng.random((4, 3, 3, 3)), "bias": np.zeros(4)}
+    return {"nc": nc, "np": np, "network": nc.nn.Conv2d(3, 4, 3, stride=16, rng=0), **slices, **layer}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/howto.md", "docs/networks.md"])
+def test_what_a_page_says_to_type_runs(page, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("safetensors")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(nc, "autotune", nc.plan)  # measures for seconds, and remembers
+    names = given(page)
+    blocks = blocks_of(page)
+    assert blocks
+    for block in blocks:
+        if "big[" in block:
+            names["w"] = np.ones((3, 3))
+        exec(compile(block, page, "exec"), names)
+    if page == "docs/howto.md":
+        np.testing.assert_allclose(names["result"], nc.correlate(names["big"], names["w"], mode="valid"))
+    if page == "README.md":
+        with pytest.raises(ValueError, match="expects 2 x 1 = 2"):
+            nc.conv2d(names["x"], names["w"][:, :2])
+
+
 def test_what_the_explanation_computes_is_so(tmp_path):
     text = (ROOT / "docs" / "engine.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    blocks = blocks_of("docs/engine.md")
     assert len(blocks) >= 8
     names: dict[str, object] = {}
     for block in blocks:

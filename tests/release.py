@@ -1,4 +1,4 @@
-"""Does the built wheel hold everything, and work where nothing else is installed? ``python -m tests.wheel [WHEEL]``.
+"""Does the built wheel hold everything, and work where nothing else is installed? ``python -m tests.release [WHEEL]``.
 
 Without a path it takes the newest of ``dist/``. It makes an environment of its own, so it downloads NumPy and Numba.
 """
