@@ -31,7 +31,7 @@ PARTS = {
     "input_grad": Part("benchmarks.compare --op input_grad", (f"{RESULTS}/compare-input_grad-1t.",)),
     "weight_grad": Part("benchmarks.compare --op weight_grad", (f"{RESULTS}/compare-weight_grad-1t.",)),
     "filters": Part("benchmarks.filters", (f"{RESULTS}/filters-1t.",)),
-    "filters, two cores": Part("benchmarks.filters --threads 2", (f"{RESULTS}/filters-2t.",)),
+    "filters-2": Part("benchmarks.filters --threads 2", (f"{RESULTS}/filters-2t.",)),
     "models": Part("benchmarks.models --write", (f"{RESULTS}/models.",)),
     "training": Part("benchmarks.training --write", (f"{RESULTS}/training.",)),
     "learning": Part("benchmarks.learning", (f"{RESULTS}/learning.",)),
