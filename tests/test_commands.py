@@ -84,6 +84,9 @@ def test_plan_measures_what_can_run(capsys):
     assert status == 0
     assert set(values["measured_seconds"]) == {values["algorithm"], *values["rejected"]} - {"depthwise", "pointwise"}
     assert min(values["measured_seconds"].values()) > 0
+    table = run("plan 1x4x9x9 4x4x3x3 --measure --backend numpy", capsys)[1].partition("measured")[2].splitlines()
+    assert "predicted" in table[0]
+    assert {line.split()[-1] for line in table[1:]} == set(values["measured_seconds"])
 
 
 def test_cost_of_a_network_by_name(capsys):

@@ -37,3 +37,10 @@ soft = nc.correlate(photograph, nc.filters.gaussian(4, ndim=2).astype(np.float32
 plt.imshow(soft.transpose(1, 2, 0).clip(0, 1))
 plt.axis("off")
 plt.show()
+
+# %%
+# Where is there most to see? The edges' strength, blurred and pooled, laid over the picture: the same is done with a
+# layer of a network to show where it responds.
+strength = nc.correlate(np.hypot(*slopes), nc.filters.gaussian(6, ndim=2).astype(np.float32))
+nc.plot.heat(photograph, nc.avg_pool(strength[None], (8, 8))[0])
+plt.show()
