@@ -39,8 +39,8 @@ plt.axis("off")
 plt.show()
 
 # %%
-# Where is there most to see? The edges' strength, blurred and pooled, laid over the picture: the same is done with a
-# layer of a network to show where it responds.
-strength = nc.correlate(np.hypot(*slopes), nc.filters.gaussian(6, ndim=2).astype(np.float32))
-nc.plot.heat(photograph, nc.avg_pool(strength[None], (8, 8))[0])
+# Where is there most to see? The edges' strength, pooled and laid over the picture: the same shows where a layer of a
+# network responds.
+strength = np.hypot(*slopes)
+nc.plot.heat(photograph, nc.avg_pool(strength[None], (16, 16))[0], opacity=0.9)
 plt.show()
