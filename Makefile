@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help install test check format docs links notebook bench report wheel release clean
+.PHONY: help install test check format docs links figures notebook bench report wheel release clean
 
 help: ## List these commands.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -25,8 +25,12 @@ format: ## Format the code.
 docs: ## Build the documentation; a warning is an error.
 	$(PYTHON) -m sphinx -E -W --keep-going -b html docs docs/_build/html
 
-links: ## Check every link of the documentation.
+links: docs ## Check every link of the documentation; those to elsewhere need the internet.
+	$(PYTHON) -m docs.links
 	$(PYTHON) -m sphinx -W --keep-going -b linkcheck docs docs/_build/links
+
+figures: ## Draw the pictures of the explanation anew.
+	$(PYTHON) -m docs.figures
 
 notebook: ## Make examples/channels.ipynb of its source in the gallery, and run it.
 	$(PYTHON) -m docs.notebook
@@ -42,9 +46,7 @@ wheel: ## Build the wheel and the source distribution.
 	$(PYTHON) -m build
 
 release: wheel ## Test the wheel in an environment of its own.
-	rm -rf build/clean && $(PYTHON) -m venv build/clean
-	build/clean/bin/python -m pip install --quiet "$$(ls -t dist/*.whl | head -1)"
-	cd build && NPCONV_CACHE_DIR=off clean/bin/npconv info --check
+	$(PYTHON) -m tests.release
 
 clean: ## Remove what was built.
 	rm -rf build dist docs/_build docs/gallery docs/reference/generated

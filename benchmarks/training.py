@@ -3,7 +3,8 @@
 ``taskset -c 1 python -m benchmarks.training`` takes steps here and in PyTorch, in processes of their own, in turn:
 forward, cross-entropy, backward, one step of SGD with momentum. It prints medians, their ratio (*time of PyTorch / time
 of npconv*, above 1 npconv is the faster one) and each process's largest memory beyond what it had before the first
-of these steps. ``--profile NAME`` prints where npconv's step goes instead.
+of these steps. ``--profile NAME`` prints where npconv's step goes instead, ``--write`` keeps the table
+in benchmarks/results/, from where the documentation takes it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from benchmarks.tables import machine, versions
+from benchmarks.workers import ROOT
 
 # Name, batch, side of the pictures.
 CASES = {"mobilenet_v1": (16, 96), "resnet18": (16, 64)}
@@ -222,20 +226,39 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", choices=list(CASES), default=list(CASES))
     parser.add_argument("--steps", type=int, default=13, help="of each, the first two unmeasured")
     parser.add_argument("--profile", metavar="NAME", choices=list(CASES))
+    parser.add_argument("--write", action="store_true", help="keep the table")
     parser.add_argument("--work", choices=PEERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
         return work(options.work, options.models[0])
     if options.profile:
         return profile(options.profile)
+    rows = []
     for name in options.models:
         batch, size = CASES[name]
         results = measure(name, options.steps)
         print(f"{name}, batch {batch}, {size}x{size}")
         for peer, (seconds, loss, memory) in results.items():
             print(f"  {peer:8} {1e3 * seconds:8.1f} ms  {memory / 1e6:8.1f} MB  first loss {loss:.4f}")
-        print(f"  ratio    {results['torch'][0] / results['npconv'][0]:8.2f}")
+        ratio = results["torch"][0] / results["npconv"][0]
+        print(f"  ratio    {ratio:8.2f}")
+        cells = [f"`{name}`", f"{batch} x {size}x{size}", *(f"{1e3 * found[0]:.0f} ms" for found in results.values())]
+        rows.append([*cells, f"{ratio:.2f}", *(f"{found[2] / 1e6:.0f} MB" for found in results.values())])
+    if options.write:
+        write(rows, options.steps)
     return None
+
+
+HEAD = ["network", "batch", "npconv", "PyTorch", "ratio", "memory", "PyTorch"]
+
+
+def write(rows: list[list[str]], steps: int) -> None:
+    """Keep the table."""
+    about = f"One core of an {machine()}, float32; {versions(['npconv', 'torch', 'numpy', 'numba'])}."
+    note = f"Medians of {steps - 2} steps; memory is the largest beyond what the process had before these steps."
+    lines = ["| " + " | ".join(row) + " |" for row in (HEAD, ["---", "---", *["---:"] * 5], *rows)]
+    text = "\n\n".join(["# A training step", f"{about} {note}", "\n".join(lines)])
+    (ROOT / "benchmarks" / "results" / "training.md").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

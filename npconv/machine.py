@@ -29,6 +29,13 @@ class Machine:
         Multiply-accumulates; a data sheet's FLOP/s are twice as many.
     bytes_per_second : float
         To and from memory; infinite where nobody says.
+
+    Examples
+    --------
+    >>> from npconv.machine import Machine
+    >>> mine = Machine("mine", macs_per_second=50e9, bytes_per_second=20e9)
+    >>> mine.flops_per_second, mine.ridge, mine.times(4).macs_per_second
+    (100000000000.0, 5.0, 200000000000.0)
     """
 
     name: str
@@ -134,6 +141,12 @@ def measured_rate(seconds: float = 1.0) -> Machine:
     -------
     Machine
         With the median rate over the runs, in float32, on the current backend and number of threads.
+
+    Examples
+    --------
+    >>> import npconv as nc
+    >>> nc.machine.measured_rate(seconds=0.1).macs_per_second > 1e8
+    True
     """
     from npconv.config import get_num_threads
     from npconv.conv import conv

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 import sys
 
 import numpy as np
@@ -18,7 +19,7 @@ from benchmarks.peers import Contestant, extra_memory, onnx_model
 from benchmarks.sweep import GROW, STEPS, Series, sizes
 from benchmarks.sweep import LAYERS as SWEPT
 from benchmarks.tables import FUNCTIONAL, PACKED, Row
-from benchmarks.workers import Failed, Worker
+from benchmarks.workers import ROOT, Failed, Worker
 
 SMALL = TINY[0]
 
@@ -232,6 +233,18 @@ def test_predictions_and_choices_are_right_on_what_was_measured(form):
     assert len(found) >= 100
     assert np.mean([abs(case.off) <= planner.NEAR for case in found]) >= 0.9
     assert np.mean([case.lost <= planner.CLOSE for case in found]) >= 0.95
+
+
+def test_what_the_documentation_quotes_has_a_program_that_makes_it():
+    quoted = {path.relative_to(ROOT).as_posix() for path in (ROOT / "benchmarks" / "results").iterdir()}
+    quoted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs" / "images").iterdir()}
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    named = {
+        name for page in pages for name in re.findall(r"(?:benchmarks/results|images)/[\w.-]+\.\w+", page.read_text())
+    }
+    quoted |= {name if name.startswith("benchmarks") else f"docs/{name}" for name in named}
+    made = tuple(start for part in report.PARTS.values() for start in part.writes)
+    assert not [name for name in sorted(quoted) if not name.startswith(made)]
 
 
 def test_the_report_names_programs_that_exist(capsys):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import stat
+import subprocess
 import sys
 
 import numpy as np
@@ -82,6 +84,24 @@ def test_plan_measures_what_can_run(capsys):
     assert status == 0
     assert set(values["measured_seconds"]) == {values["algorithm"], *values["rejected"]} - {"depthwise", "pointwise"}
     assert min(values["measured_seconds"].values()) > 0
+    table = run("plan 1x4x9x9 4x4x3x3 --measure --backend numpy", capsys)[1].partition("measured")[2].splitlines()
+    assert "predicted" in table[0]
+    assert {line.split()[-1] for line in table[1:]} == set(values["measured_seconds"])
+
+
+def test_cost_of_a_network_by_name(capsys):
+    line = "cost lenet5 4x1x28x28 --backward --machines h100 --json"
+    *layers, whole = json.loads(run(line, capsys)[1])
+    forward = nc.cost.model(nc.models.lenet5(), (4, 1, 28, 28))
+    assert whole["macs"] == sum(layer["macs"] for layer in layers) == 2 * sum(c.macs for c in forward) - forward[0].macs
+
+
+@pytest.mark.parametrize("line", ["autotune 1x2x8x8 2x2x3x3 --backend numpy --json", "warmup float32 --json"])
+def test_answers_for_programs(line, capsys, monkeypatch):
+    monkeypatch.setattr(nc, "warmup", lambda _: 0.5)
+    status, out, err = run(line, capsys)
+    assert (status, err) == (0, "")
+    assert json.loads(out)
 
 
 def test_info_checks_itself(capsys, monkeypatch):
@@ -121,7 +141,8 @@ def test_filter_takes_folders_and_patterns_and_is_quiet_when_piped(pictures, cap
     )
     with Image.open("npconv-filtered/grey.png") as picture:
         assert picture.mode == "L"
-    assert run("filter '*.png' --kernel sobel -o edges", capsys)[0] == 0
+    written = json.loads(run("filter '*.png' --kernel sobel -o edges --json", capsys)[1])
+    assert [row["written"] for row in written] == ["edges/colour.png", "edges/grey.png"]
     assert sorted(path.name for path in (pictures / "edges").iterdir()) == ["colour.png", "grey.png"]
 
 
@@ -152,6 +173,10 @@ def test_one_broken_picture_does_not_stop_the_others(pictures, capsys):
         ("filter nothing.png --kernel sobel", "no picture at nothing.png"),
         ("filter '*.webp' --kernel sobel", "*.webp"),
         ("cost 1 2 3", "100 100 5 5 64 64"),
+        ("cost mobilenet_v1", "give the shape"),
+        ("cost mobilenet_v1 1x3x8", "takes pictures"),
+        ("cost lenet5 1x1x28x28 --groups 2", "got --groups"),
+        ("cost mine.npz", "no file of weights"),
         ("cost 1x3x8 4x3xx", "sizes must be"),
         ("cost --separable --groups 2 4 4 3 3 8 8", "--groups"),
         ("cost 4 4 3 3 8 8 --count 0 --machines h100", "n must be"),
@@ -190,11 +215,34 @@ def test_a_missing_package_names_its_extra(name, package, monkeypatch, capsys):
     assert "pip install 'npconv[" in err
 
 
-def test_completion_knows_the_commands(capsys):
+COMPLETING = """
+source npconv.bash
+for line in "npconv" "npconv cost --machines h" "npconv train --model" "npconv filter gr"; do
+    COMP_WORDS=($line); [[ $line == *-* || $line == npconv ]] && [[ $line != *h ]] && COMP_WORDS+=("")
+    COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMPREPLY=()
+    _shtab_npconv npconv "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+    echo ${COMPREPLY[*]}
+done
+"""
+
+
+def test_completion_completes(capsys, pictures):
+    """In bash itself; zsh at least reads its script, where there is one."""
     pytest.importorskip("shtab")
-    status, out, _ = run("completion bash", capsys)
-    assert status == 0
-    assert all(name in out for name in NAMES)
+    for shell in ("bash", "zsh"):
+        status, out, _ = run(f"completion {shell}", capsys)
+        assert status == 0
+        (pictures / f"npconv.{shell}").write_text(out)
+        if shutil.which(shell):
+            subprocess.run([shell, "-n", f"npconv.{shell}"], check=True)
+    if not shutil.which("bash") or os.name != "posix":
+        pytest.skip("there is no bash here")
+    done = subprocess.run(["bash", "-c", COMPLETING], capture_output=True, text=True, check=True)
+    commands, machines, models, files = done.stdout.splitlines()
+    assert commands.split() == list(NAMES)
+    assert machines.split() == [name for name in nc.machine.NAMED if name.startswith("h")]
+    assert "mobilenet" in models.split()
+    assert files == "grey.png"
 
 
 def test_roofs_are_remembered_and_measured_anew_when_asked(monkeypatch):

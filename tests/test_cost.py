@@ -351,6 +351,10 @@ def test_a_table_of_nothing_has_a_heading():
         (lambda: cost.stack([LAYER, 3]), TypeError, r"layers\[1\] must be a Cost"),
         (lambda: cost.lecture(0.15e12), TypeError, r"machines\[0\] must be a Machine"),
         (lambda: cost.table([LAYER, "x"]), TypeError, r"rows\[1\] must be a Row or a Cost"),
+        (lambda: cost.model(nn.ReLU()), TypeError, "x_shape must be given"),
+        (lambda: cost.model(nn.ReLU(), (1, 3), step="up"), ValueError, "step must be one of forward, backward"),
+        (lambda: cost.model(nn.compile(nn.ReLU(), (3,)), (1, 4)), ValueError, "must be of shape any x 3, got 1 x 4"),
+        (lambda: cost.model(nn.compile(nn.ReLU(), (3,)), dtype="float64"), ValueError, "dtype must be left out"),
         (lambda: cost.Cost("x", -1, 0, 0, 0), ValueError, "macs must be zero or more"),
         (lambda: cost.Cost("x", 0, 0.5, 0, 0), TypeError, "parameters must be an integer"),
     ],
@@ -435,6 +439,38 @@ def test_a_network_costs_its_layers():
         np.testing.assert_array_equal(value, before[name])
     with pytest.raises(TypeError, match="network must be"):
         cost.model(lambda x: x, (1, 3, 8, 8))
+
+
+def test_a_network_made_for_inference_costs_what_the_network_does():
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, bias=False, rng=0), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.ConvTranspose2d(8, 4, 2, rng=0), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 4 * 4, 5, rng=0),
+    ).eval()  # fmt: skip
+    layers = cost.stack(cost.model(net, (2, 3, 17, 17)))
+    steps = cost.model(nn.compile(net, (3, 17, 17)), (2, 3, 17, 17))
+    assert cost.stack(steps).macs == layers.macs
+    # Batch normalisation became the convolution's bias, so eight numbers of it are left.
+    assert cost.stack(steps).parameters == layers.parameters - 16 + 8
+    first = cost.conv((2, 3, 17, 17), (8, 3, 3, 3), 2, bias=True)
+    assert (steps[0].macs, steps[0].bytes) == (first.macs, first.bytes)
+    assert cost.stack(cost.model(nn.compile(net, (3, 17, 17)))).macs * 2 == layers.macs
+
+
+def test_steps_of_training_are_counted_by_what_they_have_to_give():
+    net = nn.Sequential(nn.ReLU(), nn.Conv1d(2, 3, 3, rng=0), nn.ReLU(), nn.Conv1d(3, 1, 3, rng=0))
+    steps = [cost.model(net, (5, 2, 20), step=step) for step in ("forward", "backward", "training")]
+    # Nobody needs the gradient of the input; a rectifier has no other, a convolution has two.
+    for one, passes in zip(zip(*steps, strict=True), (0, 1, 1, 2), strict=True):
+        assert [c.macs for c in one] == [n * one[0].macs for n in (1, passes, 1 + passes)]
+        assert [c.bytes for c in one] == [n * one[0].bytes for n in (1, passes, 1 + passes)]
+        assert {c.parameters for c in one} == {one[0].parameters}
+
+
+def test_a_separable_pair_saves_as_much_in_training():
+    pair = cost.separable(8, 16, 3, (10, 10))
+    assert (pair.backward().pair.macs, pair.training().pair.macs) == (2 * pair.pair.macs, 3 * pair.pair.macs)
+    assert pair.training().ratio == pair.backward().ratio == pair.ratio
+    assert pair.training().intermediate_bytes == 3 * pair.intermediate_bytes
 
 
 def test_halving_the_image_and_doubling_the_channels_keeps_the_arithmetic():

@@ -128,3 +128,21 @@ def test_workspace_is_given_back(cupy) -> None:  # noqa: F811
     nc.conv2d(cupy.ones((1, 1, 3, 3)), cupy.ones((1, 1, 3, 3)))
     nc.free_workspace()
     assert cupy.frees == [True]
+
+
+def test_a_network_moves_to_the_device_and_back() -> None:
+    nn = nc.nn
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, rng=0), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3, rng=1))
+    x = np.random.default_rng(0).normal(size=(2, 1, 6, 6)).astype("float32")
+    y = net(x)
+    dx = net.backward(np.ones_like(y))
+    assert net.to("cupy") is net
+    assert all(type(p.value) is ndarray and p.grad is None for p in net.parameters())
+    there = net(up(x))
+    assert type(there) is ndarray
+    back = net.backward(up(np.ones_like(y)))
+    np.testing.assert_allclose(there.view(np.ndarray), y, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(back.view(np.ndarray), dx, rtol=1e-5, atol=1e-6)
+    identical(net.to("numpy")(x), y)
+    with pytest.raises(ValueError, match="backend must be one of"):
+        net.to("cuda")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import operator
 import re
 import runpy
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import npconv as nc
+from docs import figures, links
 from npconv.commands import NAMES
 
 ROOT = Path(nc.__file__).parent.parent
@@ -32,23 +34,95 @@ def test_the_lectures_notebook_runs(monkeypatch):
     np.testing.assert_array_equal(
         names["corr2d_multi_in_out"](np.ones((2, 3, 3)), np.ones((1, 2, 2, 2))), np.full((1, 2, 2), 8)
     )
+    assert (names["guesses"] == names["digits"].target[names["held_back"]]).mean() > 0.98, "the MobileNet is trained"
+    assert names["split"] * 8 > names["dense"] > names["split"] * 7.5
     # The notebook is the gallery's page; `python -m docs.notebook` makes it.
     source = (ROOT / "examples" / "gallery" / "plot_channels.py").read_text(encoding="utf-8")
     for cell in cells:
         assert cell.strip() in source
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "gallery").glob("plot_*.py")), ids=lambda path: path.stem)
+NEEDS = {"plot_onnx": ["onnx"], "plot_larger_than_memory": ["dask.array"]}
+"""Packages of extras that the examples need and the tests' extra may not have."""
+
+GALLERY = sorted((ROOT / "examples" / "gallery").glob("plot_*.py"))
+
+
+# The lecture is the notebook, which has run.
+@pytest.mark.parametrize("path", [p for p in GALLERY if p.stem != "plot_channels"], ids=lambda path: path.stem)
 def test_the_gallery_runs(path, monkeypatch):
     import matplotlib as mpl
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
+    for package in NEEDS.get(path.stem, ()):
+        pytest.importorskip(package)
     monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
     runpy.run_path(str(path))
     assert plt.get_fignums(), "it draws"
     plt.close("all")
+
+
+def execute(block, page, names):
+    """Run a block of a page as it stands, on NumPy: nothing has to be compiled to see whether it is right."""
+    with nc.use_backend("numpy"):
+        exec(compile(block, page, "exec"), names)
+
+
+def blocks_of(page):
+    """Python on a page that is not a session with its answers."""
+    found = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    return [block for block in found if not block.startswith(">>>")]
+
+
+def given(page):
+    """What the reader of a page has already."""
+    rng = np.random.default_rng(0)
+    pixels, size = {"docs/networks.md": ((2, 1, 32, 32), 2)}.get(page, ((6, 1, 8, 8), 6))
+    pictures, classes = rng.random(pixels, np.float32), np.arange(size) % 10
+    images = {"images": pictures, "labels": classes, "others": pictures, "their_labels": classes}
+    big = rng.random((70, 20))
+    slices = {"big": big, "k": 3, "step": 16, "result": np.zeros((68, 18))}
+    if page != "docs/howto.md":
+        return images
+    layer = {"x": rng.random((1, 3, 9, 9)), "w": rng.random((4, 3, 3, 3)), "bias": np.zeros(4)}
+    return {"nc": nc, "np": np, "network": nc.nn.Conv2d(3, 4, 3, stride=16, rng=0), **slices, **layer}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/howto.md", "docs/networks.md"])
+def test_what_a_page_says_to_type_runs(page, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("safetensors")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(nc, "autotune", nc.plan)  # measures for seconds, and remembers
+    monkeypatch.setattr(nc, "this_machine", lambda: nc.machine.NAMED["h100"])
+    names = given(page)
+    blocks = blocks_of(page)
+    assert blocks
+    for block in blocks:
+        if "big[" in block:
+            names["w"] = np.ones((3, 3))
+        execute(block.replace("epochs=20", "epochs=2"), page, names)
+    if page == "docs/howto.md":
+        np.testing.assert_allclose(names["result"], nc.correlate(names["big"], names["w"], mode="valid"))
+    if page == "README.md":
+        with pytest.raises(ValueError, match="expects 2 x 1 = 2"):
+            nc.conv2d(names["x"], names["w"][:, :2])
+
+
+def test_what_the_explanation_computes_is_so(tmp_path):
+    text = (ROOT / "docs" / "engine.md").read_text(encoding="utf-8")
+    blocks = blocks_of("docs/engine.md")
+    assert len(blocks) >= 8
+    names: dict[str, object] = {}
+    for block in blocks:
+        execute(block, "engine.md", names)
+    # Its pictures compare what they show; each is on the page.
+    with nc.use_backend("numpy"):
+        figures.explanation(tmp_path)
+    for picture in tmp_path.iterdir():
+        assert f"](images/{picture.name})" in text
+        assert (ROOT / "docs" / "images" / picture.name).exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -59,6 +133,22 @@ def test_links_to_files_lead_somewhere(page):
             target = f"../examples/{target.removesuffix('.rst')}.py".replace("gallery/index.py", "gallery/README.rst")
         # CONTRIBUTING.md and CHANGELOG.md are included into docs/.
         assert (page.parent / target).exists(), target
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path):
+    page = '<h1 id="top">x</h1><a href="b.html#there">b</a><a href="#top">up</a><a href="https://d2l.ai/">d2l</a>'
+    (tmp_path / "a.html").write_text(page)
+    (tmp_path / "b.html").write_text('<a name="there" href="a.html">a</a><img src="data:image/png;base64,AA">')
+    assert links.problems(tmp_path) == []
+    for wrong, why in {
+        "b.html#here": "place", "c.html": "not there", "https://nowhere/": "no address", "ftp://a.b/": "no address",
+        "https://a.b/c d": "space", "c.png": "not there",
+    }.items():  # fmt: skip
+        (tmp_path / "a.html").write_text(f'{page}<a href="{wrong}">x</a>')
+        (found,) = links.problems(tmp_path)
+        assert wrong in found
+        assert why in found
+    assert "make docs" in links.problems(tmp_path / "nothing")[0]
 
 
 def test_every_command_is_described():
@@ -78,6 +168,20 @@ def test_every_public_name_is_in_the_reference():
         room = getattr(nc, name)
         here = {f"{name}.{entry}" for entry in room.__all__ if callable(getattr(room, entry))}
         assert here - {"filters.convolve", "filters.correlate"} <= listed, "those two are npconv's own"
+
+
+def test_everything_in_the_reference_shows_an_example():
+    """Which the doctests run."""
+    without = []
+    for page in (ROOT / "docs" / "reference").glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        room = re.search(r"currentmodule:: npconv\.?(\S*)", text)
+        for name in re.findall(r"^   ([\w.]+)$", text, re.MULTILINE):
+            entry = operator.attrgetter(f"{room[1]}.{name}".lstrip("."))(nc)
+            doc = inspect.getdoc(entry) or ""
+            if ">>> " not in doc or "+SKIP" in doc:
+                without.append(name)
+    assert not without
 
 
 def test_there_is_one_version():

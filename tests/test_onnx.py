@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -285,6 +286,45 @@ def test_run_prints_the_largest_outputs(tmp_path: Path, capsys: pytest.CaptureFi
     assert str(int(y.argmax())) in text
     assert cli.main(["run", str(tmp_path / "small.onnx"), str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npy")]) == 0
     assert_array_equal(np.load(tmp_path / "y.npy"), y)
+
+
+def test_run_and_cost_say_it_to_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(small_network(), tmp_path / "small.onnx")
+    x = normal(2, 3, 16, 16, seed=8)
+    np.save(tmp_path / "x.npy", x)
+    y = nc.onnx.load(tmp_path / "small.onnx")(x)
+    assert cli.main(["run", str(tmp_path / "small.onnx"), str(tmp_path / "x.npy"), "--top", "1", "--json"]) == 0
+    largest = [{"place": int(y.argmax()), "value": float(y.max())}]
+    assert json.loads(capsys.readouterr().out) == {"y": {"shape": [2, 10], "dtype": "float32", "largest": largest}}
+    call = ["cost", str(tmp_path / "small.onnx"), "2x3x16x16", "--machines", "h100", "--json"]
+    assert cli.main([*call, "--samples", "1e3"]) == 0
+    *steps, whole, job = json.loads(capsys.readouterr().out)
+    macs = {step["name"]: step["macs"] for step in steps if step["macs"]}
+    assert list(macs.values()) == [2 * 4 * 64 * 27, 2 * 4 * 64, 2 * 10 * 128]
+    assert next(iter(macs)) == "first (Conv)"
+    # Two kernels, their biases (one is made of the batch normalisation), a matrix and its bias.
+    assert whole["parameters"] == 4 * 27 + 4 + 4 + 10 * 128 + 10
+    assert (whole["macs"], job["macs"]) == (sum(macs.values()), 1000 * sum(macs.values()))
+    assert cli.main([*call, "--training"]) == 0
+    *steps, whole = json.loads(capsys.readouterr().out)
+    assert whole["macs"] == 3 * sum(macs.values()) - macs["first (Conv)"], "nobody needs the picture's gradient"
+    assert cli.main([*call, "--stride", "2"]) == 2
+    assert "got --stride" in capsys.readouterr().err
+
+
+def test_what_a_loop_costs_nobody_knows() -> None:
+    one, many = normal(1, 5, 6), normal(1, 5, 5)
+    node = helper.make_node("RNN", ["x", "w", "r"], ["", "y"], hidden_size=5)
+    model = nc.onnx.load(model_of([node], {"x": [2, 3, 6]}, ["y"], w=one, r=many).SerializeToString())
+    assert [row.macs for row in model.summary()] == [None]
+    with pytest.raises(ValueError, match=r"work is known, which is not so of .*RNN"):
+        nc.cost.model(model)
+
+
+def test_matrix_products_that_the_evaluator_makes_are_counted() -> None:
+    node = helper.make_node("Gemm", ["x", "z"], ["y"], transA=1)
+    model = nc.onnx.load(model_of([node], {"x": [4, 3], "z": [4, 7]}, ["y"]).SerializeToString())
+    assert [(row.kind, row.macs) for row in model.summary()] == [("Gemm", 3 * 4 * 7)]
 
 
 def test_run_takes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

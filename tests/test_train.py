@@ -62,6 +62,10 @@ def test_a_folder_of_pictures_is_learned(trained: Path, folder: Path, capsys: py
         assert best.startswith(image.parent.name)
         assert other
         assert float(best.split("(")[1].rstrip("%)")) >= 50
+    assert main(["predict", str(trained / "weights.safetensors"), str(images[0]), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["picture"] == str(images[0])
+    assert [(row["class"], row["share"] > 0.5) for row in found["classes"]] == [("dark", True)]
 
 
 def test_the_same_command_goes_on_where_it_stood(
@@ -70,7 +74,9 @@ def test_the_same_command_goes_on_where_it_stood(
     content = (trained / "checkpoint.npz").read_bytes()
     (tmp_path / "checkpoint.npz").write_bytes(content)
     line = f"train --model lenet --size 16 --data {folder} --output {tmp_path} --batch-size 4 --patience 8 --epochs "
-    assert main(shlex.split(line + "8")) == 0
+    capsys.readouterr()
+    assert main(shlex.split(line + "8 --json")) == 0
+    assert json.loads(capsys.readouterr().out)["weights"] == str(tmp_path / "weights.safetensors")
     assert (tmp_path / "checkpoint.npz").read_bytes() == content, "all was done"
     assert (tmp_path / "weights.safetensors").read_bytes() == (trained / "weights.safetensors").read_bytes()
     assert main(shlex.split(line + "8 --seed 1")) == 2

@@ -37,3 +37,10 @@ soft = nc.correlate(photograph, nc.filters.gaussian(4, ndim=2).astype(np.float32
 plt.imshow(soft.transpose(1, 2, 0).clip(0, 1))
 plt.axis("off")
 plt.show()
+
+# %%
+# Where is there most to see? The edges' strength, pooled and laid over the picture: the same shows where a layer of a
+# network responds.
+strength = np.hypot(*slopes)
+nc.plot.heat(photograph, nc.avg_pool(strength[None], (16, 16))[0], opacity=0.9)
+plt.show()

@@ -44,6 +44,11 @@ def add_backend(command: argparse.ArgumentParser) -> None:
     command.add_argument("--backend", default=None, help="auto, numpy, numba or cupy")
 
 
+def add_json(command: argparse.ArgumentParser) -> None:
+    """Add the choice of an answer that a program reads: one JSON value on standard output, and nothing else there."""
+    command.add_argument("--json", action="store_true", help="for programs")
+
+
 def geometry(options: argparse.Namespace) -> dict[str, Any]:
     """What `add_geometry` took, as the arguments that follow the shapes in `npconv.plan` and `npconv.cost.conv`."""
     return {

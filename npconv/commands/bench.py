@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import npconv as nc
-from npconv.commands.arguments import add_backend, describe, seconds
+from npconv.commands.arguments import add_backend, add_json, describe, seconds
 from npconv.units import amount, duration
 
 EXAMPLES = """
@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--seconds", type=seconds, default=0.5, metavar="S", help="for each layer (default: %(default)s)"
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -12,6 +12,9 @@ npconv completion bash > ~/.local/share/bash-completion/completions/npconv
 npconv completion zsh > ~/.zfunc/_npconv
 """
 
+FILES = {"DATA", "FOLDER", "IMAGE", "INPUT", "KERNEL", "MODEL.onnx", "PATH", "WEIGHTS", "WHAT"}
+"""Arguments, as help calls them, whose words may be names of files."""
+
 
 def add(commands: Any) -> None:
     """Describe the command."""
@@ -20,10 +23,26 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print a script that makes a shell complete commands, options and file names."""
+    """Print a script that makes a shell complete commands, options and file names.
+
+    zsh looks for it in a folder of $fpath, so ~/.zshrc needs: fpath=(~/.zfunc $fpath); autoload -U compinit; compinit
+    """
     need("completion", "shtab")
     import shtab
 
     from npconv.cli import parser
 
-    print(shtab.complete(parser(), shell=options.shell))
+    whole = parser()
+    for action in _arguments(whole):
+        if (action.metavar or action.dest.upper()) in FILES:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+    print(shtab.complete(whole, shell=options.shell))
+
+
+def _arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Every argument of every command."""
+    found = []
+    for action in parser._actions:
+        inner = action.choices if isinstance(action, argparse._SubParsersAction) else {}
+        found += [action, *(argument for command in inner.values() for argument in _arguments(command))]
+    return found

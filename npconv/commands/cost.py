@@ -1,14 +1,15 @@
-"""``npconv cost``: what a convolution, a stack of them, or a job costs, and how long it takes where."""
+"""``npconv cost``: what a convolution, a stack of them, a network or a job costs, and how long it takes where."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 import npconv as nc
-from npconv.commands import UsageError
-from npconv.commands.arguments import add_geometry, describe, geometry
+from npconv.commands import UsageError, recipes
+from npconv.commands.arguments import add_geometry, add_json, describe, geometry
 from npconv.machine import NAMED, Machine
 from npconv.units import duration
 
@@ -19,27 +20,36 @@ npconv cost 1x64x56x56 64x64x3x3 --padding 1 --training        forward and backw
 npconv cost --separable 512 512 3 3 14 14                      what a depthwise separable layer saves
 npconv cost --vary 64 64 3 3 56 56                             no padding, half the image, twice the channels
 npconv cost 1x64x56x56 64x64x3x3 --machines h100 a100 --count 8
+npconv cost model.onnx                                         a network, step by step
+npconv cost model.onnx 8x3x224x224 --samples 1e6               on eight pictures at a time, a million times
+npconv cost mobilenet_v1 16x3x224x224 --training               a network of npconv.models, or of npconv train
 """
+
+FILES = (".onnx", ".safetensors", ".npz")
 
 
 def add(commands: Any) -> None:
     """Describe the command."""
-    parser = describe(commands, "cost", run, "what a convolution or a job costs", EXAMPLES)
+    parser = describe(commands, "cost", run, "what a convolution, a network or a job costs", EXAMPLES)
     parser.add_argument(
-        "sizes", nargs="+", metavar="SIZE",
-        help="shapes X and W as for plan, or channels in and out, kernel and image: 100 100 5 5 64 64",
+        "what", nargs="+", metavar="WHAT",
+        help="shapes X and W as for plan; or channels in and out, kernel and image: 100 100 5 5 64 64; or a network "
+        "(MODEL.onnx, a file that npconv train wrote, a name such as mobilenet_v1) and the shape of its input",
     )  # fmt: skip
     add_geometry(parser, shapes=False)
     parser.add_argument("--layers", type=_count, default=None, metavar="N", help="so many equal layers")
     parser.add_argument("--samples", type=_count, default=None, metavar="N", help="on so many samples, such as 1e6")
-    parser.add_argument("--training", action="store_true", help="forward and backward")
+    step = parser.add_mutually_exclusive_group()
+    step.add_argument("--backward", dest="step", action="store_const", const="backward", help="the gradients")
+    step.add_argument("--training", dest="step", action="store_const", const="training", help="forward and backward")
     parser.add_argument("--separable", action="store_true", help="beside the depthwise separable pair")
     parser.add_argument("--vary", action="store_true", help="without padding, half the image, twice the channels")
     parser.add_argument(
         "--machines", nargs="+", choices=[*NAMED, "this"], help="default: the lecture's two and this one"
     )
     parser.add_argument("--count", type=int, default=1, metavar="N", help="so many of each machine")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    add_json(parser)
+    parser.set_defaults(step="forward")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -47,9 +57,7 @@ def run(options: argparse.Namespace) -> None:
 
     Beside them the least time on each machine, from its peak and its bandwidth: this machine's are measured once.
     """
-    costs = _costs(options, *_shapes(options))
-    if options.training:
-        costs = [cost.training() for cost in costs]
+    costs = _network(options) if _is_network(options.what[0]) else _costs(options, *_shapes(options))
     machines = [machine if options.count == 1 else machine.times(options.count) for machine in _machines(options)]
     rows = [nc.cost.Row(cost, tuple(machines)) for cost in costs]
     if options.json:
@@ -60,22 +68,73 @@ def run(options: argparse.Namespace) -> None:
         print(nc.cost.table(rows))
 
 
+# --------------------------------------------------------------------------------------------------------------------
+# Networks
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _is_network(what: str) -> bool:
+    return what in nc.models.__all__ or Path(what).suffix in FILES
+
+
+def _network(options: argparse.Namespace) -> list[nc.cost.Cost]:
+    """Costs of a network's layers, their sum, and that of a job."""
+    name, *shapes = options.what
+    wrong = [f"--{flag}" for flag, unset in _OF_A_LAYER.items() if getattr(options, flag) != unset] + shapes[1:]
+    if wrong:
+        raise UsageError(f"a network takes the shape of its input and nothing of a layer, got {' '.join(wrong)}")
+    x_shape = _shape(shapes[0]) if shapes else None
+    rows = nc.cost.model(*_loaded(name, x_shape), step=options.step)
+    step = {"forward": "all", "backward": "all, backward", "training": "all, training step"}[options.step]
+    whole = nc.cost.stack(rows, step)
+    return [*rows, whole] if options.samples is None else [*rows, whole, whole.samples(options.samples)]
+
+
+_OF_A_LAYER = {
+    "layers": None, "separable": False, "vary": False, "padding": None, "stride": (1,), "dilation": (1,), "groups": 1,
+    "dtype": "float32",
+}  # fmt: skip
+"""Arguments of a layer, and what they are where nobody gives them."""
+
+
+def _loaded(name: str, x_shape: tuple[int, ...] | None) -> tuple[Any, Any]:
+    """A network, and the shape of its input."""
+    if name.endswith(".onnx"):
+        return nc.onnx.load(name), x_shape
+    if name in nc.models.__all__:
+        if x_shape is None:
+            raise UsageError(f"{name} takes pictures of more than one size: give the shape, such as 1x3x224x224")
+        if len(x_shape) != 4:
+            raise UsageError(f"{name} takes pictures, (N, C, H, W), got the shape {'x'.join(map(str, x_shape))}")
+        _, channels, height, width = x_shape
+        return getattr(nc.models, name)(channels=channels, size=min(height, width)), x_shape
+    network, model = recipes.load(Path(name))
+    return model, x_shape or (1, *network.shape)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Layers
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(n) for n in text.lower().replace("×", "x").split("x"))
+    except ValueError:
+        raise UsageError(f"sizes must be numbers, or shapes such as 1x64x56x56, got {text}") from None
+
+
 def _shapes(options: argparse.Namespace) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of the input and the weights, from either way of writing them."""
-    try:
-        if len(options.sizes) == 2:
-            x, w = (tuple(int(n) for n in size.lower().replace("×", "x").split("x")) for size in options.sizes)
-            return x, w
-        c_in, c_out, *rest = (int(size) for size in options.sizes)
-    except ValueError:
-        raise UsageError(
-            f"sizes must be numbers, or shapes such as 1x64x56x56, got {' '.join(options.sizes)}"
-        ) from None
-    if not rest or len(rest) % 2:
+    written = [_shape(text) for text in options.what]
+    if len(written) == 2:
+        return written[0], written[1]
+    if len(written) < 4 or len(written) % 2 or any(len(size) != 1 for size in written):
         raise UsageError(
             f"give two shapes, or channels in, channels out, a kernel and an image size: 100 100 5 5 64 64; "
-            f"got {' '.join(options.sizes)}"
+            f"got {' '.join(options.what)}"
         )
+    c_in, c_out, *rest = (size for (size,) in written)
     kernel, image = rest[: len(rest) // 2], rest[len(rest) // 2 :]
     if options.padding is None:
         options.padding = "same"
@@ -83,6 +142,12 @@ def _shapes(options: argparse.Namespace) -> tuple[tuple[int, ...], tuple[int, ..
 
 
 def _costs(options: argparse.Namespace, x: tuple[int, ...], w: tuple[int, ...]) -> list[nc.cost.Cost]:
+    """Costs of what was asked, each for the step that was asked."""
+    costs = _forward(options, x, w)
+    return costs if options.step == "forward" else [getattr(cost, options.step)() for cost in costs]
+
+
+def _forward(options: argparse.Namespace, x: tuple[int, ...], w: tuple[int, ...]) -> list[nc.cost.Cost]:
     arguments = geometry(options)
     if options.separable:
         if arguments.pop("groups") != 1:
@@ -99,6 +164,11 @@ def _costs(options: argparse.Namespace, x: tuple[int, ...], w: tuple[int, ...]) 
     stack = nc.cost.job(layer, layers, 1)
     costs = [layer, nc.cost.stack([layer] * layers)] if layers <= 1000 else [layer, stack]
     return costs if options.samples is None else [*costs, nc.cost.job(layer, layers, options.samples)]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Machines, and what is printed
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def _machines(options: argparse.Namespace) -> list[Machine]:

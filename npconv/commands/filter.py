@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import glob
+import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 import npconv as nc
 from npconv.commands import CommandError, UsageError
-from npconv.commands.arguments import describe, need
+from npconv.commands.arguments import add_json, describe, need
 from npconv.demo import ImageError, open_picture
 
 EXAMPLES = """
@@ -37,6 +38,7 @@ def add(commands: Any) -> None:
         "-o", "--output", type=Path, default=Path("npconv-filtered"), metavar="PATH",
         help="a folder, or for one picture a file (default: %(default)s)",
     )  # fmt: skip
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -49,18 +51,21 @@ def run(options: argparse.Namespace) -> None:
     apply = _kernel(options.kernel, options.boundary)
     pictures = _pictures(options.images)
     targets = _targets(pictures, options.output)
-    failed = 0
+    written = []
     for source, target in _progress(list(zip(pictures, targets, strict=True))):
         try:
             _write(apply(_read(source)), target)
+            written.append({"picture": str(source), "written": str(target)})
         except ImageError as error:
             if len(pictures) == 1:
                 raise UsageError(error) from None
             print(f"npconv: {error}", file=sys.stderr)
-            failed += 1
-    if failed:
-        raise CommandError(f"{failed} of {len(pictures)} pictures could not be read")
-    print(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''} written, the last to {targets[-1]}")
+    if options.json:
+        print(json.dumps(written, indent=2))
+    if len(written) < len(pictures):
+        raise CommandError(f"{len(pictures) - len(written)} of {len(pictures)} pictures could not be read")
+    if not options.json:
+        print(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''} written, the last to {targets[-1]}")
 
 
 def _progress(items: list[Any]) -> Iterable[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import npconv as nc
 from npconv.commands import CommandError
-from npconv.commands.arguments import describe
+from npconv.commands.arguments import add_json, describe
 from npconv.report import configuration
 from npconv.self_test import self_test
 
@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     """Describe the command."""
     parser = describe(commands, "info", run, "what npconv runs on here", EXAMPLES)
     parser.add_argument("--check", action="store_true", help="compare every backend with the definition")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import npconv as nc
-from npconv.commands.arguments import add_backend, add_geometry, describe, geometry
+from npconv.commands.arguments import add_backend, add_geometry, add_json, describe, geometry
 from npconv.units import duration
 
 EXAMPLES = """
@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
     add_backend(parser)
     parser.add_argument("--algorithm", default="auto", help="default: %(default)s")
     parser.add_argument("--measure", action="store_true", help="run every algorithm that can, and keep nothing")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -41,23 +41,29 @@ def run(options: argparse.Namespace) -> None:
         nc.this_machine(plan.dtype)
     measured = _measure(options, plan) if options.measure else {}
     if options.json:
-        print(json.dumps(_values(plan, measured), indent=2))
+        print(json.dumps(values(plan, {name: seconds for name, (seconds, _) in measured.items()}), indent=2))
         return
     print(plan)
-    best = min(measured.values(), default=0.0)
-    for name, seconds in sorted(measured.items(), key=lambda item: item[1]):
-        print(f"  took {duration(seconds):>10}  {seconds / best:6.3g} times  {name}")
+    if measured:
+        _print_measured(measured)
+
+
+def _print_measured(measured: dict[str, tuple[float, float]]) -> None:
+    best = min(seconds for seconds, _ in measured.values())
+    print(f"\n  {'measured':>12}{'predicted':>12}{'as long':>10}")
+    for name, (seconds, predicted) in sorted(measured.items(), key=lambda item: item[1]):
+        print(f"  {duration(seconds):>12}{duration(predicted):>12}{seconds / best:>10.3g}  {name}")
 
 
 def _plan(options: argparse.Namespace, algorithm: str) -> Any:
     return nc.plan(options.x, options.w, **geometry(options), backend=options.backend, algorithm=algorithm)
 
 
-def _measure(options: argparse.Namespace, plan: Any) -> dict[str, float]:
-    """Median seconds of a call by each algorithm that can compute it, the hopeless ones once."""
+def _measure(options: argparse.Namespace, plan: Any) -> dict[str, tuple[float, float]]:
+    """Median and predicted seconds of a call by each algorithm that can compute it, but the hopeless ones."""
     rng = np.random.default_rng(0)
     x, w = (rng.integers(-4, 5, shape).astype(plan.dtype) for shape in (plan.spec.x_shape, plan.spec.w_shape))
-    found: dict[str, float] = {}
+    found: dict[str, tuple[float, float]] = {}
     for name in sorted({plan.algorithm, *plan.rejected}):
         try:
             other = _plan(options, name)
@@ -65,7 +71,7 @@ def _measure(options: argparse.Namespace, plan: Any) -> dict[str, float]:
             continue  # it cannot run this one; the plan says why
         if other.predicted_seconds < 100 * max(plan.predicted_seconds, 1e-4):
             other(x, w)
-            found[name] = _median(other, x, w)
+            found[name] = _median(other, x, w), other.predicted_seconds
     return found
 
 
@@ -79,7 +85,8 @@ def _median(plan: Any, x: Any, w: Any) -> float:
     return statistics.median(times)
 
 
-def _values(plan: Any, measured: dict[str, float]) -> dict[str, Any]:
+def values(plan: Any, measured: dict[str, float]) -> dict[str, Any]:
+    """What a plan says, for a program."""
     return {
         "x_shape": plan.spec.x_shape,
         "w_shape": plan.spec.w_shape,

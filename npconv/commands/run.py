@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 import npconv as nc
 from npconv.commands import UsageError, samples
-from npconv.commands.arguments import describe, need
+from npconv.commands.arguments import add_json, describe, need
 
 EXAMPLES = """
 npconv run model.onnx cat.jpg
@@ -27,6 +28,7 @@ def add(commands: Any) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="PATH", help=".npy for one output, .npz for any number")
     parser.add_argument("--top", type=int, default=5, help="so many of the largest elements (default: %(default)s)")
     parser.add_argument("--max-memory", type=float, default=4.0, metavar="GIB", help="default: %(default)s")
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -44,10 +46,14 @@ def run(options: argparse.Namespace) -> None:
     ((name, (shape, dtype)),) = model.inputs.items()
     x = _array(options.input) if options.input.suffix == ".npy" else _picture(options.input, shape, dtype)
     results = model.run({name: x})
-    if options.output is None:
+    if options.json:
+        print(json.dumps({key: _values(value, max(0, options.top)) for key, value in results.items()}, indent=2))
+    elif options.output is None:
         for key, value in results.items():
             _show(key, value, max(0, options.top))
-    elif options.output.suffix == ".npy":
+    if options.output is None:
+        return
+    if options.output.suffix == ".npy":
         np.save(options.output, *results.values())
     else:
         np.savez(options.output, **results)
@@ -80,7 +86,18 @@ def _picture(path: Path, shape: tuple[int | None, ...] | None, dtype: Any) -> An
 
 def _show(name: str, value: Any, top: int) -> None:
     print(f"{name}  {' x '.join(map(str, value.shape))}  {value.dtype}")
+    for place, number in _largest(value, top):
+        print(f"  {place:>6}  {number:.6g}")
+
+
+def _values(value: Any, top: int) -> dict[str, Any]:
+    pairs = [{"place": int(place), "value": number.item()} for place, number in _largest(value, top)]
+    return {"shape": list(value.shape), "dtype": str(value.dtype), "largest": pairs}
+
+
+def _largest(value: Any, top: int) -> list[tuple[int, Any]]:
+    """The largest elements, each with its place in C order; none of an array that has no order."""
     flat = value.reshape(-1)
-    if flat.dtype.kind in "biuf":
-        for place in np.argsort(-flat.astype(float), kind="stable")[:top]:
-            print(f"  {place:>6}  {flat[place]:.6g}")
+    if flat.dtype.kind not in "biuf":
+        return []
+    return [(place, flat[place]) for place in np.argsort(-flat.astype(float), kind="stable")[:top]]

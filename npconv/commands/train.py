@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 import npconv as nc
 from npconv.commands import UsageError, samples
-from npconv.commands.arguments import describe, need
+from npconv.commands.arguments import add_json, describe, need
 from npconv.commands.recipes import RECIPES, Network
 
 EXAMPLES = """
@@ -44,6 +45,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--held-back", type=float, default=0.2, help="share not trained on (default: %(default)s)")
     parser.add_argument("--patience", type=int, help="stop after so many epochs without a lower loss")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and choice (default: %(default)s)")
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -64,6 +66,10 @@ def run(options: argparse.Namespace) -> None:
     weights = options.output / "weights.safetensors"
     network.save(model, weights)
     pictures, share = _draw(options.output, history, model, held, data.names)
+    if options.json:
+        files = {"weights": str(weights), "curve": str(pictures[0]), "confusion": str(pictures[1])}
+        print(json.dumps({"held_back": len(held), "recognised": share, **files}, indent=2))
+        return
     print(f"{share:.2%} of {len(held)} held-back pictures recognised")
     print(f"Weights: {weights}. Pictures: {pictures[0]} and {pictures[1]}")
     print(f"Try: npconv predict {weights} IMAGE")
@@ -89,7 +95,8 @@ def _train(
         raise UsageError(f"--shift must be from 0 to {side - 1}, less than the side of the pictures; got {shift}")
     trained_on, held = data.split(options.held_back, shift, options.seed)
     count = sum(parameter.value.size for parameter in model.parameters())
-    print(f"{options.model}, {count:,} parameters; {len(trained_on)} pictures, {len(held)} held back")
+    if not options.json:
+        print(f"{options.model}, {count:,} parameters; {len(trained_on)} pictures, {len(held)} held back")
     adam = nc.nn.AdamW(model.parameters(), lr=recipe.lr if options.lr is None else options.lr)
     history = nc.nn.fit(
         model,

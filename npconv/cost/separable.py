@@ -20,6 +20,13 @@ class Separable:
     intermediate_bytes : int
         The array between the two, which the dense form does not have: it is written, stored and read again, so
         `pair.bytes` contains it twice.
+
+    Examples
+    --------
+    >>> from npconv import cost
+    >>> layer = cost.separable(64, 128, 3, (56, 56), stride=2)
+    >>> layer.dense.macs, layer.depthwise.macs, layer.pointwise.macs, layer.intermediate_bytes
+    (57802752, 451584, 6422528, 200704)
     """
 
     depthwise: Cost
@@ -36,6 +43,18 @@ class Separable:
     def ratio(self) -> float:
         """MACs of the pair over MACs of the dense layer: ``1 / C_out + 1 / taps``, whatever the size and the stride."""
         return self.pair.macs / self.dense.macs
+
+    def backward(self) -> Separable:
+        """Both, and the dense form, backward: each twice what it is forward, so the ratio stays."""
+        return Separable(
+            self.depthwise.backward(), self.pointwise.backward(), self.dense.backward(), 2 * self.intermediate_bytes
+        )
+
+    def training(self) -> Separable:
+        """A training step of both, and of the dense form."""
+        return Separable(
+            self.depthwise.training(), self.pointwise.training(), self.dense.training(), 3 * self.intermediate_bytes
+        )
 
 
 def separable(

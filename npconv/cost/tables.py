@@ -13,7 +13,15 @@ from npconv.units import amount, duration
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: a cost, and the machines on which its time is of interest."""
+    """A line of a table: a cost, and the machines on which its time is of interest.
+
+    Examples
+    --------
+    >>> import npconv as nc
+    >>> layer = nc.cost.conv((1, 3, 224, 224), (64, 3, 7, 7), 2, 3)
+    >>> nc.cost.Row(layer, (nc.machine.NAMED["h100"],)).seconds
+    (3.522804537313433e-06,)
+    """
 
     cost: Cost
     machines: tuple[Machine, ...] = ()

@@ -76,9 +76,9 @@ def conv(
 
     Examples
     --------
-    >>> import dask.array as da, numpy as np, npconv as nc  # doctest: +SKIP
-    >>> x = da.ones((1, 1, 40_000, 40_000), "f4", chunks=(1, 1, 4000, 4000))  # doctest: +SKIP
-    >>> nc.dask.conv(x, np.ones((8, 1, 5, 5), "f4"), stride=2)[0, :, 0, 0].compute()  # doctest: +SKIP
+    >>> import dask.array as da, numpy as np, npconv as nc
+    >>> x = da.ones((1, 1, 4000, 4000), dtype="f4", chunks=(1, 1, 1000, 1000))
+    >>> nc.dask.conv(x, np.ones((8, 1, 5, 5), "f4"), stride=2)[0, :, 0, 0].compute()
     array([25., 25., 25., 25., 25., 25., 25., 25.], dtype=float32)
     """
     x = as_dask(x)
@@ -151,6 +151,14 @@ def conv_transpose(
         If dask is missing.
     ValueError, TypeError
         As for `npconv.conv_transpose`; also if `padding` is a word.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np, npconv as nc
+    >>> x = da.ones((1, 8, 64, 64), dtype="f4", chunks=(1, 8, 32, 32))
+    >>> y = nc.dask.conv_transpose(x, np.ones((8, 1, 2, 2), "f4"), stride=2)
+    >>> y.shape, y.numblocks, float(y[0, 0, 5, 5])
+    ((1, 1, 128, 128), (1, 1, 2, 2), 8.0)
     """
     x = as_dask(x)
     weights, w_shape, w_dtype = weights_of(w)
@@ -199,6 +207,14 @@ def conv_input_grad(
         If dask is missing.
     ValueError, TypeError
         As for `npconv.conv_input_grad`.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np, npconv as nc
+    >>> dy = da.ones((1, 4, 62, 62), dtype="f4", chunks=(1, 4, 31, 31))
+    >>> dx = nc.dask.conv_input_grad(dy, np.ones((4, 1, 3, 3), "f4"), (1, 1, 64, 64))
+    >>> dx.shape, float(dx[0, 0, 0, 0]), float(dx[0, 0, 30, 30])
+    ((1, 1, 64, 64), 4.0, 36.0)
     """
     dy = as_dask(dy)
     _, w_shape, w_dtype = weights_of(w)
@@ -272,6 +288,16 @@ def conv_weight_grad(
         If dask is missing.
     ValueError, TypeError
         As for `npconv.conv_weight_grad`.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np, npconv as nc
+    >>> x = da.ones((2, 1, 64, 64), dtype="f4", chunks=(1, 1, 32, 32))
+    >>> dy = da.ones((2, 1, 62, 62), dtype="f4", chunks=(1, 1, 31, 31))
+    >>> nc.dask.conv_weight_grad(x, dy, (1, 1, 3, 3)).compute()[0, 0]
+    array([[7688., 7688., 7688.],
+           [7688., 7688., 7688.],
+           [7688., 7688., 7688.]], dtype=float32)
     """
     da, dask = dask_array(), importlib.import_module("dask")
     x, dy = as_dask(x), as_dask(dy)

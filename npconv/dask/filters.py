@@ -54,6 +54,14 @@ def correlate(
         If dask is missing.
     ValueError, TypeError
         As for `npconv.correlate`.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np, npconv as nc
+    >>> x = da.ones((400, 300), chunks=100)
+    >>> y = nc.dask.correlate(x, nc.filters.sobel(0))
+    >>> y.shape, y.numblocks, float(y[99, 99])
+    ((400, 300), (4, 3), 0.0)
     """
     how = {"nan_policy": nan_policy, "min_weight": min_weight, "method": method, "dtype": dtype}
     return _filter(nc.correlate, x, w, mode, boundary, cval, origin, axes, stride, how)
@@ -94,6 +102,13 @@ def convolve(
         If dask is missing.
     ValueError, TypeError
         As for `npconv.convolve`.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np, npconv as nc
+    >>> signal = da.arange(1000, chunks=250)
+    >>> nc.dask.convolve(signal, np.array([1, -1]), mode="valid")[:3].compute()
+    array([1, 1, 1])
     """
     how = {"nan_policy": nan_policy, "min_weight": min_weight, "method": method, "dtype": dtype}
     return _filter(nc.convolve, x, w, mode, boundary, cval, origin, axes, stride, how)

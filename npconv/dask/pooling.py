@@ -37,6 +37,14 @@ def max_pool(
         If dask is missing.
     ValueError, TypeError
         As for `npconv.max_pool`.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np, npconv as nc
+    >>> x = da.arange(16, chunks=16).reshape(1, 1, 4, 4).rechunk((1, 1, 2, 4))
+    >>> nc.dask.max_pool(x, (2, 2)).compute()[0, 0]
+    array([[ 5,  7],
+           [13, 15]])
     """
     return _pool(nc.max_pool, x, kernel_size, stride, padding, layout)
 
@@ -68,6 +76,14 @@ def avg_pool(
         If dask is missing.
     ValueError, TypeError
         As for `npconv.avg_pool`.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np, npconv as nc
+    >>> x = da.arange(16.0, chunks=16).reshape(1, 1, 4, 4).rechunk((1, 1, 2, 4))
+    >>> nc.dask.avg_pool(x, (2, 2)).compute()[0, 0]
+    array([[ 2.5,  4.5],
+           [10.5, 12.5]])
     """
     return _pool(nc.avg_pool, x, kernel_size, stride, padding, layout)
 

@@ -26,6 +26,12 @@ class Node:
         to the result.
     name : str
         What error messages call it.
+
+    Examples
+    --------
+    >>> from npconv.inference import Node
+    >>> str(Node("activation", ("x",), ("y",), {"activation": ("relu", ())}, name="last rectifier"))
+    'last rectifier'
     """
 
     op: str
@@ -49,6 +55,14 @@ class Graph:
     constants : dict of str to array
     nodes : list of Node
         Each after those that make its inputs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npconv.inference import Graph, Node
+    >>> graph = Graph(["x"], ["y"], {"w": np.ones((3, 2))}, [Node("linear", ("x", "w"), ("y",))])
+    >>> graph.uses()["w"], graph.producers()["y"].op
+    (1, 'linear')
     """
 
     inputs: list[str]

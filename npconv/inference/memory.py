@@ -15,6 +15,15 @@ class Budget:
     Parameters
     ----------
     limit : int
+
+    Examples
+    --------
+    >>> from npconv.inference import Budget
+    >>> budget = Budget(1000)
+    >>> budget.take(800, "the weights")
+    >>> budget.check(300, "an image")
+    Traceback (most recent call last):
+    ValueError: an image needs 300 bytes beside 800 that are held, more than max_memory=1,000 allows
     """
 
     def __init__(self, limit: int) -> None:

@@ -15,6 +15,7 @@ from npconv.inference.graph import Array, Graph
 from npconv.inference.memory import Budget
 from npconv.inference.operators import Where
 from npconv.inference.program import Program, ShapesChangedError
+from npconv.inference.summary import Row, summarize
 
 MAX_MEMORY = 4 * 2**30
 """Bytes that a model may hold where nobody says otherwise."""
@@ -49,6 +50,15 @@ class Model:
     -----
     Several threads may call one model; runs for the same shape come one after the other, because they share memory.
     Results belong to the caller.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npconv.inference import Graph, Model, Node
+    >>> graph = Graph(["x"], ["y"], {"w": np.ones((3, 2))}, [Node("linear", ("x", "w"), ("y",))])
+    >>> model = Model(graph, {"x": ((None, 3), np.dtype("float64"))})
+    >>> model(np.array([[1.0, 2.0, 3.0]]))
+    array([[6., 6.]])
     """
 
     def __init__(
@@ -135,12 +145,51 @@ class Model:
         ValueError, TypeError
             If an input is not declared, or a node cannot run.
         """
+        self.run(self._zeros(batch))
+
+    def summary(self, *shapes: tuple[int, ...]) -> tuple[Row, ...]:
+        """Say what every step does, by running the model once on zeros.
+
+        Steps are those that run: what was folded or fused is a part of another one. `npconv.cost.model` makes costs of
+        them.
+
+        Parameters
+        ----------
+        *shapes : tuple of int
+            One for each input; by default the declared ones, with 1 for every size that is left open.
+
+        Returns
+        -------
+        tuple of npconv.inference.summary.Row
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the shapes are not what the inputs must be, or an input is not declared.
+
+        Examples
+        --------
+        >>> import npconv as nc
+        >>> net = nc.nn.Sequential(nc.nn.Conv2d(3, 8, 3, padding=1, rng=0), nc.nn.ReLU())
+        >>> [(row.kind, row.macs) for row in nc.nn.compile(net, (3, 16, 16)).summary()]
+        [('conv', 55296)]
+        """
+        if shapes and len(shapes) != len(self.inputs):
+            raise TypeError(f"this model takes {len(self.inputs)} inputs ({', '.join(self.inputs)}), got {len(shapes)}")
+        if shapes:
+            specs = zip(self.inputs, shapes, self.inputs.values(), strict=True)
+            feeds = {name: self._xp.zeros(shape, dtype or np.float32) for name, shape, (_, dtype) in specs}
+        else:
+            feeds = self._zeros(1)
+        return summarize(self.graph, self._checked(feeds), Where(self._xp, self._backend, Budget(self._budget.limit)))
+
+    def _zeros(self, batch: int) -> dict[str, Array]:
         feeds = {}
         for name, (shape, dtype) in self.inputs.items():
             if shape is None:
-                raise ValueError(f"input {name!r} may have any shape, so nothing can be prepared")
+                raise ValueError(f"input {name!r} may have any shape, so its shape has to be given")
             feeds[name] = self._xp.zeros([batch if n is None else n for n in shape], dtype or np.float32)
-        self.run(feeds)
+        return feeds
 
     def _new_program(self, key: Any, feeds: dict[str, Array]) -> dict[str, Array]:
         for old in [key, *list(self._programs)[: max(len(self._programs) - PROGRAMS + 1, 0)]]:

@@ -26,6 +26,16 @@ def optimise(graph: Graph, ranks: dict[str, int] | None = None) -> Graph:
     Returns
     -------
     Graph
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npconv.inference import Graph, Node, optimise
+    >>> how = {"stride": (1,), "padding": ((0, 0),), "dilation": (1,), "groups": 1}
+    >>> relu = {"activation": ("relu", ())}
+    >>> nodes = [Node("conv", ("x", "w"), ("y",), how), Node("activation", ("y",), ("z",), relu)]
+    >>> [node.op for node in optimise(Graph(["x"], ["z"], {"w": np.ones((1, 1, 3))}, nodes)).nodes]
+    ['conv']
     """
     graph = Graph(list(graph.inputs), list(graph.outputs), dict(graph.constants), list(graph.nodes))
     _known_statistics(graph)

@@ -44,7 +44,7 @@ class Program:
         self._where = where
         self._outputs = graph.outputs
         self._fixed: dict[str, Array] = {**graph.constants, "": None}
-        steps, values = _first_run(graph, feeds, where, self._fixed)
+        steps, values = first_run(graph, feeds, where, self._fixed)
         self.first = {name: _own(values[name]) for name in graph.outputs}
         memory = Memory(steps, set(graph.outputs), set(feeds) | set(self._fixed))
         where.budget.take(memory.nbytes, "the arena")
@@ -106,7 +106,7 @@ class Program:
         return value
 
 
-def _first_run(
+def first_run(
     graph: Graph, feeds: Mapping[str, Array], where: Where, fixed: dict[str, Array]
 ) -> tuple[list[Step], dict[str, Array]]:
     """Bind and run every node. What depends on shapes alone is added to `fixed` and makes no step."""

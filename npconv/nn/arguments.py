@@ -5,10 +5,12 @@ Only what a layer needs before it calls npconv: how a window lies on an image, n
 
 from __future__ import annotations
 
+import importlib
 import math
 import numbers
 import operator
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -27,6 +29,13 @@ def namespace(name: str, value: Any) -> ModuleType:
     if isinstance(value, np.ndarray):
         return np
     raise TypeError(f"{name} must be a NumPy or CuPy array, got {value!r:.60} ({type(value).__name__})")
+
+
+def array_mover(backend: str) -> Callable[[Array], Array]:
+    """Return the function that gives an array of the kind that a backend computes with; ``"auto"`` is the host's."""
+    if backend == "cupy":
+        return importlib.import_module("cupy").asarray  # type: ignore[no-any-return]
+    return lambda value: value if namespace("value", value) is np else namespace("value", value).asnumpy(value)
 
 
 def floating(name: str, value: Any) -> ModuleType:

@@ -93,6 +93,18 @@ def load(model: Module, path: str | Path) -> dict[str, str]:
         If safetensors is wanted but missing.
     OSError
         If the file cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np, npconv as nc
+    >>> trained, fresh = nc.nn.Linear(3, 2, rng=0), nc.nn.Linear(3, 2, rng=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     nc.nn.save(trained, f"{folder}/weights.npz", {"epochs": "20"})
+    ...     nc.nn.load(fresh, f"{folder}/weights.npz")
+    {'epochs': '20'}
+    >>> bool((fresh.weight.value == trained.weight.value).all())
+    True
     """
     if not isinstance(model, Module):
         raise TypeError(f"model must be a Module, got {type(model).__name__}")

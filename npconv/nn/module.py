@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from npconv.nn.arguments import Array, check_shape, converted, namespace
+import npconv as nc
+from npconv.nn.arguments import Array, array_mover, check_shape, converted, namespace
 
 if TYPE_CHECKING:
     from npconv.nn.summary import Summary
@@ -289,6 +290,41 @@ class Module(Memory):
     def eval(self) -> Self:
         """Set evaluation mode: ``train(False)``. What was kept for a backward pass is dropped."""
         return self.train(False)
+
+    def to(self, backend: str) -> Self:
+        """Move all parameters and buffers to where a backend computes; gradients are dropped.
+
+        The network then takes arrays of that kind. Make an optimiser after this, since it keeps arrays of its own.
+
+        Parameters
+        ----------
+        backend : {"numpy", "numba", "cupy"}
+            ``"cupy"`` is the current GPU, the others are the host's memory.
+
+        Returns
+        -------
+        Module
+            This one.
+
+        Raises
+        ------
+        ValueError, ImportError
+            As for `npconv.use_backend`.
+
+        Examples
+        --------
+        >>> import npconv as nc
+        >>> layer = nc.nn.Linear(3, 2)
+        >>> layer.to("numpy") is layer
+        True
+        """
+        with nc.use_backend(backend):  # says what is missing, before anything is moved
+            moved = array_mover(backend)
+        for _, entry in self._named_state():
+            entry.value = moved(entry.value)
+            if isinstance(entry, Parameter):
+                entry.grad = None
+        return self
 
     def zero_grad(self) -> None:
         """Forget all gradients; the next backward pass starts from none."""

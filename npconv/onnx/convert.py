@@ -87,7 +87,9 @@ def _convert_node(
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"node {name}: {error}") from error
     if found is None:
-        found = [Node("call", tuple(names), tuple(node.output), {"function": foreign, "pure": not random}, name)]
+        known = {"operator": node.op_type} if node.domain in ("", "ai.onnx") else {}
+        how = {"function": foreign, "pure": not random, **known}
+        found = [Node("call", tuple(names), tuple(node.output), how, name)]
     nodes.extend(found)
 
 

@@ -56,9 +56,15 @@ def load(model: str | os.PathLike[str] | bytes, *, max_memory: int = MAX_MEMORY)
 
     Examples
     --------
-    >>> import npconv as nc
-    >>> model = nc.onnx.load("mobilenet.onnx")  # doctest: +SKIP
-    >>> y = model(x)  # doctest: +SKIP
+    >>> import numpy as np, npconv as nc
+    >>> from onnx import TensorProto, helper
+    >>> x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in "xy")
+    >>> graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "rectifier", [x], [y])
+    >>> opset = helper.make_opsetid("", 17)
+    >>> file = helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
+    >>> model = nc.onnx.load(file)
+    >>> model(np.array([[-1, 0, 2]], "float32"))
+    array([[0., 0., 2.]], dtype=float32)
     """
     onnx = require()
     if isinstance(max_memory, bool) or not isinstance(max_memory, int) or max_memory < 1:

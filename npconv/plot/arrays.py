@@ -53,7 +53,7 @@ def feature_maps(maps: Any, *, columns: int | None = None, shared: bool = True, 
     ax = axes_for(ax)
     ax.imshow(np.ma.masked_invalid(canvas), cmap="cividis", interpolation="nearest")
     ax.set_axis_off()
-    ax.set_title(f"{len(values)} channels of {values.shape[1]}×{values.shape[2]}")
+    ax.set_title(f"{len(values)} channel{'s' if len(values) > 1 else ''} of {values.shape[1]}×{values.shape[2]}")
     return ax
 
 
@@ -99,7 +99,7 @@ def kernels(weights: Any, *, columns: int | None = None, ax: Any = None) -> Any:
         canvas, _ = tiled(values.reshape(-1, *values.shape[2:]), columns)
         ax.imshow(np.ma.masked_invalid(canvas), cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
     ax.set_axis_off()
-    ax.set_title(f"{len(values)} kernels of {'×'.join(map(str, values.shape[1:]))}")
+    ax.set_title(f"{len(values)} kernel{'s' if len(values) > 1 else ''} of {'×'.join(map(str, values.shape[1:]))}")
     return ax
 
 
