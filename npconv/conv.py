@@ -11,6 +11,7 @@ from typing import Any
 from npconv import epilogue, planning
 from npconv.arrays import Array, Operands
 from npconv.geometry import ConvSpec
+from npconv.lazy import is_lazy, later
 from npconv.planning import recent
 
 Ints = int | tuple[int, ...]
@@ -41,7 +42,7 @@ def conv(
     ----------
     x : array
         ``(N, C, *spatial)``, or ``(C, *spatial)`` for one without a batch. NumPy, CuPy, or anything that speaks
-        DLPack: float16, float32, float64, complex64, complex128 or any integer.
+        DLPack; for a dask array, see `npconv.dask`. float16, float32, float64, complex64, complex128 or any integer.
     w : array
         ``(C_out, C / groups, *kernel)``; its rank decides the number of dimensions.
     bias : array, optional
@@ -128,6 +129,13 @@ def _forward(
         key = recent.key(ndim, x, w, bias, geometry, words)
         if key is not None and (call := recent.find(key)) is not None:
             return call(x, w, bias)
+    if is_lazy(x, w, bias):
+        ConvSpec.of(x.shape, w.shape, stride, padding, dilation, groups, padding_mode, layout, ndim=ndim)
+        return later(
+            "conv", x=x, w=w, bias=bias, stride=stride, padding=padding, dilation=dilation, groups=groups,
+            padding_mode=padding_mode, layout=layout, activation=activation, algorithm=algorithm, backend=backend,
+            out=out,
+        )  # fmt: skip
     operands = Operands(backend, x=x, w=w, bias=bias)
     spec = ConvSpec.of(
         operands.shape("x"), operands.shape("w"), stride, padding, dilation, groups, padding_mode, layout, ndim=ndim

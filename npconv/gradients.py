@@ -10,6 +10,7 @@ import numpy as np
 from npconv import epilogue, planning
 from npconv.arrays import Array, Operands, check_shape, compute_dtype, from_channels_first
 from npconv.geometry import ConvSpec
+from npconv.lazy import is_lazy, later
 from npconv.planning import recent
 
 if TYPE_CHECKING:
@@ -82,6 +83,12 @@ def conv_input_grad(
     )
     if key is not None and (call := recent.find(key)) is not None:
         return call(dy, w, None)
+    if is_lazy(dy, w):
+        return later(
+            "conv_input_grad", dy=dy, w=w, input_shape=input_shape, stride=stride, padding=padding,
+            dilation=dilation, groups=groups, padding_mode=padding_mode, layout=layout, algorithm=algorithm,
+            backend=backend, out=out,
+        )  # fmt: skip
     operands = Operands(backend, dy=dy, w=w)
     spec = ConvSpec.of(
         input_shape, operands.shape("w"), stride, padding, dilation, groups, padding_mode, layout, x_name="input_shape"
@@ -156,6 +163,12 @@ def conv_weight_grad(
     )
     if key is not None and (call := recent.find(key)) is not None:
         return call(x, dy, None)
+    if is_lazy(x, dy):
+        return later(
+            "conv_weight_grad", x=x, dy=dy, weight_shape=weight_shape, stride=stride, padding=padding,
+            dilation=dilation, groups=groups, padding_mode=padding_mode, layout=layout, algorithm=algorithm,
+            backend=backend, out=out,
+        )  # fmt: skip
     operands = Operands(backend, x=x, dy=dy)
     spec = ConvSpec.of(
         operands.shape("x"),

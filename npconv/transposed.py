@@ -7,6 +7,7 @@ from typing import Any
 from npconv import epilogue, planning
 from npconv.arrays import Array, Operands, from_channels_first
 from npconv.geometry import ConvSpec, join_shape
+from npconv.lazy import is_lazy, later
 
 Ints = int | tuple[int, ...]
 
@@ -92,6 +93,13 @@ def _transpose(
     backend: str | None,
     out: Array | None,
 ) -> Array:
+    if is_lazy(x, w, bias):
+        ConvSpec.transposed(x.shape, w.shape, stride, padding, output_padding, dilation, groups, layout, ndim=ndim)
+        return later(
+            "conv_transpose", x=x, w=w, bias=bias, stride=stride, padding=padding, output_padding=output_padding,
+            groups=groups, dilation=dilation, layout=layout, activation=activation, algorithm=algorithm,
+            backend=backend, out=out,
+        )  # fmt: skip
     operands = Operands(backend, x=x, w=w, bias=bias)
     spec, beyond = ConvSpec.transposed(
         operands.shape("x"), operands.shape("w"), stride, padding, output_padding, dilation, groups, layout, ndim=ndim

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 import npconv as nc
-from npconv.dask.blocks import Ints, Part, as_dask, blockwise, each, gathered, out_chunks, without_memory
+from npconv.dask.blocks import Ints, Part, as_dask, each, gathered, out_chunks, without_memory
+from npconv.dask.graph import blockwise
 
 
 def max_pool(
@@ -89,7 +90,7 @@ def _pool(function: Any, x: Any, kernel_size: Any, stride: Any, padding: Any, la
     ]
     how = {"kernel_size": sizes, "stride": strides, "layout": layout}
     chunks = out_chunks(x, axes, parts, {})
-    return blockwise(_pool_block, x, axes, parts, chunks, like.dtype, pool=function, how=how)
+    return blockwise(_pool_block, [x], axes, parts, chunks, like.dtype, pool=function, how=how)
 
 
 def _pool_block(block: Any, parts: list[Part], *, pool: Any, how: dict[str, Any]) -> Any:
