@@ -32,3 +32,15 @@ def test_a_wrong_number_is_found(monkeypatch):
     with pytest.raises(AssertionError) as found:
         randomly.check(0)
     assert "seed 0: input_grad of Problem(" in "".join(found.value.__notes__)
+
+
+def test_a_wrong_filter_is_found(monkeypatch):
+    original = randomly.nc.correlate
+
+    def wrong(x, w, *, boundary, **how):
+        return original(x, w, boundary={"mirror": "reflect"}.get(boundary, boundary), **how)
+
+    monkeypatch.setattr(randomly.nc, "correlate", wrong)
+    with pytest.raises(AssertionError) as found:
+        list(map(randomly.check_filter, range(50)))
+    assert "mirror" in "".join(found.value.__notes__)

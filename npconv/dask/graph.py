@@ -6,6 +6,7 @@ many copies. Here a chunk has at most one task more, which cuts its rims: what o
 
 from __future__ import annotations
 
+import bisect
 import importlib
 import itertools
 import math
@@ -139,14 +140,12 @@ def _cuts(chunks: tuple[int, ...], parts: list[Part] | None) -> list[list[_Cut]]
     if parts is None:
         return [[_Cut(n, 0, size)] for n, size in enumerate(chunks)]
     ends = list(itertools.accumulate(chunks))
-    return [
-        [
-            _Cut(n, max(part.start - end + size, 0), min(part.stop - end + size, size))
-            for n, (size, end) in enumerate(zip(chunks, ends, strict=True))
-            if end - size < part.stop and part.start < end
-        ]
-        for part in parts
-    ]
+    found = []
+    for part in parts:
+        first, last = bisect.bisect_right(ends, part.start), bisect.bisect_left(ends, part.stop)
+        begins = [(n, ends[n] - chunks[n]) for n in range(first, last + 1) if chunks[n]]
+        found.append([_Cut(n, max(part.start - at, 0), min(part.stop - at, chunks[n])) for n, at in begins])
+    return found
 
 
 def _gather(
