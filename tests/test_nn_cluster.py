@@ -128,7 +128,7 @@ def test_a_checkpoint_goes_on_with_as_many_shares(client, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(interrupted, **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "scheduler_info", lambda **_: {"workers": {"one": None}})
+        patch.setattr(client, "nthreads", lambda: {"one": 1})
         same(train(**options), expected)
 
 
@@ -173,7 +173,7 @@ def test_errors_of_a_worker_and_of_the_client_come_through(client):
     with pytest.raises(TypeError, match=r"client must be a dask.distributed.Client, got str"):
         nn.fit(model, (x, x), client="localhost", progress=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "scheduler_info", lambda **_: {"workers": {}})
+        patch.setattr(client, "nthreads", dict)
         with pytest.raises(ValueError, match="client must have workers"):
             nn.fit(model, (x, x), client=client, progress=False)
         patch.setitem(__import__("sys").modules, "distributed", None)

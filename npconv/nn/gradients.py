@@ -72,7 +72,7 @@ class Cluster:
         if client.asynchronous:
             raise ValueError("client must not be asynchronous: fit waits for what it computes")
         self.client = client
-        self.shares = len(client.scheduler_info(n_workers=-1)["workers"])
+        self.shares = len(client.nthreads())
         if not self.shares:
             raise ValueError("client must have workers; its cluster has none yet (see Client.wait_for_workers)")
 

@@ -100,7 +100,8 @@ def fit(
     over samples, or a sum and says so in an attribute ``reduction="sum"``. Batch normalisation takes a share for the
     batch, as PyTorch's `DistributedDataParallel` does, and its running statistics become the mean over the shares. A
     batch has as many shares as the cluster has workers at the start, or, after a checkpoint, as it had then; fewer if
-    they would have less than two samples. A share whose worker is lost is computed by another one, to the same bits.
+    they would have less than two samples. A share whose worker is lost is computed by another one, to the same bits if
+    they are machines alike.
 
     Examples
     --------
@@ -287,7 +288,7 @@ class _Training:
                     f"rate than {self.optimizer.lr:g}"
                 )
             self.optimizer.step()
-            self.tally.add(len(indices), outcome.loss, outcome.right)
+            self.tally.add(len(y), outcome.loss, outcome.right)
             self.tally.seconds += time.perf_counter() - start
             self.batch += 1
             bar.update(len(indices))
