@@ -31,11 +31,25 @@ def later(name: str, **given: Any) -> Any:
     known = inspect.signature(function).parameters
     defaults = inspect.signature(getattr(importlib.import_module("npconv"), name)).parameters
     for argument, value in given.items():
-        if argument not in known and value is not None and value != defaults[argument].default:
+        default = defaults[argument].default
+        same = value is default or (type(value) is type(default) and value == default)
+        if argument not in known and not same:
             raise ValueError(f"{argument} cannot be given for a dask array, got {value!r:.60}")
     return function(**{argument: value for argument, value in given.items() if argument in known})
 
 
 def stand_in(value: Any) -> Any:
-    """An array of the same shape and dtype that takes no memory, for a lazy one; anything else as it is."""
-    return np.broadcast_to(np.zeros((), value.dtype), value.shape) if is_lazy(value) else value
+    """An array of the same shape and dtype that takes no memory, for a lazy one; anything else as it is.
+
+    Raises
+    ------
+    ValueError
+        If dask does not know how large its chunks are.
+    """
+    if not is_lazy(value):
+        return value
+    if any(n != n for n in value.shape):
+        raise ValueError(
+            f"a dask array must have chunks of known sizes, got shape {value.shape}; call its compute_chunk_sizes()"
+        )
+    return np.broadcast_to(np.zeros((), value.dtype), value.shape)

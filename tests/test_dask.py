@@ -130,6 +130,7 @@ def test_the_public_face_takes_dask_arrays_and_returns_them():
     check(nc.max_pool(lazy, 2), nc.max_pool(x, 2))
     check(nc.avg_pool(lazy, 2, 1) * 4, nc.avg_pool(x, 2, 1) * 4)
     check(nc.convolve(lazy, w[0, 0], axes=(2, 3)), nc.convolve(x, w[0, 0], axes=(2, 3)))
+    check(nc.convolve(lazy[:0], w[0, 0], axes=(2, 3)), x[:0])
 
 
 def test_labels_of_dask_arrays_are_kept():
@@ -143,7 +144,7 @@ def test_labels_of_dask_arrays_are_kept():
 
 
 @pytest.mark.parametrize("function", ["max_pool", "avg_pool"])
-@pytest.mark.parametrize(("size", "stride", "padding"), [(2, None, 0), (3, 1, 1), ((2, 3), (3, 2), (0, 1))])
+@pytest.mark.parametrize(("size", "stride", "padding"), [(2, None, 0), (3, 1, ((1, 0), 1)), ((2, 3), (3, 2), (0, 1))])
 def test_pooling(function, size, stride, padding):
     rng = np.random.default_rng(0)
     x = ints(rng, (2, 3, 12, 13))
@@ -236,6 +237,18 @@ L = da.from_array(X)
         (lambda: nd.correlate(X[0, 0], W[0, 0], mask=X[0, 0] > 0), ValueError, "mask needs nan_policy 'omit' or"),
         (lambda: nd.correlate(X[0, 0], W[0, 0], nan_policy="omit", mask=X[0] > 0), ValueError, "mask must have shape"),
         (lambda: nc.conv2d(L, W, backend="numpy"), ValueError, "backend cannot be given for a dask array, got 'numpy'"),
+        (lambda: nc.conv(L, [1]), TypeError, "w must be an array .*, got list"),
+        (lambda: nd.conv(L, [1]), TypeError, "w must be an array of dask or NumPy, got list"),
+        (lambda: nd.conv(L, W, 3), TypeError, "bias must be an array of dask or NumPy, got int"),
+        (lambda: nd.correlate(L, W[0, 0], axes="ab"), TypeError, "axes must be an integer"),
+        (lambda: nd.max_pool(L, 2, padding="same"), ValueError, "padding must be given in numbers"),
+        (lambda: nc.conv(L[L[:, 0, 0, 0] > 0], W), ValueError, "must have chunks of known sizes"),
+        (lambda: nc.avg_pool(L, 2, out=X[:, :, :4, :4]), ValueError, "out cannot be given for a dask array"),
+        (
+            lambda: nc.conv_weight_grad(L, L, (2, 2, 1, 1), padding_mode="reflect"),
+            ValueError,
+            "padding_mode cannot be given",
+        ),
         (lambda: nc.conv1d(L, W), ValueError, "w must have 3 dimensions"),
         (lambda: nc.max_pool(L, 2, return_indices=True), ValueError, "return_indices cannot be given for a dask"),
         (lambda: nd.correlate(X, W[0, 0]), ValueError, "w must have one dimension for each filtered axis"),

@@ -93,6 +93,13 @@ def dask_array() -> Any:
         ) from error
 
 
+def check_arrays(**given: Any) -> None:
+    """Raise unless these are arrays, or None."""
+    for name, value in given.items():
+        if value is not None and not (hasattr(value, "shape") and hasattr(value, "dtype")):
+            raise TypeError(f"{name} must be an array of dask or NumPy, got {type(value).__name__}")
+
+
 def weights_of(w: Any) -> tuple[Any, tuple[int, ...], np.dtype[Any]]:
     """Weights as something that dask hands to every block once, their shape and dtype."""
     da, dask = dask_array(), importlib.import_module("dask")

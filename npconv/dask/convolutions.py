@@ -12,6 +12,7 @@ from npconv.dask.blocks import (
     Ints,
     Part,
     as_dask,
+    check_arrays,
     each,
     gathered,
     grown,
@@ -80,6 +81,7 @@ def conv(
     array([25., 25., 25., 25., 25., 25., 25., 25.], dtype=float32)
     """
     x = as_dask(x)
+    check_arrays(w=w, bias=bias)
     weights, w_shape, w_dtype = weights_of(w)
     dtype = np.result_type(x.dtype, w_dtype, *(() if bias is None else (bias.dtype,)))
     window = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
@@ -153,6 +155,7 @@ def conv_transpose(
         As for `npconv.conv_transpose`; also if `padding` is a word.
     """
     x = as_dask(x)
+    check_arrays(w=w, bias=bias)
     weights, w_shape, w_dtype = weights_of(w)
     if isinstance(padding, str):
         raise ValueError(f"padding must be given in numbers for a dask array, got {padding!r}")
@@ -203,6 +206,7 @@ def conv_input_grad(
         As for `npconv.conv_input_grad`.
     """
     dy = as_dask(dy)
+    check_arrays(w=w)
     _, w_shape, w_dtype = weights_of(w)
     w = w.conj()
     spec = nc.plan(input_shape, w_shape, stride, padding, dilation, groups, layout=layout).spec

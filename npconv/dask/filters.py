@@ -7,7 +7,18 @@ from typing import Any
 import numpy as np
 
 import npconv as nc
-from npconv.dask.blocks import Ints, as_dask, dask_array, each, gathered, grown, out_chunks, padded, weights_of
+from npconv.dask.blocks import (
+    Ints,
+    as_dask,
+    check_arrays,
+    dask_array,
+    each,
+    gathered,
+    grown,
+    out_chunks,
+    padded,
+    weights_of,
+)
 from npconv.dask.graph import blockwise
 
 # npconv's boundaries and the modes of `dask.array.pad`.
@@ -111,6 +122,7 @@ def convolve(
 def _filter(function: Any, x: Any, w: Any, mask: Any, how: dict[str, Any]) -> Any:
     """Check what a caller wrote, and interpolate first if that was asked for."""
     x = as_dask(x)
+    check_arrays(w=w)
     mask = None if mask is None else as_dask(mask)
     if mask is not None and mask.shape != x.shape:
         raise ValueError(f"mask must have shape {x.shape}, that of x; got {mask.shape}")
@@ -189,7 +201,7 @@ def _result_dtype(function: Any, x: Any, w: Any, mask: Any, how: dict[str, Any])
     """The result's dtype; npconv's errors, from a filter of as many dimensions that costs next to nothing."""
     shape = [1] * x.ndim
     for axis, k in zip(how["axes"], w.shape, strict=False):
-        if -x.ndim <= axis < x.ndim:
+        if isinstance(axis, int | np.integer) and -x.ndim <= axis < x.ndim:
             shape[axis] = min(x.shape[axis], 2 * k)
     kernel = w if isinstance(w, np.ndarray) else np.ones(w.shape, w.dtype)
     here = None if mask is None else np.zeros(shape, mask.dtype)

@@ -165,7 +165,8 @@ def _gather(
     rims: dict[Any, Any] = {}
     found: dict[Place, tuple[list[Any], list[Any]]] = {place: ([], []) for place in places}
     for chunk, users in sorted(uses.items()):
-        size = math.prod(along[n] for along, n in zip(x.chunks, chunk, strict=True))
+        whole = tuple(slice(0, along[n]) for along, n in zip(x.chunks, chunk, strict=True))
+        size = math.prod(part.stop for part in whole)
         home = max(users, key=lambda user: user[0])
         others = [user for user in users if user is not home]
         little = 0 < 2 * sum(count for count, _, _ in others) <= size
@@ -175,7 +176,7 @@ def _gather(
             keys, pieces = found[place]
             rim = others.index((count, place, cut)) if little and place != home[1] else None
             keys.append((x.name if rim is None else name, *chunk))
-            pieces.append((rim, None if rim is not None or count == size else cut))
+            pieces.append((rim, None if rim is not None or cut == whole else cut))
     regions = {}
     for place, (keys, pieces) in found.items():
         sizes = tuple(

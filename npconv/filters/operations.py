@@ -202,6 +202,7 @@ def _filter(
         if key is not None and (call := recent.find(key)) is not None:
             return call(x, w, None)
     if is_lazy(x, w, mask):
+        frame_of(flip, x, w, mode, boundary, origin, axes, stride)
         return later(
             "convolve" if flip else "correlate", x=x, w=w, mode=mode, boundary=boundary, cval=cval, origin=origin,
             axes=axes, stride=stride, nan_policy=nan_policy, mask=mask, min_weight=min_weight, method=method,
