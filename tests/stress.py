@@ -125,7 +125,7 @@ SCENES: dict[str, Callable[[float, int], str]] = {
     "many threads": many_threads,
     "no leak": no_leak,
     "threading layers, forks, joblib, dask": again(
-        "threads kernels nn_cluster dask", "layers or fork or joblib or dask or started or cluster"
+        "threads kernels cluster dask", "layers or fork or joblib or dask or started or cluster"
     ),
     "memory, threads and Ctrl-C at their limits": again("limits", ""),
     "guard pages": again("guard_pages", ""),

@@ -1,4 +1,4 @@
-"""Training on a cluster: the numbers of one process, whoever is killed; and what is said where it cannot be."""
+"""On a real cluster of processes: blocks, and training to the numbers of one process, whoever is killed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import npconv as nc
 from npconv import nn
 from npconv.nn import gradients, init
 
@@ -26,6 +27,14 @@ def client():
             distributed.Client(cluster) as client,
         ):
             yield client
+
+
+def test_blocks_are_computed_by_its_workers(client):
+    da = pytest.importorskip("dask.array")
+    rng = np.random.default_rng(0)
+    x, w = rng.integers(-3, 4, (1, 2, 60, 50)), rng.integers(-3, 4, (3, 2, 3, 3))
+    y = client.compute(nc.dask.conv(da.from_array(x, chunks=(1, 1, 25, 25)), w, padding=1)).result(timeout=120)
+    np.testing.assert_array_equal(y, nc.conv(x, w, padding=1))
 
 
 class Deadly(nn.Module):
