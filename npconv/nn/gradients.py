@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import importlib
 import itertools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from npconv.nn import init
@@ -33,19 +32,20 @@ def gradients(model: Module, loss: Loss, x: Array, y: Array) -> Outcome:
 
 
 class _Share(NamedTuple):
-    """What a worker made of its share of a batch, and what its network has become in doing so."""
+    """What a share of a batch, or several together, adds to the mean over the batch; gradients and buffers weighted."""
 
     outcome: Outcome
     gradients: list[Array | None]
-    buffers: list[Array]
+    buffers: list[Array | None]
     generators: list[dict[str, Any]]
+    """Their states, which are the same for every share."""
 
 
 class Cluster:
     """`gradients`, computed by the workers of a `dask.distributed` cluster.
 
     A batch is cut into as many shares as there are workers at the start, and stays so when workers come or go: what is
-    added up, in the order of the shares, does not depend on who computed it. The scheduler has all that a share is made
+    added up, neighbour to neighbour, does not depend on who computed it. The scheduler has all that a share is made
     of, so it gives those of a worker that is lost to another one.
 
     Parameters
@@ -79,30 +79,32 @@ class Cluster:
     def __call__(self, model: Module, loss: Loss, x: Array, y: Array) -> Outcome:
         """Leave a batch's gradients in the parameters; see `gradients`."""
         model.zero_grad()
-        bounds = cuts(len(x), self.shares)
-        found = self._computed(model, loss, [(x[a:b], y[a:b], (a, b, len(x))) for a, b in itertools.pairwise(bounds)])
-        mean = getattr(loss, "reduction", "mean") != "sum"
-        parts = [(stop - start) / len(x) for start, stop in itertools.pairwise(bounds)]
-        weights = parts if mean else [1.0] * len(parts)
-        for n, parameter in enumerate(model.parameters()):
-            if (total := _sum(weights, [share.gradients[n] for share in found])) is not None:
-                parameter.accumulate(total)
-        for n, buffer in enumerate(model.buffers()):
-            buffer.value = _mean(parts, [share.buffers[n] for share in found])
-        for (_, rng), state in zip(generators(model), found[0].generators, strict=True):
+        found = self._computed(model, loss, x, y)
+        for parameter, grad in zip(model.parameters(), found.gradients, strict=True):
+            if grad is not None:
+                parameter.accumulate(grad)
+        for buffer, mean in zip(model.buffers(), found.buffers, strict=True):
+            assert mean is not None
+            buffer.value = mean.astype(buffer.value.dtype, copy=False)
+        for (_, rng), state in zip(generators(model), found.generators, strict=True):
             init.restore_generator(rng, state)
-        rights = [share.outcome.right for share in found]
-        value = sum(weight * share.outcome.loss for weight, share in zip(weights, found, strict=True))
-        return Outcome(value, None if None in rights else sum(right or 0 for right in rights))
+        return found.outcome
 
-    def _computed(self, model: Module, loss: Loss, shares: list[tuple[Any, ...]]) -> list[_Share]:
-        config = importlib.import_module("dask").config
+    def _computed(self, model: Module, loss: Loss, x: Array, y: Array) -> _Share:
+        config, bounds = importlib.import_module("dask").config, cuts(len(x), self.shares)
         # A batch and the network are handed to the scheduler on purpose, which warns of more than some megabytes.
         with config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}):
             # A task hands the network on, so that a worker takes it from its neighbour, and a lost one is made again.
             network = self.client.submit(_handed_on, model, loss, pure=False)
-            jobs = [self.client.submit(_share_of, network, *share, pure=False) for share in shares]
-        found: list[_Share] = self.client.gather(jobs)
+            jobs = [
+                self.client.submit(_share_of, network, x[a:b], y[a:b], (a, b, len(x)), pure=False)
+                for a, b in itertools.pairwise(bounds)
+            ]
+        while len(jobs) > 1:  # neighbours, and theirs: most of it beside each other, and one share's worth comes here
+            odd = jobs[-1:] if len(jobs) % 2 else []
+            pairs = zip(jobs[::2], jobs[1::2], strict=False)
+            jobs = [self.client.submit(_added, *pair, pure=False) for pair in pairs] + odd
+        found: _Share = jobs[0].result()
         return found
 
 
@@ -127,29 +129,35 @@ def _share_of(network: tuple[Module, Loss], x: Array, y: Array, rows: tuple[int,
     """What a worker does: the gradients of rows ``start`` to ``stop`` of a batch of so many samples."""
     model, loss = copy.deepcopy(network)  # another share may be computed beside it, or again
     init.draw_rows(model.named_modules(), *rows)
-    outcome = gradients(model, loss, x, y)
+    outcome, part = gradients(model, loss, x, y), len(x) / rows[-1]
+    weight = 1.0 if getattr(loss, "reduction", "mean") == "sum" else part
     return _Share(
-        outcome,
-        [parameter.grad for parameter in model.parameters()],
-        [buffer.value for buffer in model.buffers()],
+        Outcome(weight * outcome.loss, outcome.right),
+        [_weighted(weight, parameter.grad) for parameter in model.parameters()],
+        [_weighted(part, buffer.value) for buffer in model.buffers()],
         [init.generator_state(rng) for _, rng in generators(model)],
     )
 
 
-def _sum(weights: Sequence[float], values: list[Array | None]) -> Array | None:
-    """The weighted sum, in the order of the shares; None if there is nothing."""
-    total = None
-    for weight, value in zip(weights, values, strict=True):
-        if value is not None:
-            term = weight * widened(namespace("grad", value), value)
-            total = term if total is None else total + term
-    return total
+def _weighted(weight: float, value: Array | None) -> Array | None:
+    """A part of a mean; what counts, an integer, is the same in all shares."""
+    if value is None or value.dtype.kind != "f":
+        return value
+    return weight * widened(namespace("value", value), value)
 
 
-def _mean(weights: Sequence[float], values: list[Array]) -> Array:
-    """The weighted mean of what shares made of a buffer; a number that counts is the same in all."""
-    if values[0].dtype.kind != "f":
-        return values[0]
-    mean = _sum(weights, list(values))
-    assert mean is not None
-    return namespace("buffer", values[0]).asarray(mean, values[0].dtype)
+def _added(one: _Share, other: _Share) -> _Share:
+    rights = (one.outcome.right, other.outcome.right)
+    right = None if rights[0] is None or rights[1] is None else rights[0] + rights[1]
+    return _Share(
+        Outcome(one.outcome.loss + other.outcome.loss, right),
+        [_sum(*pair) for pair in zip(one.gradients, other.gradients, strict=True)],
+        [_sum(*pair) for pair in zip(one.buffers, other.buffers, strict=True)],
+        one.generators,
+    )
+
+
+def _sum(one: Array | None, other: Array | None) -> Array | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other if one.dtype.kind == "f" else one
