@@ -170,11 +170,12 @@ def _gather(
         home = max(users, key=lambda user: user[0])
         others = [user for user in users if user is not home]
         little = 0 < 2 * sum(count for count, _, _ in others) <= size
+        order = {place: n for n, (_, place, _) in enumerate(others)} if little else {}
         if little:
             rims[name, *chunk] = (_Rims([cut for _, _, cut in others]), (x.name, *chunk))
-        for count, place, cut in users:
+        for _, place, cut in users:
             keys, pieces = found[place]
-            rim = others.index((count, place, cut)) if little and place != home[1] else None
+            rim = order.get(place)
             keys.append((x.name if rim is None else name, *chunk))
             pieces.append((rim, None if rim is not None or cut == whole else cut))
     regions = {}
