@@ -11,6 +11,7 @@ from typing import Any
 from npconv import epilogue, planning
 from npconv.arrays import Array, Operands
 from npconv.geometry import ConvSpec
+from npconv.lazy import is_lazy, later, stand_in
 from npconv.planning import recent
 
 Ints = int | tuple[int, ...]
@@ -41,7 +42,7 @@ def conv(
     ----------
     x : array
         ``(N, C, *spatial)``, or ``(C, *spatial)`` for one without a batch. NumPy, CuPy, or anything that speaks
-        DLPack: float16, float32, float64, complex64, complex128 or any integer.
+        DLPack; for a dask array, see `npconv.dask`. float16, float32, float64, complex64, complex128 or any integer.
     w : array
         ``(C_out, C / groups, *kernel)``; its rank decides the number of dimensions.
     bias : array, optional
@@ -128,11 +129,17 @@ def _forward(
         key = recent.key(ndim, x, w, bias, geometry, words)
         if key is not None and (call := recent.find(key)) is not None:
             return call(x, w, bias)
-    operands = Operands(backend, x=x, w=w, bias=bias)
+    operands = Operands(backend, x=stand_in(x), w=stand_in(w), bias=stand_in(bias))
     spec = ConvSpec.of(
         operands.shape("x"), operands.shape("w"), stride, padding, dilation, groups, padding_mode, layout, ndim=ndim
     )
     epilogue.check(operands, spec.out_channels, activation)
+    if is_lazy(x, w, bias):
+        return later(
+            "conv", x=x, w=w, bias=bias, stride=stride, padding=padding, dilation=dilation, groups=groups,
+            padding_mode=padding_mode, layout=layout, activation=activation, algorithm=algorithm, backend=backend,
+            out=out,
+        )  # fmt: skip
     operands.check_out(out, spec.y_shape)
     plan = planning.plan_for(spec, "forward", operands.backend, operands.dtype, algorithm, activation)
     packed = plan.packed(operands.load("w"))

@@ -10,6 +10,7 @@ import numpy as np
 from npconv import epilogue, planning
 from npconv.arrays import Array, Operands, check_shape, compute_dtype, from_channels_first
 from npconv.geometry import ConvSpec
+from npconv.lazy import is_lazy, later, stand_in
 from npconv.planning import recent
 
 if TYPE_CHECKING:
@@ -82,11 +83,17 @@ def conv_input_grad(
     )
     if key is not None and (call := recent.find(key)) is not None:
         return call(dy, w, None)
-    operands = Operands(backend, dy=dy, w=w)
+    operands = Operands(backend, dy=stand_in(dy), w=stand_in(w))
     spec = ConvSpec.of(
         input_shape, operands.shape("w"), stride, padding, dilation, groups, padding_mode, layout, x_name="input_shape"
     )
     check_shape("dy", operands.shape("dy"), spec.y_shape, f"what input_shape {spec.x_shape} and w give")
+    if is_lazy(dy, w):
+        return later(
+            "conv_input_grad", dy=dy, w=w, input_shape=input_shape, stride=stride, padding=padding,
+            dilation=dilation, groups=groups, padding_mode=padding_mode, layout=layout, algorithm=algorithm,
+            backend=backend, out=out,
+        )  # fmt: skip
     operands.check_out(out, spec.x_shape)
     plan = planning.plan_for(spec, "input_grad", operands.backend, operands.dtype, algorithm)
     dx = plan.run(operands.load_image("dy", layout, spec.batched), _conj(operands.load("w")))
@@ -156,7 +163,7 @@ def conv_weight_grad(
     )
     if key is not None and (call := recent.find(key)) is not None:
         return call(x, dy, None)
-    operands = Operands(backend, x=x, dy=dy)
+    operands = Operands(backend, x=stand_in(x), dy=stand_in(dy))
     spec = ConvSpec.of(
         operands.shape("x"),
         weight_shape,
@@ -169,6 +176,12 @@ def conv_weight_grad(
         w_name="weight_shape",
     )
     check_shape("dy", operands.shape("dy"), spec.y_shape, f"what x and weight_shape {spec.w_shape} give")
+    if is_lazy(x, dy):
+        return later(
+            "conv_weight_grad", x=x, dy=dy, weight_shape=weight_shape, stride=stride, padding=padding,
+            dilation=dilation, groups=groups, padding_mode=padding_mode, layout=layout, algorithm=algorithm,
+            backend=backend, out=out,
+        )  # fmt: skip
     operands.check_out(out, spec.w_shape)
     plan = planning.plan_for(spec, "weight_grad", operands.backend, operands.dtype, algorithm)
     x_, dy_ = (operands.load_image(name, layout, spec.batched) for name in ("x", "dy"))

@@ -18,6 +18,7 @@ import numpy as np
 from npconv.algorithms import ALGORITHMS
 from npconv.arrays import Array, Backend, Operands, check_shape, compute_dtype, from_channels_first
 from npconv.geometry import ConvSpec, Pairs, Size, Window, check_extent, join_shape, resolve_padding
+from npconv.lazy import is_lazy, later, stand_in
 from npconv.patches import spatial_form
 
 Pullback = Callable[[Array], Array]
@@ -84,7 +85,12 @@ def max_pool(
     >>> nc.max_pool(np.array([[[1, 5, 2, 4]]]), 2)
     array([[[5, 4]]])
     """
-    pool = _Pool.of(x, kernel_size, stride, padding, dilation, ceil_mode, layout, backend)
+    pool = _Pool.of(stand_in(x), kernel_size, stride, padding, dilation, ceil_mode, layout, backend)
+    if is_lazy(x):
+        return later(
+            "max_pool", x=x, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation,
+            ceil_mode=ceil_mode, return_indices=return_indices, layout=layout, backend=backend, out=out,
+        )  # fmt: skip
     pool.operands.check_out(out, pool.y_shape)
     if not _flag("return_indices", return_indices):
         return pool.operands.deliver(pool.as_result(_max_values(pool)), out)
@@ -190,7 +196,12 @@ def avg_pool(
     >>> nc.avg_pool(np.array([[[1.0, 5.0, 2.0, 4.0]]]), 2)
     array([[[3., 3.]]])
     """
-    pool = _Pool.of(x, kernel_size, stride, padding, dilation, ceil_mode, layout, backend)
+    pool = _Pool.of(stand_in(x), kernel_size, stride, padding, dilation, ceil_mode, layout, backend)
+    if is_lazy(x):
+        return later(
+            "avg_pool", x=x, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation,
+            ceil_mode=ceil_mode, count_include_pad=count_include_pad, layout=layout, backend=backend, out=out,
+        )  # fmt: skip
     pool.operands.check_out(out, pool.y_shape, _mean_dtype(pool.operands))
     return pool.operands.deliver(_average(pool, count_include_pad), out, _mean_dtype(pool.operands))
 

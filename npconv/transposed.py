@@ -7,6 +7,7 @@ from typing import Any
 from npconv import epilogue, planning
 from npconv.arrays import Array, Operands, from_channels_first
 from npconv.geometry import ConvSpec, join_shape
+from npconv.lazy import is_lazy, later, stand_in
 
 Ints = int | tuple[int, ...]
 
@@ -92,13 +93,19 @@ def _transpose(
     backend: str | None,
     out: Array | None,
 ) -> Array:
-    operands = Operands(backend, x=x, w=w, bias=bias)
+    operands = Operands(backend, x=stand_in(x), w=stand_in(w), bias=stand_in(bias))
     spec, beyond = ConvSpec.transposed(
         operands.shape("x"), operands.shape("w"), stride, padding, output_padding, dilation, groups, layout, ndim=ndim
     )
     size = tuple(n + extra for n, extra in zip(spec.window.size, beyond, strict=True))
     y_shape = join_shape(spec.batch, spec.in_channels, size, layout, spec.batched)
     epilogue.check(operands, spec.in_channels, activation)
+    if is_lazy(x, w, bias):
+        return later(
+            "conv_transpose", x=x, w=w, bias=bias, stride=stride, padding=padding, output_padding=output_padding,
+            groups=groups, dilation=dilation, layout=layout, activation=activation, algorithm=algorithm,
+            backend=backend, out=out,
+        )  # fmt: skip
     operands.check_out(out, y_shape)
     plan = planning.plan_for(spec, "input_grad", operands.backend, operands.dtype, algorithm)
     y = plan.run(operands.load_image("x", layout, spec.batched), operands.load("w"))

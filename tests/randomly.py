@@ -1,4 +1,4 @@
-"""Random convolutions, computed in every way there is and compared with the textbook's loops, to the last bit.
+"""Random convolutions and filters, computed in every way there is and compared with the definition, to the last bit.
 
 Sums are exact in any order, because the numbers are small integers or the arithmetic wraps; see `strategies`.
 """
@@ -6,12 +6,15 @@ Sums are exact in any order, because the numbers are small integers or the arith
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 
 import numpy as np
-from strategies import BACKENDS, DTYPES, PAD_MODES, PADDING_STRINGS, Problem, agree, meaning_of
+import vectorised
+from strategies import BACKENDS, DTYPES, PAD_MODES, PADDING_STRINGS, Problem, agree, meaning_of, values
 
+import npconv as nc
 from npconv.algorithms import ALGORITHMS, OPERATIONS
 from npconv.arrays import compute_dtype, require
 from npconv.geometry import ConvSpec
@@ -92,7 +95,7 @@ def ways(problem, op, dtype):
 def check(seed: int) -> int:
     """Compare one random convolution and its gradients with the definition; returns how many results there were."""
     rng = np.random.default_rng(seed)
-    problem, dtype = random_problem(rng), pick(rng, DTYPES)
+    problem, dtype = random_problem(rng).but(definition=vectorised), pick(rng, DTYPES)
     x, w, dy = problem.x(dtype), problem.w(dtype), problem.dy(dtype)
     bias = problem.bias(dtype) if rng.random() < 0.5 else None
     jobs = {
@@ -113,6 +116,90 @@ def check(seed: int) -> int:
                 raise
             count += 1
     return count
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Filters
+# --------------------------------------------------------------------------------------------------------------------
+
+BOUNDARIES = {
+    **dict.fromkeys(("reflect", "grid-mirror"), "symmetric"),
+    **dict.fromkeys(("constant", "grid-constant"), "constant"),
+    **dict.fromkeys(("wrap", "grid-wrap"), "wrap"),
+    "nearest": "edge",
+    "mirror": "reflect",
+}
+"""SciPy's names of what lies beyond the edge, and `numpy.pad`'s."""
+
+
+def check_filter(seed: int) -> int:
+    """Compare one random filter with a padded copy and the definition; returns how many results there were."""
+    rng = np.random.default_rng(seed)
+    x, w, how, separable = _random_filter(rng)
+    flip = rng.random() < 0.5
+    expected = _filtered(x, w, flip, **how)
+    methods, count = ["auto", "direct"], 0
+    if x.dtype.kind in "fc":
+        overlapping = any(k > s for k, s in zip(w.shape, how["stride"], strict=True))
+        methods += ["fft"] * overlapping + ["separable"] * bool(separable and w.any())
+    for backend, method in itertools.product(BACKENDS, methods):
+        given = {**how, "method": method, "backend": backend}
+        try:
+            y = (nc.convolve if flip else nc.correlate)(arranged(rng, x), arranged(rng, w), **given)
+            agree("direct" if method == "direct" else "auto", y, expected)
+        except BaseException as error:
+            error.add_note(f"seed {seed}: filter of {x.dtype}{x.shape} with {w.dtype}{w.shape}, {flip=}, {given}")
+            raise
+        count += 1
+    return count
+
+
+def _random_filter(rng):
+    """An array, a kernel, the arguments of a filter, and whether the kernel is a product of one for each axis."""
+    ndim = int(rng.integers(1, 4))
+    axes = tuple(rng.permutation(ndim)[: rng.integers(1, ndim + 1)].tolist())
+    shape = [int(rng.integers(1, {1: 60, 2: 20, 3: 9}[ndim])) for _ in range(ndim)]
+    kernel = [int(rng.integers(1, {1: 20, 2: 7, 3: 4}[len(axes)])) for _ in axes]
+    mode = pick(rng, ("same", "same", "full", "valid"))
+    if mode == "valid":
+        kernel = [min(k, shape[a]) for k, a in zip(kernel, axes, strict=True)]
+    dtype = pick(rng, DTYPES)
+    x = values(tuple(shape), dtype, int(rng.integers(2**32)))
+    separable = rng.random() < 0.5
+    parts = [(k,) for k in kernel] if separable else [tuple(kernel)]
+    factors = [values(part, dtype, int(rng.integers(2**32))) for part in parts]
+    if np.dtype(dtype).kind in "fc":  # so that sums of products stay exact, in half precision, too
+        factors = [np.sign(factor.real).astype(dtype) for factor in factors]
+    w = functools.reduce(np.multiply.outer, factors)
+    if w.dtype.kind == "c":
+        w = w * w.dtype.type(pick(rng, (1, 1j, 1 - 1j)))
+    flip_limits = [min(k // 2, (k - 1) // 2) for k in kernel]
+    origin = tuple(int(rng.integers(-n, n + 1)) for n in flip_limits) if mode == "same" else 0
+    return x, w, {
+        "mode": mode, "boundary": pick(rng, tuple(BOUNDARIES)), "cval": int(rng.integers(-2, 3)), "origin": origin,
+        "axes": axes, "stride": tuple(rng.integers(1, 4, len(axes)).tolist()),
+    }, separable  # fmt: skip
+
+
+def _filtered(x, w, flip, *, mode, boundary, cval, origin, axes, stride):
+    """A filter by its definition."""
+    origins = origin or (0,) * len(axes)
+    kernel = w[(slice(None, None, -1),) * w.ndim] if flip else np.conj(w)
+    wide = {"f": np.float64, "c": np.complex128}.get(x.dtype.kind, np.int64)
+    image, pairs = np.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim)).astype(wide), []
+    for k, o in zip(w.shape, origins, strict=True):
+        low = {"same": k // 2 + (-o if flip else o), "full": k - 1, "valid": 0}[mode]
+        pairs.append((low, {"same": k - 1 - low, "full": k - 1, "valid": 0}[mode]))
+    more = {"constant_values": cval} if BOUNDARIES[boundary] == "constant" else {}
+    rest = ((0, 0),) * (x.ndim - len(axes))
+    image = np.pad(image, (*rest, *pairs), BOUNDARIES[boundary], **more)
+    flat = image.reshape(-1, 1, *image.shape[len(rest) :])
+    y = vectorised.conv(
+        flat, kernel.astype(wide)[None, None], stride=stride, padding=((0, 0),) * len(axes),
+        dilation=(1,) * len(axes), groups=1,
+    )  # fmt: skip
+    y = y.reshape(*image.shape[: len(rest)], *y.shape[2:])
+    return np.moveaxis(y, range(x.ndim - len(axes), x.ndim), axes).astype(x.dtype)
 
 
 @contextlib.contextmanager

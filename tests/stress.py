@@ -26,13 +26,17 @@ import npconv as nc  # noqa: E402
 CALLERS = 16
 
 
-def random_specs(until: float, seed: int) -> str:
-    """Random convolutions and gradients, every backend and algorithm, against the textbook's loops."""
-    specs = results = 0
-    while specs == 0 or time.monotonic() < until:
-        results += randomly.check(seed + specs)
-        specs += 1
-    return f"{specs} specs, {results} results, no difference"
+def compared(check: Callable[[int], int], what: str) -> Callable[[float, int], str]:
+    """Random problems against their definition, one after the other."""
+
+    def scene(until: float, seed: int) -> str:
+        count = results = 0
+        while count == 0 or time.monotonic() < until:
+            results += check(seed + count)
+            count += 1
+        return f"{count} {what}, {results} results, no difference; seeds {seed} to {seed + count - 1}"
+
+    return scene
 
 
 def many_threads(until: float, seed: int) -> str:
@@ -88,6 +92,15 @@ def _mixed_jobs(seed: int) -> list[Callable[[], list[np.ndarray]]]:
             lambda x=x: [nc.max_pool(x, 3, 2), nc.avg_pool(x.real.astype("f4"), 2), nc.unfold(x, 3)],
             lambda x=x, w=w: [nc.correlate(x, w[0, 0], axes=(2, 3), boundary="mirror")],
         ]
+    x, gaps, w = rng.standard_normal((2, 16, 20, 21)).astype("f4"), rng.random((30, 40)), rng.random((5, 5))
+    gaps[gaps < 0.1] = np.nan
+    deep, taps, wide = x[:, :, None], rng.random((4, 16, 1, 3, 3)).astype("f4"), rng.random((16, 1, 3, 3)).astype("f4")
+    jobs += [
+        lambda: [nc.batch_norm_vjp(x, activation="relu")[0]],
+        lambda: [nc.conv2d(x, wide, groups=16, padding=1), nc.conv3d(deep, taps, padding=(0, 1, 1))],
+        lambda: [nc.correlate(gaps, w, nan_policy=policy) for policy in ("omit", "interpolate")],
+        lambda: [nc.convolve(x, nc.filters.gaussian(1.5), axes=(2, 3)), nc.correlate(gaps, w, method="fft")],
+    ]
     return jobs
 
 
@@ -107,10 +120,13 @@ def again(names: str, words: str, *options: str) -> Callable[[float, int], str]:
 
 
 SCENES: dict[str, Callable[[float, int], str]] = {
-    "random specs": random_specs,
+    "random specs": compared(randomly.check, "specs"),
+    "random filters": compared(randomly.check_filter, "filters"),
     "many threads": many_threads,
     "no leak": no_leak,
-    "threading layers, forks, joblib, dask": again("threads kernels", "layers or fork or joblib or dask or spawn"),
+    "threading layers, forks, joblib, dask": again(
+        "threads kernels cluster dask", "layers or fork or joblib or dask or started or cluster"
+    ),
     "memory, threads and Ctrl-C at their limits": again("limits", ""),
     "guard pages": again("guard_pages", ""),
     "cache folder": again("disk", ""),

@@ -171,8 +171,11 @@ def _child(value):
     return float(nc.conv(x, w, backend="numba").max())
 
 
-def test_spawned_workers_compute():
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_that_are_started_anew_compute(method):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"there is no {method} on this system")
+    with multiprocessing.get_context(method).Pool(2) as pool:
         assert pool.map(_child, [1.0, 2.0]) == [36.0, 72.0]
 
 

@@ -97,22 +97,25 @@ print(all(dask.compute(*jobs, scheduler='threads', num_workers=4)))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
-def test_in_forked_children_of_a_parent_that_computes_meanwhile():
+def test_in_children_forked_before_the_first_call_and_while_the_parent_computes():
     code = f"""
 import os, threading
 names, done = {MANY}, threading.Event()
+children = []
+def fork():
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if all(map(right, names)) else 1)
+    children.append(child)
+fork()  # before Numba was imported here
 assert all(map(right, names))
 def busy():
     while not done.is_set():
         assert right()
 thread = threading.Thread(target=busy)
 thread.start()
-children = []
-for _ in range(6):
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if all(map(right, names)) else 1)
-    children.append(child)
+for _ in range(5):
+    fork()
 codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 done.set()
 thread.join()

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.fft  # NumPy would load it at the first transform, where too little memory for that is an ImportError
 
 from npconv.algorithms.base import Runner, Work, image_shape, is_tame, largest, result_shape
 from npconv.algorithms.direct import Direct

@@ -1,4 +1,4 @@
-"""Which part of a dask array a block of a result needs, and how it gets there."""
+"""Which part of a dask array a block of a result depends on."""
 
 from __future__ import annotations
 
@@ -93,6 +93,13 @@ def dask_array() -> Any:
         ) from error
 
 
+def check_arrays(**given: Any) -> None:
+    """Raise unless these are arrays, or None."""
+    for name, value in given.items():
+        if value is not None and not (hasattr(value, "shape") and hasattr(value, "dtype")):
+            raise TypeError(f"{name} must be an array of dask or NumPy, got {type(value).__name__}")
+
+
 def weights_of(w: Any) -> tuple[Any, tuple[int, ...], np.dtype[Any]]:
     """Weights as something that dask hands to every block once, their shape and dtype."""
     da, dask = dask_array(), importlib.import_module("dask")
@@ -160,40 +167,6 @@ def _with_elements(parts: list[Part], merged: Callable[[Part, Part], Part]) -> l
             part = merged(found.pop(), part)
         found.append(part)
     return found
-
-
-def regions(x: Any, axis: int, parts: list[Part]) -> Any:
-    """`x` with one chunk for each part along an axis, overlapping where parts do."""
-    da = dask_array()
-    ends = np.cumsum(x.chunks[axis]).tolist()
-    if [(part.start, part.stop) for part in parts] == list(zip([0, *ends[:-1]], ends, strict=True)):
-        return x
-    before = (slice(None),) * axis
-    pieces = [x[(*before, slice(part.start, part.stop))].rechunk({axis: -1}) for part in parts]
-    return da.concatenate(pieces, axis)
-
-
-def blockwise(
-    function: Callable[..., Any],
-    x: Any,
-    axes: list[int],
-    parts: list[list[Part]],
-    chunks: Any,
-    dtype: Any,
-    **others: Any,
-) -> Any:
-    """Call ``function(block, parts, **others)`` for every block, with its parts along `axes`."""
-    for axis, along in zip(axes, parts, strict=True):
-        x = regions(x, axis, along)
-    return dask_array().map_blocks(
-        _call, x, function=function, axes=axes, parts=parts, others=others, chunks=chunks, dtype=dtype,
-        meta=np.empty((0,) * len(chunks), dtype), name=None,
-    )  # fmt: skip
-
-
-def _call(block: Any, *, function: Any, axes: Any, parts: Any, others: Any, block_info: Any = None) -> Any:
-    place = block_info[0]["chunk-location"]
-    return function(block, [along[place[axis]] for axis, along in zip(axes, parts, strict=True)], **others)
 
 
 def out_chunks(x: Any, axes: list[int], parts: list[list[Part]], others: dict[int, tuple[int, ...]]) -> list[Any]:

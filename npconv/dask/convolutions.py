@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import math
 from typing import Any
 
 import numpy as np
@@ -12,18 +12,17 @@ from npconv.dask.blocks import (
     Ints,
     Part,
     as_dask,
-    blockwise,
-    dask_array,
+    check_arrays,
     each,
     gathered,
     grown,
     out_chunks,
     padded,
-    regions,
     scattered,
     weights_of,
     without_memory,
 )
+from npconv.dask.graph import blockwise
 
 # npconv's names of padding modes and boundaries, and those of `dask.array.pad`.
 _PADDING = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -82,6 +81,7 @@ def conv(
     array([25., 25., 25., 25., 25., 25., 25., 25.], dtype=float32)
     """
     x = as_dask(x)
+    check_arrays(w=w, bias=bias)
     weights, w_shape, w_dtype = weights_of(w)
     dtype = np.result_type(x.dtype, w_dtype, *(() if bias is None else (bias.dtype,)))
     window = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
@@ -109,7 +109,7 @@ def conv(
             f"x of shape {x.shape} gives a result without elements, {spec.y_shape}, so nothing is computed"
         )
     return blockwise(
-        _conv_block, x, axes, parts, out_chunks(x, axes, parts, {channel: w_shape[:1]}), dtype, w=weights,
+        _conv_block, [x], axes, parts, out_chunks(x, axes, parts, {channel: w_shape[:1]}), dtype, w=weights,
         bias=None if bias is None else weights_of(bias)[0], how={**how, "algorithm": algorithm},
     )  # fmt: skip
 
@@ -130,13 +130,15 @@ def conv_transpose(
     dilation: Ints = 1,
     *,
     layout: str = "channels_first",
+    activation: str | None = None,
+    algorithm: str = "auto",
 ) -> Any:
     """`npconv.conv_transpose` of a dask array.
 
     Parameters
     ----------
     x : dask array, or what `as_dask` takes
-    w, bias, stride, output_padding, groups, dilation, layout
+    w, bias, stride, output_padding, groups, dilation, layout, activation, algorithm
         As for `npconv.conv_transpose`.
     padding : int or tuple
         An integer, or one integer or ``(low, high)`` pair per dimension.
@@ -161,20 +163,22 @@ def conv_transpose(
     ((1, 1, 128, 128), (1, 1, 2, 2), 8.0)
     """
     x = as_dask(x)
+    check_arrays(w=w, bias=bias)
     weights, w_shape, w_dtype = weights_of(w)
     if isinstance(padding, str):
         raise ValueError(f"padding must be given in numbers for a dask array, got {padding!r}")
     probe = without_memory((0, *_unbatched(x, w_shape)), x.dtype)
     shift = None if bias is None else without_memory(tuple(bias.shape), bias.dtype)
+    how: dict[str, Any] = {"layout": layout, "activation": activation, "algorithm": algorithm}
     y_shape = nc.conv_transpose(
-        probe, without_memory(w_shape, w_dtype), shift, stride, padding, output_padding, groups, dilation, layout=layout
+        probe, without_memory(w_shape, w_dtype), shift, stride, padding, output_padding, groups, dilation, **how
     ).shape[1:]
     x, axes, channel = _axes(x, w_shape, layout)
     out = [y_shape[axis - x.ndim] for axis in axes]
     dtype = np.result_type(x.dtype, w_dtype, *(() if bias is None else (bias.dtype,)))
     return _scatter(
         x, weights, w_shape, None if bias is None else weights_of(bias)[0], axes, channel, out, stride, padding,
-        groups, dilation, layout, dtype,
+        groups, dilation, how, dtype,
     )  # fmt: skip
 
 
@@ -188,13 +192,14 @@ def conv_input_grad(
     groups: int = 1,
     *,
     layout: str = "channels_first",
+    algorithm: str = "auto",
 ) -> Any:
     """`npconv.conv_input_grad` of a dask array.
 
     Parameters
     ----------
     dy : dask array, or what `as_dask` takes
-    w, input_shape, stride, padding, dilation, groups, layout
+    w, input_shape, stride, padding, dilation, groups, layout, algorithm
         As for `npconv.conv_input_grad`; padding is zeros.
 
     Returns
@@ -217,6 +222,7 @@ def conv_input_grad(
     ((1, 1, 64, 64), 4.0, 36.0)
     """
     dy = as_dask(dy)
+    check_arrays(w=w)
     _, w_shape, w_dtype = weights_of(w)
     w = w.conj()
     spec = nc.plan(input_shape, w_shape, stride, padding, dilation, groups, layout=layout).spec
@@ -226,7 +232,7 @@ def conv_input_grad(
     dtype = np.result_type(dy.dtype, w_dtype)
     return _scatter(
         dy, weights_of(w)[0], w_shape, None, axes, channel, list(spec.window.size), spec.window.stride,
-        spec.window.padding, groups, spec.window.dilation, layout, dtype,
+        spec.window.padding, groups, spec.window.dilation, {"layout": layout, "algorithm": algorithm}, dtype,
     )  # fmt: skip
 
 
@@ -237,7 +243,7 @@ def _unbatched(x: Any, w_shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _scatter(
     x: Any, w: Any, w_shape: Any, bias: Any, axes: list[int], channel: int, out: list[int], stride: Any, padding: Any,
-    groups: int, dilation: Any, layout: str, dtype: Any,
+    groups: int, dilation: Any, how: dict[str, Any], dtype: Any,
 ) -> Any:  # fmt: skip
     dims = len(axes)
     strides, dilations = each(stride, dims), each(dilation, dims)
@@ -246,9 +252,9 @@ def _scatter(
         scattered(x.chunks[axis], n, s, (k - 1) * d, lo)
         for axis, n, s, k, d, lo in zip(axes, out, strides, w_shape[2:], dilations, lows, strict=True)
     ]
-    how = {"stride": strides, "dilation": dilations, "groups": groups, "layout": layout}
+    how = {**how, "stride": strides, "dilation": dilations, "groups": groups}
     chunks = out_chunks(x, axes, parts, {channel: (w_shape[1] * groups,)})
-    return blockwise(_scatter_block, x, axes, parts, chunks, dtype, w=w, bias=bias, how=how)
+    return blockwise(_scatter_block, [x], axes, parts, chunks, dtype, w=w, bias=bias, how=how)
 
 
 def _scatter_block(block: Any, parts: list[Part], *, w: Any, bias: Any, how: dict[str, Any]) -> Any:
@@ -267,6 +273,7 @@ def conv_weight_grad(
     groups: int = 1,
     *,
     layout: str = "channels_first",
+    algorithm: str = "auto",
 ) -> Any:
     """`npconv.conv_weight_grad` of dask arrays: the blocks' gradients, added in a fixed order.
 
@@ -274,7 +281,7 @@ def conv_weight_grad(
     ----------
     x, dy : dask array, or what `as_dask` takes
         `dy` is chunked as the convolution of `x` would be.
-    weight_shape, stride, padding, dilation, groups, layout
+    weight_shape, stride, padding, dilation, groups, layout, algorithm
         As for `npconv.conv_weight_grad`; padding is zeros.
 
     Returns
@@ -299,7 +306,6 @@ def conv_weight_grad(
            [7688., 7688., 7688.],
            [7688., 7688., 7688.]], dtype=float32)
     """
-    da, dask = dask_array(), importlib.import_module("dask")
     x, dy = as_dask(x), as_dask(dy)
     window = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     spec = nc.plan(x.shape, weight_shape, **window, layout=layout).spec
@@ -314,19 +320,18 @@ def conv_weight_grad(
             gathered(x.chunks[axis], geometry.out[n], geometry.stride[n], reach, geometry.padding[n][0])
         )  # fmt: skip
     dy = dy.rechunk(tuple(out_chunks(x, axes, parts, {channel: (spec.out_channels,)})))
+    how = {"stride": geometry.stride, "dilation": geometry.dilation, "groups": groups}
+    how |= {"layout": layout, "algorithm": algorithm}
+    # Each block's gradient is one chunk: a row of numbers along the last axis.
+    numbers = math.prod(spec.w_shape)
+    chunks = [*((1,) * n for n in x.numblocks[:-1]), (numbers,) * x.numblocks[-1]]
     for axis, along in zip(axes, parts, strict=True):
-        x = regions(x, axis, along)
-    images, gradients = x.to_delayed(), dy.to_delayed()
-    how = {"stride": geometry.stride, "dilation": geometry.dilation, "groups": groups, "layout": layout}
-    job = dask.delayed(_weight_grad_block, pure=True)
-    found = []
-    for place in np.ndindex(images.shape):
-        here = [along[place[axis]] for axis, along in zip(axes, parts, strict=True)]
-        block = job(images[place], gradients[place], spec.w_shape, here, how)
-        found.append(da.from_delayed(block, spec.w_shape, dtype, meta=np.empty((0,) * len(spec.w_shape), dtype)))
-    return da.stack(found).sum(0, dtype=dtype)
+        chunks[axis] = (numbers if axis == x.ndim - 1 else 1,) * len(along)
+    rows = blockwise(_weight_grad_block, [x], axes, parts, chunks, dtype, aligned=(dy,), shape=spec.w_shape, how=how)
+    across = rows.sum(tuple(range(x.ndim - 1)), dtype=dtype).reshape((-1, numbers))
+    return across.sum(0, dtype=dtype).reshape(spec.w_shape)
 
 
-def _weight_grad_block(block: Any, dy: Any, shape: tuple[int, ...], parts: list[Part], how: dict[str, Any]) -> Any:
+def _weight_grad_block(block: Any, dy: Any, parts: list[Part], *, shape: tuple[int, ...], how: dict[str, Any]) -> Any:
     padding = tuple((part.low, part.high) for part in parts)
-    return nc.conv_weight_grad(block, dy, shape, padding=padding, **how)
+    return nc.conv_weight_grad(block, dy, shape, padding=padding, **how).reshape((1,) * (block.ndim - 1) + (-1,))

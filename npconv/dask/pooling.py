@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 import npconv as nc
-from npconv.dask.blocks import Ints, Part, as_dask, blockwise, each, gathered, out_chunks, without_memory
+from npconv.dask.blocks import Ints, Part, as_dask, each, gathered, out_chunks, without_memory
+from npconv.dask.graph import blockwise
 
 
 def max_pool(
@@ -25,7 +26,8 @@ def max_pool(
     x : dask array, or what `as_dask` takes
     kernel_size, stride, layout
         As for `npconv.max_pool`.
-    padding : int or tuple of int
+    padding : int or tuple
+        An integer, or one integer or ``(low, high)`` pair per dimension.
 
     Returns
     -------
@@ -64,7 +66,8 @@ def avg_pool(
     x : dask array, or what `as_dask` takes
     kernel_size, stride, layout
         As for `npconv.avg_pool`.
-    padding : int or tuple of int
+    padding : int or tuple
+        An integer, or one integer or ``(low, high)`` pair per dimension.
 
     Returns
     -------
@@ -90,6 +93,8 @@ def avg_pool(
 
 def _pool(function: Any, x: Any, kernel_size: Any, stride: Any, padding: Any, layout: str) -> Any:
     x = as_dask(x)
+    if isinstance(padding, str):
+        raise ValueError(f"padding must be given in numbers for a dask array, got {padding!r}")
     dims = x.ndim - 2 if isinstance(kernel_size, int | np.integer) else len(kernel_size)
     stride = kernel_size if stride is None else stride
     channel = x.ndim - 1 if layout == "channels_last" else x.ndim - dims - 1
@@ -99,13 +104,14 @@ def _pool(function: Any, x: Any, kernel_size: Any, stride: Any, padding: Any, la
     like = function(without_memory(probe, x.dtype), kernel_size, stride, padding, layout=layout)
     axes = list(range(first, first + dims))
     sizes, strides, pads = each(kernel_size, dims), each(stride, dims), each(padding, dims)
+    lows = [int(pad if isinstance(pad, int | np.integer) else pad[0]) for pad in pads]
     parts = [
-        gathered(x.chunks[axis], like.shape[axis], s, k - 1, p)
-        for axis, s, k, p in zip(axes, strides, sizes, pads, strict=True)
+        gathered(x.chunks[axis], like.shape[axis], s, k - 1, low)
+        for axis, s, k, low in zip(axes, strides, sizes, lows, strict=True)
     ]
     how = {"kernel_size": sizes, "stride": strides, "layout": layout}
     chunks = out_chunks(x, axes, parts, {})
-    return blockwise(_pool_block, x, axes, parts, chunks, like.dtype, pool=function, how=how)
+    return blockwise(_pool_block, [x], axes, parts, chunks, like.dtype, pool=function, how=how)
 
 
 def _pool_block(block: Any, parts: list[Part], *, pool: Any, how: dict[str, Any]) -> Any:

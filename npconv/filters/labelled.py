@@ -11,6 +11,7 @@ from typing import Any
 
 from npconv.arrays import Array, Operands
 from npconv.filters.frame import Frame
+from npconv.lazy import stand_in
 
 
 def is_labelled(x: Any) -> bool:
@@ -30,7 +31,7 @@ def unlabelled(value: Any, x: Any, name: str = "") -> Array:
 
 def frame_of(flip: bool, x: Array, w: Array, mode: str, boundary: str, origin: Any, axes: Any, stride: Any) -> Frame:
     """The geometry of a filter of arrays without labels."""
-    return Frame.of(Operands(None, x=x, w=w), flip, mode, boundary, origin, axes, stride)
+    return Frame.of(Operands(None, x=stand_in(x), w=stand_in(w)), flip, mode, boundary, origin, axes, stride)
 
 
 def labels(x: Any, frame: Frame) -> Callable[[Array], Any]:

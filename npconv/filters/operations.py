@@ -17,6 +17,7 @@ from npconv.filters.missing import interpolated, omit
 from npconv.filters.problem import Problem
 from npconv.filters.separable import factors_for
 from npconv.filters.sums import Run
+from npconv.lazy import is_lazy, later
 from npconv.planning import recent
 
 
@@ -200,6 +201,13 @@ def _filter(
         key = _key(x, w, geometry, (*words, backend), cval)
         if key is not None and (call := recent.find(key)) is not None:
             return call(x, w, None)
+    if is_lazy(x, w, mask):
+        frame_of(flip, x, w, mode, boundary, origin, axes, stride)
+        return later(
+            "convolve" if flip else "correlate", x=x, w=w, mode=mode, boundary=boundary, cval=cval, origin=origin,
+            axes=axes, stride=stride, nan_policy=nan_policy, mask=mask, min_weight=min_weight, method=method,
+            dtype=dtype, backend=backend, out=out,
+        )  # fmt: skip
     problem = Problem.of(
         flip, x, w, mode, boundary, cval, origin, axes, stride, nan_policy, mask, min_weight, method, dtype, backend,
         out,

@@ -23,6 +23,7 @@ from npconv.nn.conv import (
 from npconv.nn.data import Dataset
 from npconv.nn.dropout import Dropout
 from npconv.nn.files import load, save
+from npconv.nn.history import History
 from npconv.nn.linear import Linear
 from npconv.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss
 from npconv.nn.module import Buffer, Module, Parameter
@@ -49,7 +50,7 @@ from npconv.nn.resample import (
 from npconv.nn.schedule import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR, StepLR
 from npconv.nn.shape import Flatten
 from npconv.nn.summary import Summary
-from npconv.nn.training import History, fit, predict
+from npconv.nn.training import fit, predict
 
 __all__ = [
     "SGD",

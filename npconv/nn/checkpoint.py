@@ -46,8 +46,8 @@ class Checkpoint:
             for part, values in [*((p, owner.state_dict()) for p, owner in self._parts.items()), ("best", best)]
             for name, value in values.items()
         }
-        generators = {name: init.generator_state(rng) for name, rng in _generators(self.model)}
-        note = {"of what": self.of_what, "state": state, "generators": generators}
+        states = {name: init.generator_state(rng) for name, rng in generators(self.model)}
+        note = {"of what": self.of_what, "state": state, "generators": states}
         files.write(self.path, arrays, {_KEY: json.dumps(note)})
 
     def read(self) -> tuple[dict[str, Any], dict[str, Array]] | None:
@@ -98,19 +98,19 @@ class Checkpoint:
         return note
 
     def _restore_generators(self, states: dict[str, Any]) -> None:
-        generators = dict(_generators(self.model))
-        if generators.keys() != states.keys():
-            raise ValueError(f"it has generators {sorted(states)}, the network has {sorted(generators)}")
+        known = dict(generators(self.model))
+        if known.keys() != states.keys():
+            raise ValueError(f"it has generators {sorted(states)}, the network has {sorted(known)}")
         # Tried first, so that one that does not fit leaves all as they are.
-        for name, rng in generators.items():
+        for name, rng in known.items():
             before = init.generator_state(rng)
             init.restore_generator(rng, states[name])
             init.restore_generator(rng, before)
-        for name, rng in generators.items():
+        for name, rng in known.items():
             init.restore_generator(rng, states[name])
 
 
-def _generators(model: Module) -> Iterator[tuple[str, Any]]:
+def generators(model: Module) -> Iterator[tuple[str, Any]]:
     """All generators of random numbers that layers hold, one that is shared only once."""
     seen: set[int] = set()
     for prefix, module in model.named_modules():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -180,6 +181,32 @@ def restore_generator(rng: np.random.Generator, state: dict[str, Any]) -> None:
         rng.bit_generator.state = _like(state, rng.bit_generator.state)
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"the state of a generator does not fit {type(rng.bit_generator).__name__}: {error}") from None
+
+
+class _Rows(np.random.Generator):
+    """A generator that draws for a whole batch and returns what belongs to some of its samples."""
+
+    rows: tuple[int, int, int]
+
+    def random(self, size: Any = None, *more: Any, **others: Any) -> Any:
+        """Draw as `numpy.random.Generator.random` does."""
+        start, stop, samples = self.rows
+        shape = size if isinstance(size, tuple) else (size or 1,)
+        if size is None or not shape or shape[0] % (stop - start):
+            return super().random(size, *more, **others)
+        each = shape[0] // (stop - start)  # a layer may have made several rows of a sample
+        return super().random((samples * each, *shape[1:]), *more, **others)[start * each : stop * each]
+
+
+def draw_rows(modules: Iterable[tuple[str, Any]], start: int, stop: int, samples: int) -> None:
+    """Have layers draw with ``rng.random(x.shape)`` what they would for a batch, of which they are given these rows."""
+    made: dict[int, _Rows] = {}
+    for _, module in modules:
+        for name, rng in list(vars(module).items()):
+            if is_generator(rng):
+                rows = made.setdefault(id(rng), _Rows(rng.bit_generator))
+                rows.rows = (start, stop, samples)
+                setattr(module, name, rows)
 
 
 def _like(value: Any, like: Any) -> Any:

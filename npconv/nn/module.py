@@ -259,6 +259,10 @@ class Module(Memory):
         for _, parameter in self.named_parameters():
             yield parameter
 
+    def buffers(self) -> Iterator[Buffer]:
+        """Yield all buffers, one that is shared only once."""
+        yield from {id(value): value for _, value in self._named_state() if isinstance(value, Buffer)}.values()
+
     def _named_state(self) -> Iterator[tuple[str, Parameter | Buffer]]:
         for prefix, module in self.named_modules():
             for name, value in vars(module).items():

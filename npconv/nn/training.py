@@ -4,91 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from npconv.nn import init
-from npconv.nn.arguments import Array, flag, namespace, positive
+from npconv.nn.arguments import Array, namespace, positive
 from npconv.nn.checkpoint import Checkpoint
 from npconv.nn.data import Dataset, batches, dataset, evaluation_batches, fetched
+from npconv.nn.gradients import Cluster, Outcome, gradients
+from npconv.nn.history import History, Tally, right_classes
 from npconv.nn.losses import CrossEntropyLoss, Loss
 from npconv.nn.module import Module
 from npconv.nn.optim import Adam, Optimizer
+from npconv.nn.progress import bars, numbers, shown, shows
 from npconv.nn.schedule import LRScheduler
-
-
-@dataclass
-class History:
-    """What a training has left behind, a number for each epoch.
-
-    Attributes
-    ----------
-    loss, accuracy : list of float
-        Mean over the training samples as they were met. Accuracies are there if the targets are classes.
-    validation_loss, validation_accuracy : list of float
-        Over the validation samples, after the epoch; empty without such samples.
-    lr : list of float
-        Learning rate of the epoch.
-    images_per_second : list of float
-        The only numbers that differ from run to run.
-    best_epoch : int or None
-        Counted from 0: where the loss that early stopping watches was lowest.
-    stopped_early : bool
-
-    Examples
-    --------
-    >>> import npconv as nc
-    >>> nc.nn.History().epochs
-    0
-    """
-
-    loss: list[float] = field(default_factory=list)
-    accuracy: list[float] = field(default_factory=list)
-    validation_loss: list[float] = field(default_factory=list)
-    validation_accuracy: list[float] = field(default_factory=list)
-    lr: list[float] = field(default_factory=list)
-    images_per_second: list[float] = field(default_factory=list)
-    best_epoch: int | None = None
-    stopped_early: bool = False
-
-    @property
-    def epochs(self) -> int:
-        """Epochs that are done."""
-        return len(self.loss)
-
-
-@dataclass
-class Tally:
-    """Sums over the samples met so far."""
-
-    samples: int = 0
-    loss: float = 0.0
-    correct: int | None = 0
-    seconds: float = 0.0
-
-    def add(self, value: float, prediction: Array, y: Array) -> None:
-        """Count a batch: its mean loss, and how many of its classes were right."""
-        count = int(y.shape[0])
-        self.samples += count
-        self.loss += value * count
-        classes = y.dtype.kind in "iu" and y.ndim == 1 and prediction.ndim == 2
-        right = int((prediction.argmax(axis=1) == y).sum()) if classes else None
-        self.correct = None if right is None or self.correct is None else self.correct + right
-
-    @property
-    def mean_loss(self) -> float:
-        """Mean loss of a sample."""
-        return self.loss / self.samples
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share of classes that were right; None if the targets are no classes."""
-        return None if self.correct is None else self.correct / self.samples
 
 
 def fit(
@@ -106,6 +39,7 @@ def fit(
     checkpoint: str | Path | None = None,
     checkpoint_every: int | None = None,
     progress: bool | None = None,
+    client: Any = None,
 ) -> History:
     """Train a network, and go on where an interrupted training stood.
 
@@ -140,6 +74,9 @@ def fit(
     progress : bool, optional
         Whether a bar on standard error shows loss, accuracy and images per second; by default only where that is a
         terminal. A bar needs the extra ``train``.
+    client : dask.distributed.Client, optional
+        Gradients are computed by the workers of its cluster, each of a share of every batch, and averaged in a fixed
+        order; the rest stays here. Needs the extra ``dask``. See Notes.
 
     Returns
     -------
@@ -153,9 +90,18 @@ def fit(
     RuntimeError
         If the loss is no longer a finite number.
     ImportError
-        If a bar is wanted but tqdm is missing.
+        If a bar is wanted but tqdm is missing, or a client is given but distributed is.
     OSError
         If the checkpoint cannot be written.
+
+    Notes
+    -----
+    With a `client`, losses and weights are those of one process to rounding, dropout included, if the loss is a mean
+    over samples, or a sum and says so in an attribute ``reduction="sum"``. Batch normalisation takes a share for the
+    batch, as PyTorch's `DistributedDataParallel` does, and its running statistics become the mean over the shares. A
+    batch has as many shares as the cluster has workers at the start, or, after a checkpoint, as it had then; fewer if
+    they would have less than two samples. A share whose worker is lost is computed by another one, to the same bits if
+    they are machines alike.
 
     Examples
     --------
@@ -193,7 +139,9 @@ def fit(
     every = None if checkpoint_every is None else positive("checkpoint_every", checkpoint_every)
     if checkpoint is None and every is not None:
         raise ValueError(f"checkpoint_every is {every}, but checkpoint names no file")
-    bar = _bars() if _shows(progress) else None
+    bar = bars() if shows(progress) else None
+    if client is not None:
+        training.gradients = Cluster(client)
     if checkpoint is not None:
         if not isinstance(checkpoint, str | Path):
             raise TypeError(f"checkpoint must be a string or a Path, got {type(checkpoint).__name__}")
@@ -243,23 +191,12 @@ def predict(model: Module, data: Any, *, batch_size: int = 32) -> Array:
     return xp.concatenate(parts)
 
 
-def gradients(model: Module, loss: Loss, x: Array, y: Array) -> tuple[float, Array]:
-    """Leave a batch's gradients in the parameters; return its loss and the prediction.
-
-    All that a step does before the optimiser: what is computed elsewhere where a batch is shared among machines.
-    """
-    model.zero_grad()
-    prediction = model(x)
-    value = loss(prediction, y)
-    model.backward(loss.backward())
-    return value, prediction
-
-
 class _Training:
     """A training on its way: what it works on, and where it stands."""
 
     checkpoint: Checkpoint | None = None
     every: int | None = None
+    gradients: Callable[[Module, Loss, Array, Array], Outcome] = staticmethod(gradients)
 
     def __init__(
         self,
@@ -304,11 +241,15 @@ class _Training:
             self.history = History(**state["history"])
             self.tally = Tally(**state["tally"])
             self.batch = state["batch"]
+            if isinstance(self.gradients, Cluster):
+                self.gradients.shares = state.get("shares", self.gradients.shares)
 
     def save(self) -> None:
         """Write the checkpoint, if one is wanted."""
         if self.checkpoint is not None:
             state = {"history": asdict(self.history), "tally": asdict(self.tally), "batch": self.batch}
+            if isinstance(self.gradients, Cluster):
+                state["shares"] = self.gradients.shares
             self.checkpoint.write(state, self.best)
 
     def run(self, epochs: int, bar: Any) -> None:
@@ -316,9 +257,9 @@ class _Training:
         modes = _modes(self.model)
         try:
             while self.history.epochs < epochs and not self.history.stopped_early:
-                with _shown(bar, self.history.epochs, epochs, self) as shown:
-                    self._epoch(shown)
-                    self._close_epoch(shown)
+                with shown(bar, self.history.epochs, epochs, len(self.data), self.tally.samples) as bar_of_epoch:
+                    self._epoch(bar_of_epoch)
+                    self._close_epoch(bar_of_epoch)
                 self.save()
         except BaseException:
             _restore_modes(modes)
@@ -327,7 +268,7 @@ class _Training:
             self.model.load_state_dict(self.best)
         self.model.eval()
 
-    def _epoch(self, shown: Any) -> None:
+    def _epoch(self, bar: Any) -> None:
         """Take the steps of this epoch that are left."""
         epoch = self.history.epochs
         order = init.of_step(self.seed, epoch).permutation(len(self.data))
@@ -340,22 +281,22 @@ class _Training:
                 raise ValueError(
                     f"data must be finite, got samples that are not, in epoch {epoch + 1}, batch {self.batch + 1}"
                 )
-            value, prediction = gradients(self.model, self.loss, x, y)
-            if not math.isfinite(value):
+            outcome = self.gradients(self.model, self.loss, x, y)
+            if not math.isfinite(outcome.loss):
                 raise RuntimeError(
-                    f"the loss is {value} in epoch {epoch + 1}, batch {self.batch + 1}: try a lower learning rate than "
-                    f"{self.optimizer.lr:g}"
+                    f"the loss is {outcome.loss} in epoch {epoch + 1}, batch {self.batch + 1}: try a lower learning "
+                    f"rate than {self.optimizer.lr:g}"
                 )
             self.optimizer.step()
-            self.tally.add(value, prediction, y)
+            self.tally.add(len(y), outcome.loss, outcome.right)
             self.tally.seconds += time.perf_counter() - start
             self.batch += 1
-            shown.update(len(indices))
-            shown.set_postfix(_numbers("", self.tally), refresh=False)
+            bar.update(len(indices))
+            bar.set_postfix(numbers("", self.tally), refresh=False)
             if self.every is not None and self.batch % self.every == 0:
                 self.save()
 
-    def _close_epoch(self, shown: Any) -> None:
+    def _close_epoch(self, bar: Any) -> None:
         """Look at the validation samples, note the epoch, and see whether to stop."""
         history, tally = self.history, self.tally
         history.lr.append(self.optimizer.lr)
@@ -370,7 +311,7 @@ class _Training:
             watched.append(checked.mean_loss)
             if checked.accuracy is not None:
                 history.validation_accuracy.append(checked.accuracy)
-            shown.set_postfix(_numbers("", tally) | _numbers("validation ", checked))
+            bar.set_postfix(numbers("", tally) | numbers("validation ", checked))
         self._note_best(watched)
         if self.schedule is not None:
             self.schedule.step()
@@ -381,7 +322,7 @@ class _Training:
         with _evaluating(self.model):
             for x, y in evaluation_batches("validation", data, self.batch_size, self.xp):
                 prediction = self.model(x)
-                tally.add(self.loss(prediction, y), prediction, y)
+                tally.add(len(y), self.loss(prediction, y), right_classes(prediction, y))
         return tally
 
     def _note_best(self, watched: list[float]) -> None:
@@ -435,50 +376,3 @@ def _modes(model: Module) -> list[tuple[Module, bool]]:
 def _restore_modes(modes: list[tuple[Module, bool]]) -> None:
     for module, mode in modes:
         module.training = mode
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The bar
-# --------------------------------------------------------------------------------------------------------------------
-
-
-def _shows(progress: bool | None) -> bool:
-    """Whether there is to be a bar: nobody looks at one in a file or a pipe."""
-    if progress is None:
-        return sys.stderr is not None and sys.stderr.isatty()
-    return flag("progress", progress)
-
-
-def _bars() -> Any:
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError(
-            f"a progress bar needs the extra 'train' ({error}): pip install 'npconv[train]', or say progress=False"
-        ) from None
-    return tqdm
-
-
-class _NoBar:
-    def update(self, count: int) -> None:
-        """Show nothing."""
-
-    def set_postfix(self, numbers: dict[str, str], refresh: bool = True) -> None:
-        """Show nothing."""
-
-
-@contextlib.contextmanager
-def _shown(bar: Any, epoch: int, epochs: int, training: _Training) -> Iterator[Any]:
-    """A bar over the samples of an epoch, or nothing."""
-    if bar is None:
-        yield _NoBar()
-        return
-    with bar(
-        total=len(training.data), initial=training.tally.samples, desc=f"epoch {epoch + 1}/{epochs}", unit=" images"
-    ) as shown:
-        yield shown
-
-
-def _numbers(prefix: str, tally: Tally) -> dict[str, str]:
-    numbers = {f"{prefix}loss": f"{tally.mean_loss:.4f}"}
-    return numbers if tally.accuracy is None else {**numbers, f"{prefix}accuracy": f"{tally.accuracy:.2%}"}
