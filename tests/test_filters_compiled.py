@@ -145,3 +145,16 @@ def test_a_stencil_stays_inside_its_arrays(
         across(x, *lines, 0.0, y)
         guarded.check()
         np.testing.assert_array_equal(y, np.einsum("nhwij,i,j->nhw", windows, *lines))
+
+
+def test_a_narrow_kernel_of_rank_1_is_as_precise_as_a_wide_array() -> None:
+    x = np.random.default_rng(0).standard_normal((40, 50))
+    thirds = np.outer([3, 1, 1], [1, 1, 3]).astype(np.float32)  # exact, with factors that are not
+    rounded = filters.gaussian(2.0, ndim=2).astype(np.float32)  # rounded, so an outer product to float32 alone
+    for w in (thirds, rounded):
+        want = ndimage.correlate(x, w.astype(float))
+        np.testing.assert_allclose(nc.correlate(x, w), want, rtol=0, atol=1e-14 * np.abs(want).max() * w.size)
+    np.testing.assert_allclose(nc.correlate(x, rounded, method="separable"), want, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        nc.correlate(x, thirds, method="separable"), ndimage.correlate(x, thirds.astype(float)), rtol=0, atol=1e-13
+    )
