@@ -48,7 +48,7 @@ def fits(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> bool:
     """Whether a filter runs on strips."""
     if backend.name != "numba" or dtype.kind != "f" or set(frame.stride) != {1} or math.prod(frame.x_shape) == 0:
         return False
-    *leading, _, _ = _axes(frame)[1]
+    *leading, _, _ = arranged(frame)[1]
     return math.prod(axis.out * axis.kernel for axis in leading) <= MOST_PLANES
 
 
@@ -58,22 +58,27 @@ def prefers_transform(backend: Backend, frame: Frame, dtype: np.dtype[Any], stri
     taps = math.prod(frame.kernel)
     if taps <= _FEW_TAPS or strict:
         return False
-    direct = math.prod(frame.y_shape) * taps * _PRODUCT * dtype.itemsize / 4
+    direct = seconds(frame, dtype)
     padded = tuple(n + k - 1 for n, k in zip(frame.out, frame.kernel, strict=True))
     batch = math.prod(frame.y_shape) // math.prod(frame.out)
     found = plan((batch, 1, *padded), (1, 1, *frame.kernel), dtype=dtype, backend=backend.name, threads=1)
     return found.algorithm == "fft" and found.predicted_seconds < direct
 
 
+def seconds(frame: Frame, dtype: np.dtype[Any]) -> float:
+    """About how long the sums take on one core."""
+    return math.prod(frame.y_shape) * math.prod(frame.kernel) * _PRODUCT * dtype.itemsize / 4
+
+
 @functools.lru_cache(maxsize=256)
 def summer(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> Summed:
     """The sums of a dense kernel, made ready."""
-    batch, axes, spread = _axes(frame)
+    batch, axes, spread = arranged(frame)
     *leading, down, across = axes
     leads = _planes(backend, leading, frame.boundary)
-    rows, columns = (_sources(backend, axis, frame.boundary) for axis in (down, across))
+    rows, columns = (origins(backend, axis, frame.boundary) for axis in (down, across))
     columns = _spread(columns, spread)
-    run = _kernels(backend).stencil(
+    run = compiled_filters(backend).stencil(
         dtype, batch, math.prod(axis.size for axis in leading), (down.size, across.size * spread),
         (down.out, across.out * spread), (down.kernel, across.kernel), spread, leads, rows, columns,
         across.low * spread,
@@ -108,7 +113,7 @@ def by_axes(backend: Backend, frame: Frame, factors: list[Array], x: Array, outs
 @functools.lru_cache(maxsize=256)
 def _passes(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> list[tuple[Any, list[int], list[tuple[int, int]]]]:
     """For each pass what runs it, the numbers of its lines of weights, and the sizes of its axes after it."""
-    kernels, shape = _kernels(backend), list(frame.x_shape)
+    kernels, shape = compiled_filters(backend), list(frame.x_shape)
     order = np.argsort(frame.axes)
     found = []
     number = 0
@@ -116,13 +121,13 @@ def _passes(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> list[tuple[
         n = int(order[number])
         axis, line = frame.axes[n], Axis(frame.size[n], frame.kernel[n], frame.pairs[n][0], frame.out[n])
         spread = math.prod(shape[axis + 1 :])
-        rows = _sources(backend, line, frame.boundary)
+        rows = origins(backend, line, frame.boundary)
         last = number + 2 == len(order) and frame.axes[int(order[-1])] == axis + 1
         after = math.prod(shape[axis + 2 :])
         if last and after <= FEW_COLUMNS and kernels.fits_separable(dtype, spread, line.kernel):
             m = int(order[-1])
             other = Axis(frame.size[m], frame.kernel[m], frame.pairs[m][0], frame.out[m])
-            columns = _spread(_sources(backend, other, frame.boundary), after)
+            columns = _spread(origins(backend, other, frame.boundary), after)
             run = kernels.separable(
                 dtype, math.prod(shape[:axis]), (line.size, spread), (line.out, other.out * after),
                 (line.kernel, other.kernel), after, rows, columns, other.low * after,
@@ -146,14 +151,14 @@ def _passes(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> list[tuple[
     return found
 
 
-def _kernels(backend: Backend) -> Any:
+def compiled_filters(backend: Backend) -> Any:
     """The compiled filters, which are loaded when they are needed."""
     assert backend.kernels is not None
     return backend.kernels.filters
 
 
 @functools.lru_cache(maxsize=256)
-def _axes(frame: Frame) -> tuple[int, list[Axis], int]:
+def arranged(frame: Frame) -> tuple[int, list[Axis], int]:
     """The batch, at least two axes, and how many elements follow the last one that is filtered."""
     first, last = min(frame.axes), max(frame.axes)
     axes: list[Axis] = []
@@ -175,7 +180,7 @@ def _axes(frame: Frame) -> tuple[int, list[Axis], int]:
     return batch, axes, spread
 
 
-def _sources(backend: Backend, axis: Axis, boundary: str) -> Any:
+def origins(backend: Backend, axis: Axis, boundary: str) -> Any:
     """Where each element of a padded axis comes from, -1 for the constant."""
     high = axis.out + axis.kernel - 1 - axis.low - axis.size
     if boundary != "zeros":
@@ -188,7 +193,7 @@ def _planes(backend: Backend, axes: list[Axis], boundary: str) -> Any:
     """The plane for each leading place of the result and leading tap, -1 for one of the constant."""
     planes = np.zeros((1, 1), np.int64)
     for axis in axes:
-        sources = _sources(backend, axis, boundary)
+        sources = origins(backend, axis, boundary)
         under = sources[np.arange(axis.out)[:, None] + np.arange(axis.kernel)]
         here = planes[:, None, :, None] * axis.size + under[None, :, None, :]
         inside = (under >= 0)[None, :, None, :] & (planes >= 0)[:, None, :, None]

@@ -242,7 +242,7 @@ def _made_ready(
 ) -> Callable[[Array, Array, Any], Array]:
     """A call for arrays like those of an earlier one, whose result is of the dtype that is computed in."""
     whole = Run(backend, method)
-    dense = whole.dense(frame, wide)
+    dense = None if whole.transforms(frame, wide) else whole.dense(frame, wide)
 
     def call(x: Array, w: Array, _: Any) -> Array:
         kernel = turned(w) if flip else w

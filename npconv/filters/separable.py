@@ -34,9 +34,9 @@ def factors_for(backend: Backend, frame: Frame, w: Array, wide: np.dtype[Any], m
         return None
     host = backend.xp.asnumpy(w) if backend.xp is not np else w
     if host.nbytes <= _REMEMBERED:
-        found = _remembered(host.tobytes(), host.shape, host.dtype, wide)
+        found = _remembered(host.tobytes(), host.shape, host.dtype, wide, method == "auto")
     else:
-        found = _factors_in(host, wide)
+        found = _factors_in(host, wide, method == "auto")
     if found is None:
         if method == "separable":
             raise ValueError("method 'separable' needs a kernel of rank 1, an outer product; w is not one")
@@ -45,16 +45,20 @@ def factors_for(backend: Backend, frame: Frame, w: Array, wide: np.dtype[Any], m
 
 
 @functools.lru_cache(maxsize=256)
-def _remembered(data: bytes, shape: Size, dtype: np.dtype[Any], wide: np.dtype[Any]) -> list[Array] | None:
-    found = _factors_in(np.frombuffer(data, dtype).reshape(shape), wide)
+def _remembered(data: bytes, shape: Size, dtype: np.dtype[Any], wide: np.dtype[Any], fully: bool) -> list[Array] | None:
+    found = _factors_in(np.frombuffer(data, dtype).reshape(shape), wide, fully)
     for factor in found or ():
         factor.flags.writeable = False
     return found
 
 
-def _factors_in(w: Array, wide: np.dtype[Any]) -> list[Array] | None:
-    """The factors, unless they differ from the kernel in what is zero: zero times infinity is NaN."""
-    found = factors(w)
+def _factors_in(w: Array, wide: np.dtype[Any], fully: bool) -> list[Array] | None:
+    """The factors, unless they differ from the kernel in what is zero: zero times infinity is NaN.
+
+    They are as precise as the wider of kernel and sums; if `fully`, so must their product be, else only as the kernel.
+    """
+    precise = w.astype(np.result_type(w, wide)) if w.dtype.kind in "fc" else w
+    found = _split(precise, _rounding(w, wide if fully else None))
     zero = np.zeros((1,) * w.ndim, bool)
     for factor in found or ():
         zero = zero | (factor.astype(wide) == 0)
@@ -92,6 +96,19 @@ def factors(w: Array) -> list[Array] | None:
     """
     if not isinstance(w, np.ndarray) or w.dtype.kind not in "iufc":
         raise TypeError(f"w must be a NumPy array of numbers, got {getattr(w, 'dtype', type(w).__name__)}")
+    return _split(w, _rounding(w))
+
+
+def _rounding(w: Array, wide: np.dtype[Any] | None = None) -> float:
+    """What one rounding may be of a kernel's element, or of the wider dtype's."""
+    if w.dtype.kind not in "fc":
+        return 0.0
+    kind = compute_dtype(w.dtype)
+    return float(np.finfo(kind if wide is None or wide.kind not in "fc" else np.result_type(kind, wide)).eps)
+
+
+def _split(w: Array, rounding: float) -> list[Array] | None:
+    """`factors` of an array of numbers, whose product may differ by a few of these roundings."""
     if w.size == 0 or w.ndim == 0:
         return None
     w = w.astype(compute_dtype(w.dtype))
@@ -116,5 +133,5 @@ def factors(w: Array) -> list[Array] | None:
         product = product * line
     if w.dtype.kind == "i":
         return lines if (product == w).all() else None
-    close = np.abs(product - w) <= 8 * w.ndim * np.finfo(w.dtype).eps * magnitude
+    close = np.abs(product - w) <= 8 * w.ndim * rounding * magnitude
     return lines if close.all() else None

@@ -12,7 +12,7 @@ from npconv import padding
 from npconv.arrays import Array, Backend, contiguous
 from npconv.config import is_strict
 from npconv.conv import conv
-from npconv.filters import compiled
+from npconv.filters import compiled, transformed
 from npconv.filters.frame import Frame
 from npconv.geometry import Pairs, Size
 
@@ -34,6 +34,8 @@ class Run:
         """Correlate an image, in C order and with its axes as the caller has them, with `w` itself."""
         if self.factors is not None and compiled.fits(self.backend, frame, x.dtype):
             return compiled.by_axes(self.backend, frame, self.factors, x, cval)
+        if self.transforms(frame, x.dtype) and (y := transformed.filtered(self.backend, frame, x, w, cval)) is not None:
+            return y
         if (dense := self.dense(frame, x.dtype)) is not None:
             return dense(x, w, cval)
         xp = self.backend.xp
@@ -52,6 +54,14 @@ class Run:
         kind = np.dtype(np.float32 if math.prod(frame.kernel) < 2**24 else np.float64)  # in which counts are exact
         ones = [self.backend.xp.ones(line, kind) for line in lines_of(frame.kernel)]
         return Run(self.backend, "direct", ones)(frame, marked.astype(kind), ones[0], kind.type(beyond)) > 0
+
+    def transforms(self, frame: Frame, dtype: np.dtype[Any]) -> bool:
+        """Whether tiles are transformed, if the numbers allow it."""
+        if self.factors is not None or not transformed.fits(self.backend, frame, dtype):
+            return False
+        return self.method == "fft" or (
+            self.method == "auto" and not is_strict() and transformed.is_faster(self.backend, frame, dtype)
+        )
 
     def dense(self, frame: Frame, dtype: np.dtype[Any]) -> compiled.Summed | None:
         """The compiled sums of all taps, if that is how it is done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from npconv.geometry import Size
 from npconv.kernels.cpu import threads
+from npconv.kernels.cpu.blocking import processor
+from npconv.kernels.cpu.fourier import conv_fourier, tables_for
 from npconv.kernels.cpu.stencil import (
     DIRECT,
     LEFT,
@@ -104,6 +107,34 @@ def separable(
     def run(x: Any, w_down: Any, w_across: Any, outside: Any, y: Any) -> None:
         beyond = np.full(size[1], outside, dtype) if constant else x
         threads.run(loop, tasks, work, x, w_down, w_across, beyond, y, outside, tables)
+
+    return run
+
+
+def lanes(dtype: np.dtype[Any]) -> int:
+    """Elements of a vector."""
+    return processor().register_bytes // dtype.itemsize
+
+
+def transformed(
+    dtype: np.dtype[Any], batch: int, size: Size, out: Size, tile: Size, sources: list[Any], low: int, work: int
+) -> Callable[[Any, Any, Any, Any], bool]:
+    """A filter on transformed tiles made ready: ``run(x, w, outside, y)`` says whether all of the result is finite.
+
+    `sources` name for every axis the element of the image that each of the padded image is, -1 for the constant.
+    """
+    loop, elements = conv_fourier(dtype, lanes(dtype)), math.prod(tile)
+    tables, factors = tables_for(size, out, tile, sources, low, dtype)
+    making, _ = tables_for(tile, tile, tile, [np.arange(n) for n in tile], 0, dtype, making=1)
+    pairs = batch * -(-math.prod(int(row[4]) for row in tables.axes) // 2)
+
+    def run(x: Any, w: Any, outside: Any, y: Any) -> bool:
+        kernel, spectrum, bad = np.zeros(tile, dtype), np.empty(2 * elements, dtype), np.zeros(1, dtype)
+        kernel[tuple(slice(n) for n in w.shape)] = w / dtype.type(elements)
+        loop(0, 1, kernel, kernel, spectrum, factors, bad, kernel, 0.0, making)
+        beyond = np.full(size[-1], outside, dtype)
+        threads.run(loop, pairs, work, x, beyond, spectrum, factors, bad, y, outside, tables)
+        return bool(bad[0] == 0)
 
     return run
 

@@ -192,7 +192,8 @@ class Tables(NamedTuple):
     edges: Any
 
 
-def _signature(dtype: np.dtype[Any], addresses: int, *tables: Any) -> tuple[Any, ...]:
+def signature(dtype: np.dtype[Any], addresses: int, *tables: Any) -> tuple[Any, ...]:
+    """Types of an entry: a range of tasks, addresses, the constant beyond the edge, and tables."""
     tuple_of: Any = types.Tuple
     scalar = types.float32 if dtype.itemsize == 4 else types.float64
     return (types.int64, types.int64, *[ADDRESS] * addresses, scalar, tuple_of(tables))
@@ -205,7 +206,7 @@ def conv_stencil(dtype: np.dtype[Any], strip: Strip) -> Callable[..., None]:
     sums, gather = strip_sums(size, strip), row_gatherer(dtype)
     kind = dtype.type
 
-    @entry(*_signature(dtype, 4, TABLE, GRID, TABLE, TABLE, GRID, GRID))
+    @entry(*signature(dtype, 4, TABLE, GRID, TABLE, TABLE, GRID, GRID))
     def conv_stencil_loop(
         start: int, stop: int, x: Any, w: Any, beyond: Any, y: Any, outside: Any, tables: Any
     ) -> None:
@@ -290,7 +291,7 @@ def conv_separable(dtype: np.dtype[Any], down: Strip, across: Strip) -> Callable
         across.columns,
     )
 
-    @entry(*_signature(dtype, 5, TABLE, TABLE, TABLE, TABLE))
+    @entry(*signature(dtype, 5, TABLE, TABLE, TABLE, TABLE))
     def conv_separable_loop(
         start: int, stop: int, x: Any, w_down: Any, w_across: Any, beyond: Any, y: Any, outside: Any, tables: Any
     ) -> None:
