@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -96,25 +97,29 @@ def run(name: str, limit: float) -> Section:
         if process is None:
             section.state = "not run: compute-sanitizer was not found"
             return section
-        try:
-            done = subprocess.run(
-                process,
-                cwd=ROOT,
-                timeout=limit,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                check=False,
-            )
-            section.state = outcome(name, done.returncode, done.stdout)
-        except subprocess.TimeoutExpired as stopped:
-            section.state = f"stopped after its {limit:.0f} s: {last_line((stopped.stdout or b'').decode())}"
+        code, output = finished(process, limit)
+        stopped = f"stopped after its {limit:.0f} s: {last_line(output)}"
+        section.state = stopped if code is None else outcome(name, code, output)
         if rows.exists():
             # The last line of a process that was stopped may be half a line.
             lines = rows.read_text(encoding="utf-8").split("\n")[:-1]
             section.rows = [json.loads(line) for line in lines]
     section.seconds = time.perf_counter() - start
     return section
+
+
+def finished(process: Sequence[str], limit: float) -> tuple[int | None, str]:
+    """A process's exit status, None where its time was up, and what it said."""
+    with subprocess.Popen(
+        process, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as running:
+        try:
+            output, _ = running.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            # A sanitizer's own child would go on, and hold the pipe open.
+            os.killpg(running.pid, signal.SIGKILL)
+            return None, running.communicate()[0]
+        return running.returncode, output
 
 
 def outcome(name: str, code: int, output: str) -> str:

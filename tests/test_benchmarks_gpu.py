@@ -148,6 +148,16 @@ def test_sections_that_fail_or_take_too_long_leave_the_others(monkeypatch, tmp_p
     assert "written" in capsys.readouterr().out
 
 
+def test_what_a_section_started_ends_with_it() -> None:
+    sleeper = (
+        "import subprocess, sys; print('begun', flush=True); "
+        "subprocess.run([sys.executable, '-c', 'import time; time.sleep(30)'])"
+    )
+    start = time.perf_counter()
+    assert gpu.finished([sys.executable, "-c", sleeper], 2) == (None, "begun\n")
+    assert time.perf_counter() - start < 15
+
+
 def test_no_gpu_is_said(monkeypatch, capsys) -> None:
     monkeypatch.setattr("npconv.available_backends", lambda: ("numpy",))
     assert gpu.main([]) == 2
