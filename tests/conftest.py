@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
-from strategies import BACKENDS
+from strategies import BACKENDS, ON_GPU
 
 import npconv as nc
 from npconv.algorithms import ALGORITHMS
@@ -26,7 +26,20 @@ def without_measurements_of_this_machine() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=BACKENDS, scope="session")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what goes through all backends by itself, where one of them is a GPU; fixtures mark their own parameters."""
+    for item in items:
+        test = getattr(item, "function", None)
+        # What `@given` wraps.
+        test = getattr(getattr(test, "hypothesis", None), "inner_test", test)
+        if "BACKENDS" in getattr(getattr(test, "__code__", None), "co_names", ()):
+            for mark in ON_GPU:
+                item.add_marker(mark)
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=ON_GPU if name == "cupy" else ()) for name in BACKENDS], scope="session"
+)
 def backend(request: pytest.FixtureRequest) -> str:
     """Every backend that can run here. Session scope, so that `@given` may be used with it."""
     return request.param

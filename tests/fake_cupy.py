@@ -1,18 +1,25 @@
 """A stand-in for CuPy on a machine without a GPU: its own array type, which NumPy's functions refuse.
 
 It checks that the portable forms reach arrays through `xp` alone, and that arrays end where they began; the kernels of
-npconv.kernels.cuda are executed by `cuda_on_cpu`. It says nothing about CuPy itself.
+npconv.kernels.cuda are executed by `cuda_on_cpu`. It says nothing about CuPy itself: where there is a GPU, the tests
+that take the fixture `device` run once more with CuPy.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 import types
+from collections.abc import Iterator
 
 import cuda_on_cpu
 import numpy as np
 import pytest
+from strategies import ON_GPU
+
+gpu = None
+"""CuPy itself, while tests run on a GPU."""
 
 
 class ndarray(np.ndarray):  # noqa: N801 - CuPy's own name
@@ -105,16 +112,28 @@ def cupy():
         yield fake
 
 
-@pytest.fixture(scope="module")
-def device():
-    """The stand-in for all tests of a file, so that `@given` may be used with it."""
-    with installed() as fake:
-        yield fake
+@contextlib.contextmanager
+def on_gpu():
+    """CuPy itself: `upload`, `poisoned` and `download` move arrays to and from a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "gpu", importlib.import_module("cupy"))
+        yield gpu
+
+
+@pytest.fixture(scope="module", params=("emulated", *(pytest.param("gpu", marks=mark) for mark in ON_GPU)))
+def device(request) -> Iterator[types.ModuleType]:
+    """The stand-in for all tests of a file, so that `@given` may be used with it; and, where there is a GPU, CuPy."""
+    with on_gpu() if request.param == "gpu" else installed() as module_:
+        yield module_
 
 
 def upload(array, offset: int = 0):
-    """An array of the stand-in with the same elements, `offset` elements behind an address of 64 bytes' alignment."""
+    """An array of the device with the same elements, `offset` elements behind an address of 64 bytes' alignment."""
     array = np.asarray(array)
+    if gpu is not None:
+        copy = poisoned(array.shape, array.dtype, offset)
+        copy[...] = gpu.asarray(array)
+        return copy
     buffer = np.empty(array.nbytes + 64 + offset * array.itemsize, np.uint8)
     start = -buffer.ctypes.data % 64 + offset * array.itemsize
     copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -123,7 +142,17 @@ def upload(array, offset: int = 0):
 
 
 def poisoned(shape, dtype, offset: int = 0):
-    """An array of the stand-in that nothing has been written to."""
+    """An array of the device that nothing has been written to."""
+    if gpu is not None:
+        dtype = np.dtype(dtype)
+        count = int(np.prod(shape)) + offset
+        return gpu.full(count * dtype.itemsize, 0xFF, np.uint8).view(dtype)[offset:].reshape(shape)
     empty = upload(np.zeros(shape, dtype), offset)
     empty.view(np.ndarray).reshape(-1).view(np.uint8).fill(0xFF)
     return empty
+
+
+def download(array) -> np.ndarray:
+    """The elements of an array that must be one of the device's."""
+    assert type(array) is sys.modules["cupy"].ndarray
+    return array.view(np.ndarray) if gpu is None else gpu.asnumpy(array)

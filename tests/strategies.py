@@ -29,6 +29,8 @@ INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uin
 DTYPES = FLOATS + COMPLEX + INTEGERS
 
 BACKENDS = nc.available_backends()
+ON_GPU = [pytest.mark.gpu] if "cupy" in BACKENDS else []
+"""The mark of tests that run on a GPU, if there is one: ``-m gpu`` selects them."""
 
 PAD_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 """npconv's names of the padding modes, and `numpy.pad`'s."""

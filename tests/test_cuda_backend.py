@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fake_cupy import cupy, device, ndarray  # noqa: F401 - fixtures
+from fake_cupy import cupy, device, download, upload  # noqa: F401 - fixtures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import COMPLEX, DTYPES, Problem, identical, pool_problems, problems, values
@@ -18,15 +18,9 @@ pytestmark = pytest.mark.usefixtures("device")
 FEW = settings(max_examples=6)
 
 
-def up(value: np.ndarray):
-    """An operand on the device."""
-    return np.array(value).view(ndarray)
-
-
 def same(actual, expected: np.ndarray) -> None:
     """Assert equal elements, on the device."""
-    assert type(actual) is ndarray
-    identical(actual.view(np.ndarray), expected)
+    identical(download(actual), expected)
 
 
 def test_the_backend_has_kernels() -> None:
@@ -42,18 +36,18 @@ def test_convolution_and_gradients_in_every_dtype(dtype: str) -> None:
         Problem(None, 3, 3, 3, (7, 8), (3, 3), (1, 1), (1, 1), 1, ((1, 1), (1, 1))),
     ):
         x, w, b, dy = problem.x(dtype), problem.w(dtype), problem.bias(dtype), problem.dy(dtype)
-        same(problem.conv(up(x), up(w), up(b), algorithm="direct"), problem.expected(x, w, b))
-        same(problem.input_grad(up(dy), up(w), algorithm="direct"), problem.expected_input_grad(dy, w))
-        same(problem.weight_grad(up(x), up(dy), algorithm="direct"), problem.expected_weight_grad(x, dy))
+        same(problem.conv(upload(x), upload(w), upload(b), algorithm="direct"), problem.expected(x, w, b))
+        same(problem.input_grad(upload(dy), upload(w), algorithm="direct"), problem.expected_input_grad(dy, w))
+        same(problem.weight_grad(upload(x), upload(dy), algorithm="direct"), problem.expected_weight_grad(x, dy))
 
 
 @given(problem=problems(modes=("zeros", "reflect", "replicate", "circular")))
 def test_problems(problem: Problem) -> None:
     dtype = "float32"
     x, w, b, dy = problem.x(dtype), problem.w(dtype), problem.bias(dtype), problem.dy(dtype)
-    same(problem.conv(up(x), up(w), up(b), algorithm="direct"), problem.expected(x, w, b))
-    same(problem.input_grad(up(dy), up(w), algorithm="direct"), problem.expected_input_grad(dy, w))
-    same(problem.weight_grad(up(x), up(dy), algorithm="direct"), problem.expected_weight_grad(x, dy))
+    same(problem.conv(upload(x), upload(w), upload(b), algorithm="direct"), problem.expected(x, w, b))
+    same(problem.input_grad(upload(dy), upload(w), algorithm="direct"), problem.expected_input_grad(dy, w))
+    same(problem.weight_grad(upload(x), upload(dy), algorithm="direct"), problem.expected_weight_grad(x, dy))
 
 
 @FEW
@@ -61,54 +55,53 @@ def test_problems(problem: Problem) -> None:
 def test_other_forms(problem: Problem, algorithm: str) -> None:
     x, w, dy = problem.x("float64"), problem.w("float64"), problem.dy("float64")
     results = (
-        (problem.conv(up(x), up(w), algorithm=algorithm), problem.expected(x, w)),
-        (problem.input_grad(up(dy), up(w), algorithm=algorithm), problem.expected_input_grad(dy, w)),
-        (problem.weight_grad(up(x), up(dy), algorithm=algorithm), problem.expected_weight_grad(x, dy)),
+        (problem.conv(upload(x), upload(w), algorithm=algorithm), problem.expected(x, w)),
+        (problem.input_grad(upload(dy), upload(w), algorithm=algorithm), problem.expected_input_grad(dy, w)),
+        (problem.weight_grad(upload(x), upload(dy), algorithm=algorithm), problem.expected_weight_grad(x, dy)),
     )
     for actual, expected in results:
-        assert type(actual) is ndarray
-        identical(np.rint(actual.view(np.ndarray)), expected)
+        identical(np.rint(download(actual)), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_pooling_and_patches_in_every_dtype(dtype: str) -> None:
     x = values((2, 3, 7, 8), dtype)
     options = {"kernel_size": (3, 2), "stride": (2, 1), "padding": ((1, 0), (0, 1)), "dilation": (1, 2)}
-    y, pullback = nc.max_pool_vjp(up(x), **options)
+    y, pullback = nc.max_pool_vjp(upload(x), **options)
     expected, expected_back = nc.max_pool_vjp(x, backend="numpy", **options)
     same(y, expected)
     dy = values(expected.shape, dtype, 1)
-    same(pullback(up(dy)), expected_back(dy))
+    same(pullback(upload(dy)), expected_back(dy))
     columns = nc.unfold(x, backend="numpy", **options)
-    same(nc.unfold(up(x), **options), columns)
+    same(nc.unfold(upload(x), **options), columns)
     folded = nc.fold(columns, x.shape[2:], backend="numpy", **options)
-    same(nc.fold(up(columns), x.shape[2:], **options), folded)
+    same(nc.fold(upload(columns), x.shape[2:], **options), folded)
 
 
 @given(problem=pool_problems())
 def test_pooling_problems(problem) -> None:
     x, dy = problem.x("float32"), problem.dy("float32")
     for pool in (nc.max_pool_vjp, nc.avg_pool_vjp):
-        y, pullback = pool(up(x), **problem.keywords)
+        y, pullback = pool(upload(x), **problem.keywords)
         expected, expected_back = pool(x, backend="numpy", **problem.keywords)
-        np.testing.assert_allclose(y.view(np.ndarray), expected, rtol=1e-6)
-        np.testing.assert_allclose(pullback(up(dy)).view(np.ndarray), expected_back(dy), rtol=0, atol=1e-4)
+        np.testing.assert_allclose(download(y), expected, rtol=1e-6)
+        np.testing.assert_allclose(download(pullback(upload(dy))), expected_back(dy), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", *COMPLEX])
 def test_the_largest_element_of_a_window_may_be_nan(dtype: str) -> None:
     x = values((1, 1, 6, 6), dtype)
     x[0, 0, 2, 3] = np.nan
-    y, pullback = nc.max_pool_vjp(up(x), 3, 1)
+    y, pullback = nc.max_pool_vjp(upload(x), 3, 1)
     expected, expected_back = nc.max_pool_vjp(x, 3, 1, backend="numpy")
     same(y, expected)
-    same(pullback(up(np.ones_like(expected))), expected_back(np.ones_like(expected)))
+    same(pullback(upload(np.ones_like(expected))), expected_back(np.ones_like(expected)))
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 5, 5), (2, 4, 0, 5)])
 def test_nothing_gives_nothing(shape: tuple[int, ...]) -> None:
     x, w = np.zeros(shape, np.float32), np.ones((6, 2, 3, 3), np.float32)
-    y, pullback = nc.conv_vjp(up(x), up(w), padding=2, groups=2)
+    y, pullback = nc.conv_vjp(upload(x), upload(w), padding=2, groups=2)
     expected, expected_back = nc.conv_vjp(x, w, padding=2, groups=2, backend="numpy")
     same(y, expected)
     for ours, theirs in zip(pullback(y)[:2], expected_back(expected)[:2], strict=True):

@@ -8,7 +8,7 @@ import math
 import cuda_on_cpu
 import numpy as np
 import pytest
-from fake_cupy import device, poisoned, upload  # noqa: F401 - a fixture
+from fake_cupy import device, download, poisoned, upload  # noqa: F401 - a fixture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import Problem, identical, problems, rounding_bound, values
@@ -80,18 +80,18 @@ class Case:
         y = self.out(self.y_shape)
         x, w, bias = map(self.up, (self.x, self.w, self.bias))
         loader.run(self.family.forward(self.spec, x, w, bias, activation, y, self.element))
-        return y.view(np.ndarray)
+        return download(y)
 
     def input_grad(self) -> np.ndarray:
         dx = self.out(self.x_shape)
         loader.run(self.family.input_grad(self.spec, self.up(self.dy), self.up(self.w), dx, self.element))
-        return dx.view(np.ndarray)
+        return download(dx)
 
     def weight_grad(self) -> np.ndarray:
         dw = self.out(self.spec.w_shape)
         x, dy = self.up(self.x), self.up(self.dy)
         loader.run(*self.family.weight_grad(self.spec, x, dy, dw, poisoned, self.element))
-        return dw.view(np.ndarray)
+        return download(dw)
 
     def check(self) -> None:
         y, dx, dw = expected(self.problem, self.element)
@@ -297,6 +297,4 @@ def test_halves_are_rounded_as_numpy_rounds_them(bits: list[int]) -> None:
     y = poisoned(x.shape, np.float16)
     loader.run(depthwise.forward(ConvSpec.of(x.shape, w.shape), upload(x), upload(w), None, None, y))
     with np.errstate(over="ignore", invalid="ignore"):
-        np.testing.assert_array_equal(
-            y.view(np.ndarray), (x.astype(np.float32) * w.astype(np.float32)).astype(np.float16)
-        )
+        np.testing.assert_array_equal(download(y), (x.astype(np.float32) * w.astype(np.float32)).astype(np.float16))
