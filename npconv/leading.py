@@ -18,5 +18,6 @@ def leading_planes(window: Window) -> Any:
         inside = (position >= 0) & (position < window.size[axis])
         here = planes[:, None, :, None] * window.size[axis] + position[None, :, None, :]
         inside = inside[None, :, None, :] & (planes >= 0)[:, None, :, None]
-        planes = np.where(inside, here, -1).reshape(planes.shape[0] * position.shape[0], -1)
+        shape = planes.shape[0] * position.shape[0], planes.shape[1] * position.shape[1]
+        planes = np.where(inside, here, -1).reshape(shape)
     return np.ascontiguousarray(planes)

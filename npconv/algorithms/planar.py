@@ -36,6 +36,8 @@ class Planar:
         Phases along the last axes.
     sizes, outs, skipped : tuple of int
         Of those axes: sizes of the image and of the result, and results of the phases that come before the first.
+    images, held, written : int
+        Images of the batch. Planes of a channel of the image and of the result, before they are divided.
     """
 
     spec: ConvSpec
@@ -44,6 +46,9 @@ class Planar:
     sizes: Size
     outs: Size
     skipped: Size
+    images: int
+    held: int
+    written: int
 
     @property
     def is_divided(self) -> bool:
@@ -52,7 +57,7 @@ class Planar:
 
     def split(self, backend: Backend, x: Array) -> Array:
         """``(N, C, ...)`` as ``(N, C, planes, *size)``, planes by phases; a view where there is one phase."""
-        return self._divide(backend, x, self.sizes, (0,) * len(self.steps), self.spec.window.size)
+        return self._divide(backend, x, self.held, self.sizes, (0,) * len(self.steps), self.spec.window.size)
 
     def divide(self, backend: Backend, x: Array) -> Array:
         """The image of `spec`: ``(batch, C, *size)``."""
@@ -69,7 +74,7 @@ class Planar:
         """The result's gradient as `spec` has it, with zeros for what it computes in vain."""
         if self.planes.shape == (1, 1):
             return y.reshape(self.spec.y_shape)
-        parts = self._divide(backend, y, self.outs, self.skipped, self.spec.window.out)
+        parts = self._divide(backend, y, self.written, self.outs, self.skipped, self.spec.window.out)
         return backend.xp.ascontiguousarray(backend.xp.moveaxis(parts, 2, 1)).reshape(self.spec.y_shape)
 
     def joined(self, backend: Backend, y: Array, shape: Size) -> Array:
@@ -77,14 +82,14 @@ class Planar:
         leads, window = len(self.planes), self.spec.window
         if leads == 1:
             return y.reshape(shape)
-        parts = y.reshape(self.spec.batch // leads, leads, self.spec.out_channels, *window.out)
+        parts = y.reshape(self.images, leads, self.spec.out_channels, *window.out)
         out = backend.xp.empty(shape, y.dtype)
         self.join(backend, backend.xp.moveaxis(parts, 1, 2), out)
         return out
 
     def join(self, backend: Backend, parts: Array, y: Array) -> None:
         """Write ``(N, C, planes, *out)`` into the result."""
-        planes = y.reshape(-1, *_two(self.outs, 1))
+        planes = y.reshape(math.prod(y.shape[:2]) * self.written, *_two(self.outs, 1))
         parts = parts.reshape(len(planes), *_two(self.steps, 1), *_two(self.spec.window.out, 1))
         before = _two(self.skipped, 0)
         kernels: Any = backend.kernels
@@ -94,10 +99,10 @@ class Planar:
         for phase, here, there in self._phases(planes.shape[1:], before):
             planes[:, *here] = parts[:, *phase, *there]
 
-    def _divide(self, backend: Backend, x: Array, sizes: Size, skipped: Size, size: Size) -> Array:
+    def _divide(self, backend: Backend, x: Array, count: int, sizes: Size, skipped: Size, size: Size) -> Array:
         if not self.is_divided:
-            return x.reshape(*x.shape[:2], -1, *sizes)
-        planes, before = x.reshape(-1, *_two(sizes, 1)), _two(skipped, 0)
+            return x.reshape(*x.shape[:2], count, *sizes)
+        planes, before = x.reshape(math.prod(x.shape[:2]) * count, *_two(sizes, 1)), _two(skipped, 0)
         parts = backend.scratch((len(planes), *_two(self.steps, 1), *_two(size, 1)), x.dtype)
         kernels: Any = backend.kernels
         if hasattr(kernels, "divide_phases"):
@@ -106,7 +111,7 @@ class Planar:
             parts[...] = 0
             for phase, here, there in self._phases(planes.shape[1:], before):
                 parts[:, *phase, *there] = planes[:, *here]
-        return parts.reshape(*x.shape[:2], -1, *size)
+        return parts.reshape(*x.shape[:2], count * math.prod(self.steps), *size)
 
     def _phases(self, sizes: Size, before: Size) -> Iterator[tuple[Size, tuple[slice, ...], tuple[slice, ...]]]:
         """Every phase, its elements of a plane of these sizes, and where they are in the phase."""
@@ -129,7 +134,8 @@ def planar(spec: ConvSpec) -> Planar:
     window, front = spec.window, max(0, spec.ndim - 2)
     last = window.axes(slice(front, None))
     steps = tuple(d if k > 1 else 1 for k, d in zip(last.kernel, last.dilation, strict=True))
-    under = leading_planes(window.axes(slice(0, front)))
+    front_axes = window.axes(slice(0, front))
+    under = leading_planes(front_axes)
     phases = np.arange(math.prod(steps))[:, None]
     planes = np.where(under[:, None] >= 0, under[:, None] * len(phases) + phases, -1).reshape(-1, under.shape[1])
     planes = np.ascontiguousarray(planes, np.int64)
@@ -152,4 +158,5 @@ def planar(spec: ConvSpec) -> Planar:
         layout="channels_first",
         batched=True,
     )
-    return Planar(inner, planes, steps, last.size, last.out, skipped)
+    held, written = math.prod(front_axes.size), math.prod(front_axes.out)
+    return Planar(inner, planes, steps, last.size, last.out, skipped, spec.batch, held, written)

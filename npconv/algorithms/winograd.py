@@ -259,8 +259,7 @@ def _compiled(
     run_planes = kernels.winograd_runner(form.spec, dtype, matrices(tile), clamp, form.planes)
     if not form.is_divided:
         return run_planes  # type: ignore[no-any-return]
-    images = form.spec.batch // len(form.planes)
-    shape = images, form.spec.out_channels, len(form.planes), *form.spec.window.out
+    shape = form.images, form.spec.out_channels, len(form.planes), *form.spec.window.out
 
     def run(x: Array, points: Array, bias: Array | None, y: Array, limit: int | None = None) -> None:
         parts = backend.scratch(shape, dtype)
