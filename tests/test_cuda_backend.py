@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fake_cupy import cupy, device, ndarray  # noqa: F401 - fixtures
+from fake_cupy import cupy, device, installed, ndarray  # noqa: F401 - fixtures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import COMPLEX, DTYPES, Problem, identical, pool_problems, problems, values
@@ -128,3 +128,35 @@ def test_workspace_is_given_back(cupy) -> None:  # noqa: F811
     nc.conv2d(cupy.ones((1, 1, 3, 3)), cupy.ones((1, 1, 3, 3)))
     nc.free_workspace()
     assert cupy.frees == [True]
+
+
+def products_of(run, *, capability: str = "90") -> set[int]:
+    """The formats that the kernels of a call were compiled for."""
+    with installed() as fake:
+        fake.capability, made, module = capability, [], fake.RawModule
+        fake.RawModule = lambda **how: made.append(how["options"]) or module(**how)
+        run()
+    return {int(option[6:]) for options in made for option in options if option.startswith("-DMMA=")}
+
+
+def test_float32_is_multiplied_on_tensor_cores_only_where_asked_for() -> None:
+    problem = Problem(2, 5, 6, 1, (5, 6), (3, 2), (1, 1), (1, 1), 1, ((1, 1), (1, 1)))
+    x, w, dy = problem.x("float32"), problem.w("float32"), problem.dy("float32")
+
+    def forward() -> None:
+        same(problem.conv(up(x), up(w), algorithm="direct"), problem.expected(x, w))
+
+    def gradients() -> None:
+        same(problem.input_grad(up(dy), up(w), algorithm="direct"), problem.expected_input_grad(dy, w))
+        same(problem.weight_grad(up(x), up(dy), algorithm="direct"), problem.expected_weight_grad(x, dy))
+
+    assert products_of(forward) == {0}
+    with nc.float32_as("tf32"):
+        assert products_of(forward) == products_of(gradients) == {3}
+        assert products_of(forward, capability="75") == {0}
+        with nc.strict():
+            assert products_of(forward) == {0}
+        with nc.float32_as("3xtf32"):
+            assert products_of(forward) == {4}
+    with pytest.raises(ValueError, match=r"name must be one of .*got 'half'"), nc.float32_as("half"):
+        pass
