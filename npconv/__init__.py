@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from npconv.config import get_backend, get_num_threads, set_backend, set_num_threads, strict, use_backend
+from npconv.config import float32_as, get_backend, get_num_threads, set_backend, set_num_threads, strict, use_backend
 from npconv.conv import conv, conv1d, conv2d, conv3d, plan
 from npconv.gradients import conv_input_grad, conv_vjp, conv_weight_grad
 from npconv.transposed import conv_transpose, conv_transpose1d, conv_transpose2d, conv_transpose3d
@@ -52,6 +52,7 @@ __all__ = [
     "d2l",
     "dask",
     "filters",
+    "float32_as",
     "fold",
     "free_workspace",
     "get_backend",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BACKENDS = ("auto", "numpy", "numba", "cupy")
+FLOAT32 = ("float32", "3xtf32", "tf32")
 VARIABLES = {
     "NPCONV_BACKEND": "auto, numpy, numba or cupy",
     "NPCONV_NUM_THREADS": "a positive number; default: the CPUs this process may use",
@@ -34,6 +35,7 @@ _process_backend: str | None = None
 _process_threads: int | None = None
 _block_backend: ContextVar[str | None] = ContextVar("npconv_backend", default=None)
 _block_strict: ContextVar[bool] = ContextVar("npconv_strict", default=False)
+_block_float32: ContextVar[str] = ContextVar("npconv_float32", default="float32")
 _block_threads: ContextVar[int | None] = ContextVar("npconv_threads", default=None)
 
 
@@ -136,7 +138,8 @@ def strict() -> Iterator[None]:
 
     ``algorithm="auto"`` then never chooses ``"winograd"`` or ``"fft"``: they transform their operands, so that a result
     is rounded in another way than the sum that defines it (docs/accuracy.md says by how much). To ask for one of them
-    by name inside the block is a `ValueError`. What was planned outside the block keeps its algorithm.
+    by name inside the block is a `ValueError`. What was planned outside the block keeps its algorithm. `float32_as` has
+    no effect inside the block.
 
     Examples
     --------
@@ -155,6 +158,47 @@ def strict() -> Iterator[None]:
 def is_strict() -> bool:
     """Whether the code that asks runs inside a `strict` block."""
     return _block_strict.get()
+
+
+@contextmanager
+def float32_as(name: str) -> Iterator[None]:
+    """Choose how a GPU multiplies float32 inside a ``with`` block, for this thread or asynchronous task alone.
+
+    It holds for the algorithms ``"direct"`` and ``"pointwise"`` and for gradients that are asked for inside the block,
+    on GPUs from compute capability 8.0 on; everything else computes in float32 as ever, and so does all of it inside a
+    `strict` block. Results stay float32. Not yet verified on a GPU.
+
+    Parameters
+    ----------
+    name : {"float32", "3xtf32", "tf32"}
+        ``"float32"``, the default: no tensor cores. ``"tf32"``: operands are rounded to 11 significant bits, so that a
+        product may be off by one part in 1024. ``"3xtf32"``: operands are split into two such numbers, which is
+        about as accurate as float32 but for numbers near its limits; docs/gpu.md has the bound.
+
+    Raises
+    ------
+    ValueError
+        If `name` is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> with nc.float32_as("tf32"):  # a CPU takes no notice
+    ...     nc.conv1d(np.ones((1, 4), np.float32), np.ones((1, 1, 2), np.float32))
+    array([[2., 2., 2.]], dtype=float32)
+    """
+    choice("name", name, FLOAT32)
+    token = _block_float32.set(name)
+    try:
+        yield
+    finally:
+        _block_float32.reset(token)
+
+
+def float32_products() -> str:
+    """How float32 may be multiplied where the code that asks runs: the innermost `float32_as`, unless it is strict."""
+    return "float32" if _block_strict.get() else _block_float32.get()
 
 
 def get_num_threads() -> int:
@@ -237,6 +281,7 @@ def settings() -> tuple[Any, ...]:
         _block_backend.get() or _process_backend or _variable("NPCONV_BACKEND"),
         _block_threads.get() or _process_threads or _variable("NPCONV_NUM_THREADS"),
         _block_strict.get(),
+        _block_float32.get(),
     )
 
 

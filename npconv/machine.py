@@ -80,7 +80,7 @@ NAMED = {
 
 # FLOP/s that one core sustains (a GPU: all of it) with each kernel, and bytes/s from memory: typical of
 # `python -m benchmarks.forms`, float32, on one core of an AMD EPYC (Zen 3). Only their order decides anything. Those
-# for CuPy have not been measured; they keep the same order at a GPU's scale.
+# for CuPy have not been measured; they keep the same order at a GPU's scale, and know no tensor cores.
 SUSTAINED = {
     ("numpy", "matmul"): 80e9,
     ("numpy", "unfold_matmul"): 55e9,

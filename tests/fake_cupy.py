@@ -84,7 +84,12 @@ def module(devices: int = 1) -> types.ModuleType:
     runtime = types.SimpleNamespace(
         getDeviceCount=lambda: devices, getDevice=lambda: 0, CUDARuntimeError=CUDARuntimeError
     )
-    fake.cuda = types.SimpleNamespace(runtime=runtime)
+
+    def device(number: int):
+        return types.SimpleNamespace(compute_capability=fake.capability)
+
+    fake.capability = "90"
+    fake.cuda = types.SimpleNamespace(runtime=runtime, Device=device)
     return fake
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 import pytest
-from fake_cupy import cupy, device, download, upload  # noqa: F401 - fixtures
+from fake_cupy import cupy, device, download, installed, upload  # noqa: F401 - fixtures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import COMPLEX, DTYPES, Problem, identical, pool_problems, problems, values
@@ -123,19 +125,53 @@ def test_workspace_is_given_back(cupy) -> None:  # noqa: F811
     assert cupy.frees == [True]
 
 
-def test_a_network_moves_to_the_device_and_back() -> None:
+def test_a_network_moves_to_the_device_and_back(device: ModuleType) -> None:  # noqa: F811 - the fixture
     nn = nc.nn
     net = nn.Sequential(nn.Conv2d(1, 4, 3, rng=0), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3, rng=1))
     x = np.random.default_rng(0).normal(size=(2, 1, 6, 6)).astype("float32")
     y = net(x)
     dx = net.backward(np.ones_like(y))
     assert net.to("cupy") is net
-    assert all(type(p.value) is ndarray and p.grad is None for p in net.parameters())
-    there = net(up(x))
-    assert type(there) is ndarray
-    back = net.backward(up(np.ones_like(y)))
-    np.testing.assert_allclose(there.view(np.ndarray), y, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(back.view(np.ndarray), dx, rtol=1e-5, atol=1e-6)
+    assert all(type(p.value) is device.ndarray and p.grad is None for p in net.parameters())
+    there = net(upload(x))
+    assert type(there) is device.ndarray
+    back = net.backward(upload(np.ones_like(y)))
+    np.testing.assert_allclose(download(there), y, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(download(back), dx, rtol=1e-5, atol=1e-6)
     identical(net.to("numpy")(x), y)
     with pytest.raises(ValueError, match="backend must be one of"):
         net.to("cuda")
+
+
+def products_of(run, *, capability: str = "90") -> set[int]:
+    """The formats that the kernels of a call were compiled for."""
+    with installed() as fake:
+        fake.capability, made, module = capability, [], fake.RawModule
+        fake.RawModule = lambda **how: made.append(how["options"]) or module(**how)
+        run()
+    return {int(option[6:]) for options in made for option in options if option.startswith("-DMMA=")}
+
+
+def test_float32_is_multiplied_on_tensor_cores_only_where_asked_for(device: ModuleType) -> None:  # noqa: F811
+    if not hasattr(device, "capability"):
+        pytest.skip("what kernels are compiled for is asked of the stand-in")
+    problem = Problem(2, 5, 6, 1, (5, 6), (3, 2), (1, 1), (1, 1), 1, ((1, 1), (1, 1)))
+    x, w, dy = problem.x("float32"), problem.w("float32"), problem.dy("float32")
+
+    def forward() -> None:
+        same(problem.conv(upload(x), upload(w), algorithm="direct"), problem.expected(x, w))
+
+    def gradients() -> None:
+        same(problem.input_grad(upload(dy), upload(w), algorithm="direct"), problem.expected_input_grad(dy, w))
+        same(problem.weight_grad(upload(x), upload(dy), algorithm="direct"), problem.expected_weight_grad(x, dy))
+
+    assert products_of(forward) == {0}
+    with nc.float32_as("tf32"):
+        assert products_of(forward) == products_of(gradients) == {3}
+        assert products_of(forward, capability="75") == {0}
+        with nc.strict():
+            assert products_of(forward) == {0}
+        with nc.float32_as("3xtf32"):
+            assert products_of(forward) == {4}
+    with pytest.raises(ValueError, match=r"name must be one of .*got 'half'"), nc.float32_as("half"):
+        pass

@@ -67,14 +67,14 @@ def check(plan: Launch, architectures=ARCHITECTURES) -> None:
         assert used.shared + plan.shared <= launch.MOST_SHARED, where
 
 
-def convolutions(family, spec: ConvSpec, element: str) -> Iterator[Launch]:
+def convolutions(family, spec: ConvSpec, element: str, **options) -> Iterator[Launch]:
     def array(shape, dtype=None):
         return poisoned(shape, dtype or memory(element))
 
     x, w, y = map(array, (spec.x_shape, spec.w_shape, spec.y_shape))
-    yield family.forward(spec, x, w, None, "relu", y, element)
-    yield family.input_grad(spec, y, w, x, element)
-    yield from family.weight_grad(spec, x, y, w, array, element)
+    yield family.forward(spec, x, w, None, "relu", y, element, **options)
+    yield family.input_grad(spec, y, w, x, element, **options)
+    yield from family.weight_grad(spec, x, y, w, array, element, **options)
 
 
 def depthwise_spec(size, kernel, stride=1, dilation=1) -> ConvSpec:
@@ -119,6 +119,22 @@ def test_every_tile(size: int, tile: implicit_gemm.Tile, monkeypatch) -> None:
     element = {4: "float32", 8: "float64", 16: "complex128"}[size]
     for plan in itertools.islice(convolutions(implicit_gemm, gemm_spec(stride=2), element), 2):
         check(plan, (90,))
+
+
+@pytest.mark.parametrize(
+    ("products", "number", "architectures"),
+    [
+        ("float16", 0, (80, 120)), ("bfloat16", 0, (80,)), ("tf32", 0, (120,)), ("3xtf32", 0, (80, 90, 120)),
+        *(("3xtf32", i, (90,)) for i in range(1, 5)),
+    ],
+)  # fmt: skip
+def test_tensor_cores(products: str, number: int, architectures, monkeypatch) -> None:
+    element = "float32" if "tf32" in products else products
+    size = implicit_gemm.itemsize(element)
+    monkeypatch.setattr(implicit_gemm, "TENSOR_TILES", {size: (implicit_gemm.TENSOR_TILES[size][number],)})
+    plans = convolutions(implicit_gemm, gemm_spec(), element, products=products)
+    for plan in itertools.islice(plans, 3 if number == 0 else 1):
+        check(plan, architectures)
 
 
 @pytest.mark.parametrize("element", ["float32", "float64"])

@@ -51,13 +51,13 @@ def numbers(shape: tuple[int, ...], element: str, seed: int) -> np.ndarray:
 class Case:
     """A problem with its arrays, the reference's answers, and launches of one family."""
 
-    def __init__(self, problem: Problem, element: str, family, offset: int = 0) -> None:
+    def __init__(self, problem: Problem, element: str, family, offset: int = 0, **options) -> None:
         self.problem = problem
         self.spec = ConvSpec.of(
             problem.x_shape, problem.w_shape, problem.stride, problem.pairs, problem.dilation, problem.groups
         )
         spec, window = self.spec, self.spec.window
-        self.element, self.family, self.offset = element, family, offset
+        self.element, self.family, self.offset, self.options = element, family, offset, options
         self.geometry = {
             "stride": window.stride, "padding": window.padding, "dilation": window.dilation, "groups": spec.groups,
         }  # fmt: skip
@@ -79,18 +79,20 @@ class Case:
     def forward(self, activation: str | None = None) -> np.ndarray:
         y = self.out(self.y_shape)
         x, w, bias = map(self.up, (self.x, self.w, self.bias))
-        loader.run(self.family.forward(self.spec, x, w, bias, activation, y, self.element))
+        loader.run(self.family.forward(self.spec, x, w, bias, activation, y, self.element, **self.options))
         return download(y)
 
     def input_grad(self) -> np.ndarray:
         dx = self.out(self.x_shape)
-        loader.run(self.family.input_grad(self.spec, self.up(self.dy), self.up(self.w), dx, self.element))
+        loader.run(
+            self.family.input_grad(self.spec, self.up(self.dy), self.up(self.w), dx, self.element, **self.options)
+        )
         return download(dx)
 
     def weight_grad(self) -> np.ndarray:
         dw = self.out(self.spec.w_shape)
         x, dy = self.up(self.x), self.up(self.dy)
-        loader.run(*self.family.weight_grad(self.spec, x, dy, dw, poisoned, self.element))
+        loader.run(*self.family.weight_grad(self.spec, x, dy, dw, poisoned, self.element, **self.options))
         return download(dw)
 
     def check(self) -> None:
@@ -193,6 +195,79 @@ def test_pointwise_in_vectors(element: str) -> None:
     assert dict(plan.kernel.defines)["LOAD"] == width
     assert dict(plan.kernel.defines)["STORE"] == (4 if element == "float16" else width)
     case.check()
+
+
+PRODUCTS = {"float16": "float16", "bfloat16": "bfloat16", "tf32": "float32", "3xtf32": "float32"}
+"""What tensor cores multiply, and of which elements."""
+
+
+@pytest.mark.parametrize(
+    ("products", "name"),
+    [
+        *((products, "every step different") for products in PRODUCTS), ("float16", "as in most networks"),
+        ("tf32", "pointwise, four positions at once"),
+    ],
+)  # fmt: skip
+def test_tensor_cores(products: str, name: str) -> None:
+    Case(GEMM[name], PRODUCTS[products], implicit_gemm, products=products).check()
+
+
+@pytest.mark.parametrize(
+    ("products", "number"), [("tf32", 0), ("tf32", 3), ("tf32", 4), ("bfloat16", 1), ("bfloat16", 2)]
+)
+def test_every_tile_of_tensor_cores(products: str, number: int, monkeypatch) -> None:
+    element = PRODUCTS[products]
+    size = implicit_gemm.itemsize(element)
+    tile = implicit_gemm.TENSOR_TILES[size][number]
+    monkeypatch.setattr(implicit_gemm, "TENSOR_TILES", {size: (tile,)})
+    # Some rows and columns less than the tile has, and a slice more.
+    given_ = problem(tile.k + 1, tile.m - 3, 1, (4, tile.n // 4 - 1), (1, 1), batch=1)
+    Case(given_, element, implicit_gemm, products=products).check()
+
+
+def test_vectors_of_tensor_cores() -> None:
+    # Rows of A and of B that are multiples of 16 bytes, in all operations.
+    case = Case(problem(16, 24, 1, (4, 8), (1, 1)), "float16", implicit_gemm, products="float16")
+    plan = implicit_gemm.forward(
+        case.spec, case.up(case.x), case.up(case.w), None, None, case.out(case.y_shape), **case.options
+    )
+    assert dict(plan.kernel.defines).items() >= {"LOAD_A": 8, "LOAD": 8, "STORE": 2}.items()
+    case.check()
+
+
+def rounded_to_tf32(value: np.ndarray) -> np.ndarray:
+    """11 significant bits, halves away from zero, as float64."""
+    bits = value.astype(np.float32).view(np.uint32)
+    return ((bits + 0x1000) & np.uint32(0xFFFFE000)).view(np.float32).astype(float)
+
+
+@pytest.mark.parametrize("products", ["tf32", "3xtf32"])
+def test_float32_on_tensor_cores_is_within_its_bound(products: str) -> None:
+    case = Case(GEMM["several blocks and shares"], "float32", implicit_gemm, products=products)
+    rng = np.random.default_rng(0)
+    case.x, case.w = (rng.standard_normal(a.shape).astype(np.float32).astype(float) for a in (case.x, case.w))
+    case.bias *= 0
+    # The bound of docs/accuracy.md; for TF32 that of sums of rounded elements, which are exact products.
+    n, eps = math.prod(case.spec.w_shape[1:]), float(np.finfo(np.float32).eps)
+    rounding, terms = (rounded_to_tf32, n + 1) if products == "tf32" else (np.asarray, n / 16 + 16)
+    right = reference.conv(rounding(case.x), rounding(case.w), **case.geometry)
+    size = reference.conv(abs(rounding(case.x)), abs(rounding(case.w)), **case.geometry)
+    runs = []
+    for seed in range(2):
+        with cuda_on_cpu.schedule("random", seed):
+            runs.append(case.forward())
+    assert np.array_equal(*runs)
+    assert (abs(runs[0] - right) <= terms * eps * size).all()
+    # Neither is the other: what TF32 loses is far beyond the bound of three products.
+    exact = reference.conv(case.x, case.w, **case.geometry)
+    assert (abs(runs[0] - exact) <= (n / 16 + 16) * eps * size).all() == (products == "3xtf32")
+
+
+def test_what_is_infinite_stays_infinite_on_tensor_cores() -> None:
+    case = Case(GEMM["pointwise"], "float32", implicit_gemm, products="3xtf32")
+    case.x, case.w = abs(case.x) + 1, abs(case.w) + 1
+    case.x[0, 3, 2, 2] = np.inf
+    identical(case.forward(), reference.conv(case.x, case.w, case.bias, **case.geometry).astype(np.float32))
 
 
 @settings(max_examples=12)

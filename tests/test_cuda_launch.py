@@ -85,7 +85,13 @@ def test_tiles_fit_every_gpu() -> None:
         for tile in tiles:
             assert tile.threads * tile.resident <= 1024
             for axes in (2, 3, 4):
-                assert implicit_gemm.shared_bytes(tile, element, "int64", axes) <= launch.MOST_SHARED
+                assert implicit_gemm.shared_bytes(tile, "forward", element, None, "int64", axes) <= launch.MOST_SHARED
+    for size, tiles in implicit_gemm.TENSOR_TILES.items():
+        element = {2: "float16", 4: "float32"}[size]
+        for tile in tiles:
+            assert tile.threads <= 1024
+            for op in implicit_gemm.OPERATIONS:
+                assert implicit_gemm.shared_bytes(tile, op, element, "tf32", "int64", 3) <= launch.MOST_SHARED
 
 
 @pytest.mark.parametrize(

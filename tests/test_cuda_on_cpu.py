@@ -128,7 +128,7 @@ FAULTS = {
         ("copy_async_wait<STAGES - 2>", "copy_async_wait<STAGES - 1>"),
         ("next fetch overwrites.\n    __syncthreads();", "next fetch overwrites."),
         ("first_m + m < p.rows", "first_m + m <= p.rows"),
-        ("if (to < 0) continue;", ""),
+        ("if (to < 0) return;", ""),
         ("at < (OPERATION == INPUT_GRAD ? window.out[axis] : window.size[axis])", "at <= window.size[axis]"),
     ],
     "depthwise_weight_grad.cu": [
@@ -140,6 +140,33 @@ FAULTS = {
         ("if (plane >= planes.batch * planes.channels) return;", ""),
     ],
 }  # fmt: skip
+
+
+ON_TENSOR_CORES = [
+    ("    if (ahead < slices) settle(ahead);\n", ""),
+    ("next fetch overwrites.\n    __syncthreads();", "next fetch overwrites."),
+    ("warp_m + i * 16 + lane % 16", "warp_m + i * 16 + lane % 8"),
+    ("if (MMA == F16) multiply", "if (MMA == F16 && threadIdx.x % 2 == 0) multiply"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("right", "wrong"), ON_TENSOR_CORES)
+def test_a_fault_on_tensor_cores_fails(monkeypatch, right: str, wrong: str) -> None:
+    original = loader.source
+    assert original("implicit_gemm.cu").count(right) == 1
+    monkeypatch.setattr(loader, "source", lambda name: original(name).replace(right, wrong))
+    with installed():
+        assert not passes(Case(GEMM["several blocks and shares"], "float16", implicit_gemm, products="float16"))
+
+
+def test_float32_must_be_rounded_before_tensor_cores_see_it(monkeypatch) -> None:
+    original = loader.source
+    monkeypatch.setattr(loader, "source", lambda name: original(name).replace("= float_to_tf32(value);", "= words[i];"))
+    with installed():
+        case = Case(GEMM["several blocks and shares"], "float32", implicit_gemm, products="tf32")
+        case.x, case.w = case.x / 3, case.w / 3
+        with pytest.raises(KernelError, match="not a TF32"):
+            case.forward()
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ struct Fiber {
   Wait wait;
   int line;
   unsigned mask;
-  unsigned char value[16];
+  unsigned char value[32];
   // Asynchronous copies that were asked for and not waited for.
   Copy copies[512];
   int pending, groups;
@@ -247,9 +247,79 @@ T shuffle(unsigned mask, T value, int lane, int line) {
   return exchange(mask, value, lane & (WARP - 1), line);
 }
 
-// Releases every rendezvous that is complete; false where nothing can go on.
+// ---- tensor cores ---------------------------------------------------------------------------------------------------
+// The tables of the PTX ISA, "Warp Level Matrix Instructions": which lane holds what of a matrix.
+
+// What the lanes of this warp hold out to each other; they meet before and after it is read.
+struct Offer {
+  explicit Offer(const void* mine, size_t bytes, int line) : line(line) {
+    memcpy(self().value, mine, bytes);
+    if (block.threads % WARP) fail("a warp is not whole", line);
+    warp_barrier(0xffffffffu, line);
+  }
+  ~Offer() { warp_barrier(0xffffffffu, line); }
+  template <class T>
+  T of(int lane) const {
+    T value;
+    memcpy(&value, block.fibers[block.current / WARP * WARP + lane].value, sizeof value);
+    return value;
+  }
+  const int line;
+};
+
+inline void read_matrices(unsigned (&words)[4], const void* row, bool turned, int line) {
+  if (reinterpret_cast<uintptr_t>(row) % 16) fail("a row of ldmatrix is not aligned to 16 bytes", line);
+  const Offer rows(&row, sizeof row, line);
+  const int lane = lane_of(block.current);
+  for (int i = 0; i < 4; i++) {
+    unsigned short halves[2];
+    for (int h = 0; h < 2; h++) {
+      const int down = turned ? lane % 4 * 2 + h : lane / 4, across = turned ? lane / 4 : lane % 4 * 2 + h;
+      halves[h] = rows.of<const unsigned short*>(i * 8 + down)[across];
+    }
+    words[i] = halves[0] | unsigned(halves[1]) << 16;
+  }
+}
+
+struct Fragments {
+  unsigned a[4], b[2];
+};
+
+// As tensor cores were found to round (M. Fasi et al., PeerJ Computer Science 7:e330).
+inline float towards_zero(double exact) {
+  const float nearest = float(exact);
+  return __builtin_fabs(double(nearest)) > __builtin_fabs(exact) ? __builtin_nextafterf(nearest, 0.0f) : nearest;
+}
+
+// PER_WORD elements of a fragment lie in a word; `number` reads one of them.
+template <int PER_WORD, class Number>
+__attribute__((optimize("O2"))) void multiply_matrices(float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2],
+                                                       int line, const Number& number) {
+  Fragments mine;
+  memcpy(mine.a, a, sizeof a), memcpy(mine.b, b, sizeof b);
+  const Offer fragments(&mine, sizeof mine, line);
+  // Rows g and g + 8 of A lie in the lanes 4 g to 4 g + 3, column c of B in the lanes 4 c to 4 c + 3; word w of k is in the
+  // first registers of the lanes for w < 4, in those behind for the others.
+  const int lane = lane_of(block.current);
+  for (int c = 0; c < 2; c++) {
+    double column[8 * PER_WORD];
+    for (int k = 0; k < 8 * PER_WORD; k++)
+      column[k] = number(fragments.of<Fragments>((lane % 4 * 2 + c) * 4 + k / PER_WORD % 4).b[k / PER_WORD / 4], k % PER_WORD);
+    for (int down = 0; down < 2; down++) {
+      double exact = sum[down * 2 + c];
+      for (int k = 0; k < 8 * PER_WORD; k++) {
+        const int word = k / PER_WORD;
+        const Fragments of_row = fragments.of<Fragments>(lane / 4 * 4 + word % 4);
+        exact += number(of_row.a[down + word / 4 * 2], k % PER_WORD) * column[k];
+      }
+      sum[down * 2 + c] = towards_zero(exact);
+    }
+  }
+}
+
+// Releases a rendezvous that is complete; false where nothing can go on.
 inline bool release() {
-  bool any = false, all = true;
+  bool all = true;
   int line = 0;
   for (int i = 0; i < block.threads; i++) {
     const Fiber& f = block.fibers[i];
@@ -267,7 +337,10 @@ inline bool release() {
     for (int i = 0; i < block.threads; i++) block.fibers[i].wait = Wait::nothing;
     return true;
   }
-  for (int first = 0; first < block.threads; first += WARP) {
+  // One warp goes on, so that it runs as far ahead of the others as they let it.
+  const int warps = (block.threads + WARP - 1) / WARP, start = block.order == 0 ? int(draw() % warps) : 0;
+  for (int w = 0; w < warps; w++) {
+    const int first = (block.order == 2 ? warps - 1 - w : (start + w) % warps) * WARP;
     for (int i = first; i < first + WARP && i < block.threads; i++) {
       const Fiber& f = block.fibers[i];
       if (f.done || f.wait != Wait::warp) continue;
@@ -282,10 +355,10 @@ inline bool release() {
       const unsigned mask = f.mask;
       for (int j = first; j < first + WARP && j < block.threads; j++)
         if (mask >> (j - first) & 1) block.fibers[j].wait = Wait::nothing;
-      any = true;
+      return true;
     }
   }
-  return any;
+  return false;
 }
 
 extern "C" unsigned char __start_cuda_shared[] __attribute__((weak));
@@ -551,4 +624,36 @@ inline unsigned short float_to_half(float value) {
   const int exponent = size < 0x1p-14f ? -15 : __builtin_ilogbf(size);
   const int units = int(__builtin_nearbyintf(__builtin_ldexpf(size, exponent == -15 ? 24 : 10 - exponent)));
   return static_cast<unsigned short>(sign | (exponent == -15 ? units : (exponent + 14) * 1024 + units));
+}
+
+#define load_matrices(words, row) emulation::read_matrices(words, row, false, __LINE__)
+#define load_matrices_turned(words, row) emulation::read_matrices(words, row, true, __LINE__)
+
+struct HalfOf {
+  float operator()(unsigned word, int half) const {
+    static float table[65536];
+    static bool filled = false;
+    for (int i = 0; !filled && i < 65536; i++) table[i] = half_to_float(static_cast<unsigned short>(i));
+    filled = true;
+    return table[word >> 16 * half & 0xffff];
+  }
+};
+struct UpperHalfOf {
+  float operator()(unsigned word, int half) const { return __uint_as_float((word >> 16 * half & 0xffff) << 16); }
+};
+struct Tf32Of {
+  float operator()(unsigned word, int) const {
+    if (word & 0x1fff) emulation::fail("an operand is not a TF32", 0);
+    return __uint_as_float(word);
+  }
+};
+#define multiply_matrices_f16(sum, a, b) emulation::multiply_matrices<2>(sum, a, b, __LINE__, HalfOf())
+#define multiply_matrices_bf16(sum, a, b) emulation::multiply_matrices<2>(sum, a, b, __LINE__, UpperHalfOf())
+#define multiply_matrices_tf32(sum, a, b) emulation::multiply_matrices<1>(sum, a, b, __LINE__, Tf32Of())
+
+// 11 significant bits, halves away from zero; what lies too far from zero becomes infinite, and a NaN one of TF32.
+inline unsigned float_to_tf32(float value) {
+  if (value != value) return 0x7fffe000;
+  const unsigned bits = __float_as_uint(value);
+  return (bits & 0x7f800000) == 0x7f800000 ? bits : (bits + 0x1000) & ~0x1fffu;
 }

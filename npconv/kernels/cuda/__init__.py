@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from npconv.config import float32_products
 from npconv.geometry import ConvSpec, Window
 from npconv.kernels.cuda import depthwise, implicit_gemm, windows
-from npconv.kernels.cuda.loader import run
+from npconv.kernels.cuda.launch import element_name
+from npconv.kernels.cuda.loader import architecture, run
 
 
 def uses_tiles(dtype: np.dtype[Any]) -> bool:  # noqa: ARG001 - the rooms share one signature
@@ -31,22 +33,28 @@ def multiplies_on_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool: 
 def conv_forward(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | None, y: Any) -> None:
     """``y = activation(x * w + bias)``."""
     if y.size:
-        family = depthwise if spec.is_depthwise else implicit_gemm
-        run(family.forward(spec, x, w, bias, activation, y))
+        if spec.is_depthwise:
+            run(depthwise.forward(spec, x, w, bias, activation, y))
+        else:
+            run(implicit_gemm.forward(spec, x, w, bias, activation, y, products=_products(x)))
 
 
 def conv_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
     """The gradient in the image."""
     if dx.size:
-        family = depthwise if spec.is_depthwise else implicit_gemm
-        run(family.input_grad(spec, dy, w, dx))
+        if spec.is_depthwise:
+            run(depthwise.input_grad(spec, dy, w, dx))
+        else:
+            run(implicit_gemm.input_grad(spec, dy, w, dx, products=_products(dy)))
 
 
 def conv_weight_grad(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:
     """The gradient in the weights; the same bits in every run."""
     if dw.size:
-        family = depthwise if spec.is_depthwise else implicit_gemm
-        run(*family.weight_grad(spec, x, dy, dw, _cupy().empty))
+        if spec.is_depthwise:
+            run(*depthwise.weight_grad(spec, x, dy, dw, _cupy().empty))
+        else:
+            run(*implicit_gemm.weight_grad(spec, x, dy, dw, _cupy().empty, products=_products(x)))
 
 
 def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Callable[..., None]:  # noqa: ARG001
@@ -97,6 +105,11 @@ def free_workspace() -> None:
     cupy = sys.modules.get("cupy")
     if cupy is not None:
         cupy.get_default_memory_pool().free_all_blocks()
+
+
+def _products(operand: Any) -> str | None:
+    """What the current device multiplies on tensor cores, if anything."""
+    return implicit_gemm.format_of(element_name(operand), architecture(), float32_products())
 
 
 def _cupy() -> Any:

@@ -16,13 +16,16 @@
 // subset, and see the gradient without a stride. Each phase is a matrix product of its own, so no product has a zero
 // in it that comes from the stride.
 //
-// A block computes a tile of TILE_M x TILE_N, a thread ROWS x COLS of it. Slices of TILE_K go through STAGES buffers in
-// shared memory, filled by asynchronous copies where elements are summed as they are. Sums run over k in order. With
-// SPLITS (weight gradients only) a block sums a share of k and writes its sums to `result`, (splits, *shape of dw) of
-// Sum; `sum_shares` adds them in order, so that every run gives the same bits.
+// A block computes a tile of TILE_M x TILE_N on one of two cores: with MMA on tensor cores, a warp ROWS x COLS of it
+// (tensor_tile.cuh), else a thread that many (register_tile.cuh). Slices of TILE_K go through STAGES buffers in shared
+// memory, filled by asynchronous copies, which take 4 bytes at least and leave elements as they are; others wait in
+// registers while a slice is multiplied. Sums run over k in order. With SPLITS (weight gradients only) a block sums a
+// share of k and writes its sums to `result`, (splits, *shape of dw) of Sum; `sum_shares` adds them in order, so that
+// every run gives the same bits.
 //
 // LOAD elements of B are copied at once where a whole row of k is as contiguous as n, for kernels of one tap: then the
-// positions and b's address are multiples of LOAD, and nothing is padded. STORE elements of D are written at once where
+// positions and b's address are multiples of LOAD, and nothing is padded. LOAD_A elements of A are copied at once where
+// rows of A, and shares of them, are multiples of LOAD_A, as is a's address. STORE elements of D are written at once where
 // neighbours in n are neighbours in memory, in runs that are multiples of STORE, as is the result's address.
 //
 // `a`, `b`    see the table; C order
@@ -32,25 +35,33 @@
 #include "window.cuh"
 
 enum Operation { FORWARD, INPUT_GRAD, WEIGHT_GRAD };
+enum Format { NONE, F16, BF16, TF32, TF32X3 };
+#if MMA
+#include "tensor_tile.cuh"
+#else
+#include "register_tile.cuh"
+#endif
 
 struct Shape {
   Index batch, groups, channels, outputs;  // channels and outputs of one group
 };
 
-constexpr int PACK = 16 / int(sizeof(Sum));             // sums that are read from shared memory at once
-constexpr int THREADS_M = TILE_M / ROWS, THREADS_N = TILE_N / COLS, THREADS = THREADS_M * THREADS_N;
-constexpr int PITCH_A = TILE_M + 16 / int(sizeof(Sum));  // columns of k lie in different banks
-constexpr int PITCH_B = TILE_N + 16 / int(sizeof(Sum));
-constexpr int SLICE_A = TILE_K * PITCH_A, SLICE_B = TILE_K * PITCH_B;
+typedef Core::Held Held;
+constexpr int THREADS = Core::THREADS;
 constexpr bool B_ALONG_K = OPERATION == WEIGHT_GRAD;  // along which side of B neighbours in memory lie
+constexpr int ROWS_OF_A = TILE_K / LOAD_A;            // of LOAD_A elements each, in one m
+constexpr int COPIES_A = TILE_M * ROWS_OF_A / THREADS;
 constexpr int COLUMNS = TILE_N / LOAD;  // of LOAD elements each
 constexpr int COPIES_B = COLUMNS * TILE_K / THREADS;
-// Columns of B that a thread brings, the same ones in every slice.
-constexpr int OWN = B_ALONG_K ? COPIES_B : COLUMNS > THREADS ? COLUMNS / THREADS : 1;
-static_assert(LOAD == 1 || (LOAD == PACK && ASYNC && !B_ALONG_K), "vectors are copied as they are, along n");
-static_assert(STORE == 1 || STORE == PACK, "a pack or its elements are stored");
-static_assert(TILE_M % ROWS == 0 && TILE_N % COLS == 0 && ROWS % PACK == 0 && COLS % PACK == 0, "whole packs");
-static_assert(THREADS % TILE_K == 0 && TILE_M * TILE_K % THREADS == 0 && COLUMNS * TILE_K % THREADS == 0, "whole loads");
+constexpr bool ASYNC_A = ASYNC && LOAD_A * sizeof(Held) >= 4, ASYNC_B = ASYNC && LOAD * sizeof(Held) >= 4;
+// Columns of B that a thread brings along n, the same ones in every slice; along k it keeps none, which would take too
+// many registers.
+constexpr int OWN = B_ALONG_K ? 1 : COLUMNS > THREADS ? COLUMNS / THREADS : 1;
+static_assert(LOAD == 1 || (LOAD == 16 / sizeof(Held) && ASYNC && !B_ALONG_K), "vectors are copied as they are, along n");
+static_assert(LOAD_A == 1 || (LOAD_A == 16 / sizeof(Held) && ASYNC), "vectors are copied as they are, along k");
+static_assert(STORE == 1 || STORE == Core::STORED, "a pack or its elements are stored");
+static_assert(THREADS % ROWS_OF_A == 0 && TILE_M * ROWS_OF_A % THREADS == 0, "whole loads of A");
+static_assert(THREADS % TILE_K == 0 && COLUMNS * TILE_K % THREADS == 0, "whole loads of B");
 static_assert(B_ALONG_K || THREADS % COLUMNS == 0 || COLUMNS % THREADS == 0, "a thread's columns are the same in each k");
 
 // What one k or one n adds to an address in B, and its coordinates; what it adds to one in A (k) or D (n), and -1 where
@@ -61,7 +72,7 @@ struct alignas(16) Place {
 };
 
 struct alignas(16) Storage {
-  Sum a[STAGES][SLICE_A], b[STAGES][SLICE_B];
+  Held a[STAGES][Core::SLICE_A], b[STAGES][Core::SLICE_B];
   Place of_k[2][TILE_K], of_n[TILE_N];
 };
 
@@ -191,15 +202,15 @@ __device__ __forceinline__ Place place_of_n(const Window& window, const Shape& s
   return place;
 }
 
-// Brings COUNT elements to shared memory, widened; where they are summed as they are, without passing through registers.
-template <int COUNT>
-__device__ __forceinline__ void bring(Sum* to, const Element* from, bool valid) {
-#if ASYNC
-  typedef Vector<Element, COUNT> Part;
-  copy_async_element(reinterpret_cast<Part*>(to), reinterpret_cast<const Part*>(from), valid);
-#else
-  *to = valid ? widen(*from) : Sum{};
-#endif
+// Brings COUNT elements to shared memory: at once, without passing through registers, or to `kept`.
+template <int COUNT, bool COPIED>
+__device__ __forceinline__ void bring(Held* to, Held& kept, const Element* from, bool valid) {
+  if constexpr (COPIED) {
+    typedef Vector<Element, COUNT> Part;
+    copy_async_element(reinterpret_cast<Part*>(to), reinterpret_cast<const Part*>(from), valid);
+  } else {
+    kept = valid ? Core::held(*from) : Held{};
+  }
 }
 
 #if SPLITS
@@ -251,27 +262,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 
   Place own[OWN];
 #pragma unroll
-  for (int i = 0; i < OWN; i++) {
+  for (int i = 0; i < OWN && !B_ALONG_K; i++) {
     const int number = thread + i * THREADS;
-    own[i] = storage.of_n[B_ALONG_K ? number / TILE_K : number % COLUMNS * LOAD];
+    own[i] = storage.of_n[number % COLUMNS * LOAD];
   }
 
+  Held kept_a[ASYNC_A ? 1 : COPIES_A], kept_b[ASYNC_B ? 1 : COPIES_B];
   const auto fetch = [&](Index slice) {
     const Place* of_k = storage.of_k[slice % 2];
-    Sum* to_a = storage.a[slice % STAGES];
-    Sum* to_b = storage.b[slice % STAGES];
+    Held* to_a = storage.a[slice % STAGES];
+    Held* to_b = storage.b[slice % STAGES];
 #pragma unroll
-    for (int i = 0; i < TILE_M * TILE_K / THREADS; i++) {
-      const int k = thread % TILE_K, m = thread / TILE_K + i * (THREADS / TILE_K);
+    for (int i = 0; i < COPIES_A; i++) {
+      const int k = thread % ROWS_OF_A * LOAD_A, m = thread / ROWS_OF_A + i * (THREADS / ROWS_OF_A);
       const bool valid = of_k[k].other >= 0 && first_m + m < p.rows;
-      bring<1>(to_a + k * PITCH_A + m, valid ? a + ((first_m + m) * pitch_a + of_k[k].other) : a, valid);
+      bring<LOAD_A, ASYNC_A>(to_a + Core::at_a(k, m), kept_a[ASYNC_A ? 0 : i],
+                             valid ? a + ((first_m + m) * pitch_a + of_k[k].other) : a, valid);
     }
 #pragma unroll
     for (int i = 0; i < COPIES_B; i++) {
       const int number = thread + i * THREADS;
       const int k = B_ALONG_K ? number % TILE_K : number / COLUMNS;
       const int n = B_ALONG_K ? number / TILE_K : number % COLUMNS * LOAD;
-      const Place from_k = of_k[k], &from_n = own[i % OWN];
+      const Place from_k = of_k[k], &from_n = B_ALONG_K ? storage.of_n[n] : own[i % OWN];
       bool valid = from_k.other >= 0 && from_n.other >= 0;
       if (valid) {
 #pragma unroll
@@ -280,65 +293,60 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
           valid = valid && at >= 0 && at < (OPERATION == INPUT_GRAD ? window.out[axis] : window.size[axis]);
         }
       }
-      bring<LOAD>(to_b + k * PITCH_B + n, valid ? b + (from_k.element + from_n.element) : b, valid);
+      bring<LOAD, ASYNC_B>(to_b + Core::at_b(k, n), kept_b[ASYNC_B ? 0 : i],
+                           valid ? b + (from_k.element + from_n.element) : b, valid);
+    }
+  };
+  // Puts what was kept of a slice into shared memory.
+  const auto settle = [&](Index slice) {
+#pragma unroll
+    for (int i = 0; i < COPIES_A && !ASYNC_A; i++)
+      storage.a[slice % STAGES][Core::at_a(thread % TILE_K, thread / TILE_K + i * (THREADS / TILE_K))] = kept_a[i];
+#pragma unroll
+    for (int i = 0; i < COPIES_B && !ASYNC_B; i++) {
+      const int number = thread + i * THREADS;
+      const int k = B_ALONG_K ? number % TILE_K : number / COLUMNS, n = B_ALONG_K ? number / TILE_K : number % COLUMNS;
+      storage.b[slice % STAGES][Core::at_b(k, n)] = kept_b[i];
     }
   };
 
   // Before slice s is used, slices up to s + STAGES - 2 have been asked for.
   for (Index slice = 0; slice < STAGES - 1; slice++) {
-    if (slice < slices) fetch(slice);
+    if (slice < slices) {
+      fetch(slice);
+      settle(slice);
+    }
     copy_async_commit();
     tabulate(slice + 1);
     __syncthreads();
   }
 
-  const int thread_m = thread / THREADS_N, thread_n = thread % THREADS_N;
-  Sum sums[ROWS][COLS] = {};
+  Core core;
   for (Index slice = 0; slice < slices; slice++) {
     copy_async_wait<STAGES - 2>();
     // All have what they asked for of this slice, and have read what the next fetch overwrites.
     __syncthreads();
-    if (slice + STAGES - 1 < slices) fetch(slice + STAGES - 1);
+    const Index ahead = slice + STAGES - 1;
+    if (ahead < slices) fetch(ahead);
     copy_async_commit();
     // Long divisions of a few threads, under way while the others multiply.
     tabulate(slice + STAGES);
-    const Sum* from_a = storage.a[slice % STAGES];
-    const Sum* from_b = storage.b[slice % STAGES];
-#pragma unroll
-    for (int k = 0; k < TILE_K; k++) {
-      Vector<Sum, PACK> left[ROWS / PACK], right[COLS / PACK];
-#pragma unroll
-      for (int i = 0; i < ROWS / PACK; i++)
-        left[i] = load_vector<Sum, PACK>(from_a + k * PITCH_A + (i * THREADS_M + thread_m) * PACK);
-#pragma unroll
-      for (int j = 0; j < COLS / PACK; j++)
-        right[j] = load_vector<Sum, PACK>(from_b + k * PITCH_B + (j * THREADS_N + thread_n) * PACK);
-#pragma unroll
-      for (int i = 0; i < ROWS; i++) {
-#pragma unroll
-        for (int j = 0; j < COLS; j++)
-          sums[i][j] = multiply_add(sums[i][j], left[i / PACK].at[i % PACK], right[j / PACK].at[j % PACK]);
-      }
-    }
+    core.multiply(storage.a[slice % STAGES], storage.b[slice % STAGES]);
+    if (ahead < slices) settle(ahead);
   }
 
-#pragma unroll
-  for (int i = 0; i < ROWS; i++) {
-    const Index m = first_m + (i / PACK * THREADS_M + thread_m) * PACK + i % PACK;
-    if (m >= p.rows) continue;
+  core.each([&](int row, int column, const Sum* sums) {
+    const Index m = first_m + row, to = storage.of_n[column].other;
+    if (m >= p.rows) return;
+    if (to < 0) return;
     const Sum offset = OPERATION == FORWARD && bias ? widen(bias[group * p.rows + m]) : Sum{};
+    Vector<Result, STORE> part;
 #pragma unroll
-    for (int j = 0; j < COLS; j += STORE) {
-      const Index to = storage.of_n[(j / PACK * THREADS_N + thread_n) * PACK + j % PACK].other;
-      if (to < 0) continue;
-      Vector<Result, STORE> part;
-#pragma unroll
-      for (int s = 0; s < STORE; s++) {
-        Sum sum = sums[i][j + s];
-        if (OPERATION == FORWARD) sum = activated(plus(sum, offset), activation);
-        part.at[s] = Narrow<Result>::from(sum);
-      }
-      store_vector<Result, STORE>(result + (m * pitch_d + to), part);
+    for (int s = 0; s < STORE; s++) {
+      Sum sum = sums[s];
+      if (OPERATION == FORWARD) sum = activated(plus(sum, offset), activation);
+      part.at[s] = Narrow<Result>::from(sum);
     }
-  }
+    store_vector<Result, STORE>(result + (m * pitch_d + to), part);
+  });
 }

@@ -97,8 +97,19 @@ def function(kernel: Kernel) -> Any:
     return compiled
 
 
+def architecture() -> int:
+    """The current device's: 80 for compute capability 8.0."""
+    return _architecture(int(importlib.import_module("cupy").cuda.runtime.getDevice()))
+
+
+@functools.cache
+def _architecture(device: int) -> int:
+    return int(importlib.import_module("cupy").cuda.Device(device).compute_capability)
+
+
 def forget() -> None:
     """Let go of all compiled variants."""
+    _architecture.cache_clear()
     with _lock:
         _functions.clear()
 

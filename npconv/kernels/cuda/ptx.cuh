@@ -50,4 +50,44 @@ __device__ __forceinline__ unsigned short float_to_half(float value) {
   return bits;
 }
 
+#if __CUDA_ARCH__ >= 800
+// Four matrices of 8 rows of 16 bytes, whose addresses lanes 0-7, 8-15, 16-23, 24-31 hold: lane l gets word l % 4 of row
+// l / 4 of each. All lanes of a warp together.
+__device__ __forceinline__ void load_matrices(unsigned (&words)[4], const void* row) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(address)
+               : "memory");
+}
+
+// The same, of matrices of 16-bit elements that are transposed on the way.
+__device__ __forceinline__ void load_matrices_turned(unsigned (&words)[4], const void* row) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(address)
+               : "memory");
+}
+
+// sum += a * b for matrices of 16 x 16 by 16 x 8 halves, or 16 x 8 by 8 x 8 TF32, as fragments; all lanes together.
+#define NPCONV_MMA(name, shape_and_types)                                                                     \
+  __device__ __forceinline__ void name(float(&sum)[4], const unsigned(&a)[4], const unsigned(&b)[2]) {         \
+    asm("mma.sync.aligned." shape_and_types " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                                              \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                                  \
+  }
+NPCONV_MMA(multiply_matrices_f16, "m16n8k16.row.col.f32.f16.f16.f32")
+NPCONV_MMA(multiply_matrices_bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
+NPCONV_MMA(multiply_matrices_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
+#undef NPCONV_MMA
+
+// The nearest number with 11 significant bits, halves away from zero.
+__device__ __forceinline__ unsigned float_to_tf32(float value) {
+  unsigned bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+  return bits;
+}
+#endif
+
 #endif
