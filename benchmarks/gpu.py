@@ -77,8 +77,8 @@ def command(name: str, rows: Path) -> list[str] | None:
     """The process of a section, which measures or tests; None where it needs a program that is missing."""
     if name in MEASURED:
         return [sys.executable, "-m", "benchmarks.gpu", "--section", name, "--rows", str(rows)]
-    room = "backend" if name == "check-public" else "kernels"
-    tests = [sys.executable, *TESTS, str(ROOT / "tests" / f"test_cuda_{room}.py")]
+    rooms = ("backend",) if name == "check-public" else ("kernels", "winograd")
+    tests = [sys.executable, *TESTS, *(str(ROOT / "tests" / f"test_cuda_{room}.py") for room in rooms)]
     if name.startswith("check"):
         return tests
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")

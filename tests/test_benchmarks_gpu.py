@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,6 +157,13 @@ def test_what_a_section_started_ends_with_it() -> None:
     start = time.perf_counter()
     assert gpu.finished([sys.executable, "-c", sleeper], 2) == (None, "begun\n")
     assert time.perf_counter() - start < 15
+
+
+def test_the_tests_that_a_gpu_runs_exist() -> None:
+    for name in ("check", "check-public"):
+        files = [part for part in gpu.command(name, None) if part.endswith(".py")]
+        assert files
+        assert all(Path(file).exists() for file in files)
 
 
 def test_no_gpu_is_said(monkeypatch, capsys) -> None:

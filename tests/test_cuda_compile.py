@@ -13,8 +13,9 @@ import nvrtc
 import pytest
 from fake_cupy import poisoned
 
+from npconv.algorithms.winograd import matrices
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cuda import depthwise, implicit_gemm, launch, loader, windows
+from npconv.kernels.cuda import depthwise, implicit_gemm, launch, loader, windows, winograd
 from npconv.kernels.cuda.launch import Launch
 
 ARCHITECTURES = (75, 80, 90, 120)
@@ -164,3 +165,16 @@ def test_windows(element: str) -> None:
     check(windows.fold(window, columns, x, element), SOME[element][:1])
     check(windows.max_pool(window, x, y, winner, element), SOME[element][:1])
     check(windows.max_pool_grad(window, y, winner, x, element), SOME[element][:1])
+
+
+@pytest.mark.parametrize(
+    ("tile", "architectures"), [(((2, 3), (2, 3)), ARCHITECTURES), (((4, 3), (4, 3)), (90,))], ids=["F(2,3)", "F(4,3)"]
+)
+def test_winograd(tile, architectures) -> None:
+    # F(6,3), 5 s a kernel here, fits as well.
+    spec, fs = ConvSpec.of((4, 16, 24, 24), (16, 16, 3, 3), padding=1), matrices(tile)
+    x, w, y = (poisoned(shape, "float32") for shape in (spec.x_shape, spec.w_shape, spec.y_shape))
+    points = poisoned((len(fs[0].bt) ** 2, 16, 16), "float32")
+    data, _, results = winograd.forward(spec, fs, x, points, None, "relu", y, poisoned)
+    for plan in (winograd.weights(spec, fs, w, points), data, results):
+        check(plan, architectures)

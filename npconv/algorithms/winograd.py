@@ -103,7 +103,8 @@ class Winograd:
         return Work(sum(operations_), nbytes + itemsize * (4 * tiled + 2 * extra), itemsize * held)
 
     def kernel(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> str:
-        if is_compiled(spec, op, backend):
+        # On a GPU the transforms are compiled too; how fast they and the products are is held to be one rate.
+        if backend.name == "numba" and is_compiled(spec, op, backend):
             return "winograd_tiles"
         maps = spec.parameters // spec.window.taps
         return "narrow_matmul" if backend.kernels is None and is_narrow(maps, spec) else "winograd_matmul"
@@ -217,9 +218,8 @@ def laid_out(spec: ConvSpec) -> int:
     if not form.is_divided:
         return 0
     image, result = form.spec.window.size, form.spec.window.out
-    images = form.spec.batch // len(form.planes) * math.prod(form.steps)
-    count = math.prod(spec.window.size[:-2]), math.prod(spec.window.out[:-2])
-    return images * (spec.in_channels * count[0] * math.prod(image) + spec.out_channels * count[1] * math.prod(result))
+    read = spec.in_channels * form.held * math.prod(image)
+    return form.images * math.prod(form.steps) * (read + spec.out_channels * form.written * math.prod(result))
 
 
 def is_compiled(spec: ConvSpec, op: str, backend: Backend) -> bool:
@@ -257,14 +257,20 @@ def _compiled(
     """The compiled loops for a convolution and what it amounts to."""
     kernels: Any = backend.kernels
     run_planes = kernels.winograd_runner(form.spec, dtype, matrices(tile), clamp, form.planes)
-    if not form.is_divided:
+    reads_planes = hasattr(kernels, "divide_phases")
+    if form.planes.shape == (1, 1) or (reads_planes and not form.is_divided):
         return run_planes  # type: ignore[no-any-return]
     shape = form.images, form.spec.out_channels, len(form.planes), *form.spec.window.out
 
     def run(x: Array, points: Array, bias: Array | None, y: Array, limit: int | None = None) -> None:
-        parts = backend.scratch(shape, dtype)
-        run_planes(form.split(backend, x), points, bias, parts, limit)
-        form.join(backend, parts, y)
+        if reads_planes:
+            parts = backend.scratch(shape, dtype)
+            run_planes(form.split(backend, x), points, bias, parts, limit)
+            form.join(backend, parts, y)
+            return
+        images = backend.scratch(result_shape(form.spec), dtype)
+        run_planes(form.divide(backend, x), points, bias, images, limit)
+        y[...] = form.joined(backend, images, y.shape)
 
     return run
 

@@ -7,6 +7,7 @@ that it is handed for the result; nothing waits for the device. See docs/gpu.md;
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from npconv.config import float32_products
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cuda import depthwise, implicit_gemm, windows
+from npconv.kernels.cuda import depthwise, implicit_gemm, windows, winograd
 from npconv.kernels.cuda.launch import element_name
 from npconv.kernels.cuda.loader import architecture, run
 
@@ -62,6 +63,34 @@ def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Call
 
     def forward(x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> None:  # noqa: ARG001
         conv_forward(spec, x, w, bias, activation, y)
+
+    return forward
+
+
+def winograd_weights(spec: ConvSpec, transforms: tuple[Any, ...], w: Any, turned: bool = False) -> Any:
+    """Weights transformed for what `winograd_runner` makes; see `npconv.kernels.cpu.winograd_weights`."""
+    count = math.prod(len(f.bt) for f in transforms)
+    points = _cupy().empty((count, spec.out_channels, spec.in_channels // spec.groups), w.dtype)
+    if points.size:
+        run(winograd.weights(spec, transforms, w, points, turned))
+    return points
+
+
+def winograd_runner(
+    spec: ConvSpec,
+    dtype: np.dtype[Any],  # noqa: ARG001
+    transforms: tuple[Any, ...],
+    activation: str | None,
+    planes: Any,  # noqa: ARG001
+) -> Callable[..., None]:
+    """The forward convolution with transformed weights, prepared for many calls; see `runner`.
+
+    Images are those of `spec`: under each of them lies one plane, that of its number.
+    """
+
+    def forward(x: Any, points: Any, bias: Any, y: Any, limit: int | None = None) -> None:  # noqa: ARG001
+        if y.size:
+            run(*winograd.forward(spec, transforms, x, points, bias, activation, y, _cupy().empty))
 
     return forward
 
