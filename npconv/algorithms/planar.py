@@ -64,10 +64,10 @@ class Planar:
         if self.planes.shape == (1, 1):
             return x.reshape(self.spec.x_shape)
         parts = self.split(backend, x)
-        absent = backend.xp.zeros((*parts.shape[:2], 1, *parts.shape[3:]), parts.dtype)
         # The last plane is the absent one.
-        parts = backend.xp.concatenate([parts, absent], axis=2)
-        under = backend.xp.take(parts, backend.xp.asarray(self.planes), axis=2)
+        held = backend.xp.zeros((*parts.shape[:2], parts.shape[2] + 1, *parts.shape[3:]), parts.dtype)
+        held[:, :, :-1] = parts
+        under = held[:, :, backend.xp.asarray(self.planes)]
         return backend.xp.ascontiguousarray(backend.xp.moveaxis(under, 2, 1)).reshape(self.spec.x_shape)
 
     def divide_result(self, backend: Backend, y: Array) -> Array:
