@@ -2,7 +2,7 @@
 
 Of a tile of m outputs per axis, the n = m + r - 1 inputs under it become n transformed values; the weights become as
 many, once; the sum over channels is a matrix product at each of the n points; and n sums become m outputs. The
-gradients are the same steps in another order, so the steps are functions: `cut`, `transformed`, a product, `joined`.
+gradients are the same steps in another order (`winograd_steps`; on the CPU mostly compiled loops).
 
 It rounds in another way than a sum of products: docs/accuracy.md has the bound, `error_bound` computes it.
 """
@@ -10,52 +10,46 @@ It rounds in another way than a sum of products: docs/accuracy.md has the bound,
 from __future__ import annotations
 
 import functools
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from npconv.algorithms.base import Runner, Work, is_narrow, is_tame, is_turnable, largest, result_shape, turned
-from npconv.algorithms.cook_toom import (
-    SIZES,
-    Matrix,
-    Tile,
-    Transforms,
-    accurate_enough,
-    error_factor,
-    overflow_growth,
-    transforms,
-)
+from npconv.algorithms.base import Runner, Work, is_narrow, is_tame, largest, result_shape, turned
+from npconv.algorithms.cook_toom import Tile, error_factor, overflow_growth
 from npconv.algorithms.direct import Direct
 from npconv.algorithms.planar import Planar, planar
 from npconv.algorithms.tile_times import winograd_seconds
-from npconv.arrays import Array, Backend, flatten, require
+from npconv.algorithms.winograd_steps import (
+    HELD,
+    block_shape,
+    correlated,
+    turned_weights,
+    weight_correlated,
+    weight_points,
+)
+from npconv.algorithms.winograd_tiles import (
+    matrices,
+    obstacle,
+    operations,
+    points_per_axis,
+    price,
+    row_elements,
+    tile_counts,
+    tile_sizes,
+)
+from npconv.arrays import Array, Backend, require
 from npconv.epilogue import activate, finish
-from npconv.geometry import ConvSpec, Size
+from npconv.geometry import ConvSpec
 from npconv.machine import predicted_seconds
-
-WORKSPACE = 16 * 2**20
-"""Bytes of transformed tiles that are held at once, unless a single row of tiles needs more."""
 
 WORTH_COMPILING = 2**19
 """Products of an image from which on the compiled form is used."""
 
 LAYING_OUT = 1.5e-9
 """Seconds to lay out one element of a phase anew."""
-
-_HELD = 3
-"""Copies of a block's transformed tiles that exist at once: gathered, half way, and transformed."""
-
-ROWS, PANEL = 6, 16
-"""Output channels and tiles that are multiplied at once, whether there are so many or not: most CPUs' register tile."""
-
-CALL_COST, TRANSFORM_COST, STREAM_COST, WEIGHT_COST, PACK_COST = 3500, 3.5, 5, 1.6, 18
-"""What takes as long as so many operations of the products, in the compiled form: a register tile, however deep; an
-operation of a transform; one transformed weight read for the products; an operation of the transform of the weights,
-and one transformed weight written. Fitted to 61 pairs of layers and tiles, see docs/kernels.md."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +88,12 @@ class Winograd:
         nbytes, extra, spec = spec.bytes(itemsize), laid_out(spec), planar(spec).spec
         tile = tile_sizes(spec, op)
         operations_ = operations(spec, tile, op)
-        points = math.prod(_points(tile))
+        points = math.prod(points_per_axis(tile))
         # Transformed tiles are gathered, transformed, multiplied and joined; each step writes and reads them.
         tiled = (spec.in_channels + spec.out_channels) * spec.batch * points * math.prod(tile_counts(spec, tile))
         images, rows = block_shape(spec, tile, itemsize)
         weights = 2 * (points + spec.window.taps) * spec.parameters // spec.window.taps
-        held = _HELD * images * rows * _row_elements(spec, tile) + weights + extra
+        held = HELD * images * rows * row_elements(spec, tile) + weights + extra
         return Work(sum(operations_), nbytes + itemsize * (4 * tiled + 2 * extra), itemsize * held)
 
     def kernel(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> str:
@@ -115,7 +109,7 @@ class Winograd:
         kernel, extra, spec = self.kernel(spec, op, backend, dtype), laid_out(spec), planar(spec).spec
         tile = tile_sizes(spec, op, reused)
         if kernel == "winograd_tiles":
-            points, tiles = math.prod(_points(tile)), spec.batch * math.prod(tile_counts(spec, tile))
+            points, tiles = math.prod(points_per_axis(tile)), spec.batch * math.prod(tile_counts(spec, tile))
             return winograd_seconds(spec, points, tiles, dtype.itemsize, reused) + extra * LAYING_OUT
         # Rates are those of float32: vectors hold half as many of the other.
         effort = price(spec, tile, op, reused) * dtype.itemsize / 4
@@ -127,7 +121,7 @@ class Winograd:
         compiled = is_compiled(spec, "forward", backend) and op != "weight_grad"
         spec = planar(turned(spec) if op == "input_grad" else spec).spec
         tile = tile_sizes(spec, op, reused)
-        outputs, points = _by(m for m, _ in tile), _by(_points(tile))
+        outputs, points = _by(m for m, _ in tile), _by(points_per_axis(tile))
         images, rows = block_shape(spec, tile, dtype.itemsize)
         counts = _by(tile_counts(spec, tile))
         blocks = ("blocks", f"{images} of {spec.batch} images, {rows} rows of {counts} tiles")
@@ -188,28 +182,6 @@ class Winograd:
             return Direct().weight_grad(spec, backend, x, dy)
         x, dy = form.divide(backend, x), form.divide_result(backend, dy)
         return weight_correlated(backend, form.spec, tile, matrices(tile), x, dy).reshape(spec.w_shape)
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# What can run, in which tiles, at what cost: pure numbers
-# --------------------------------------------------------------------------------------------------------------------
-
-
-def obstacle(spec: ConvSpec, op: str) -> str | None:
-    """None, or why no dtype can run this spec."""
-    window = spec.window
-    last = window.axes(slice(max(0, window.ndim - 2), None))
-    if set(last.stride) != {1}:
-        return f"Winograd tiles need stride 1 along the last two axes, here {window.stride}"
-    if not 1 < max(last.kernel) <= max(SIZES):
-        return f"Winograd tiles need kernels of 2 to {max(SIZES)} along one of the last two axes, here {window.kernel}"
-    if not accurate_enough(tuple((SIZES[k][0], k) for k in last.kernel)):
-        return f"Winograd tiles would round too much for a kernel of {window.kernel}"
-    if any(d > max(1, n) for d, k, n in zip(last.dilation, last.kernel, last.out, strict=True) if k > 1):
-        return f"a dilation larger than the result leaves Winograd tiles empty, here {window.dilation}"
-    if op == "input_grad" and not is_turnable(spec):
-        return f"its input gradient needs stride 1 and padding within the kernel, here {window.padding}"
-    return None
 
 
 def laid_out(spec: ConvSpec) -> int:
@@ -275,88 +247,8 @@ def _compiled(
     return run
 
 
-@functools.lru_cache(maxsize=1024)
-def tile_sizes(spec: ConvSpec, op: str, reused: bool = False) -> Tile:
-    """The accurate tile of least cost, ``(m, r)`` per axis, for a spec that `obstacle` lets pass.
-
-    The cost counts whole tiles, so what hangs over the edges is paid for, and the transform of the weights unless they
-    are `reused`. An input gradient's tiles are those of the forward convolution that `turned` gives.
-    """
-    axes = [[(m, r) for m in SIZES[r]] for r in spec.window.kernel]
-    return min(filter(accurate_enough, itertools.product(*axes)), key=lambda tile: price(spec, tile, op, reused))
-
-
-def price(spec: ConvSpec, tile: Tile, op: str, reused: bool) -> float:
-    """Time of a call, in operations of the products that would take as long."""
-    _, transforming, weights = operations(spec, tile, op)
-    tiles, points = spec.batch * math.prod(tile_counts(spec, tile)), math.prod(_points(tile))
-    outputs, channels = spec.out_channels // spec.groups, spec.in_channels // spec.groups
-    columns, depth = (channels, tiles) if op == "weight_grad" else (tiles, channels)
-    products = points * spec.groups * -(-outputs // ROWS) * -(-columns // PANEL)
-    stream = points * spec.groups * outputs * channels
-    packing = 0 if reused else WEIGHT_COST * weights + PACK_COST * stream
-    return (
-        products * (2 * ROWS * PANEL * depth + CALL_COST)
-        + TRANSFORM_COST * transforming
-        + STREAM_COST * stream
-        + packing
-    )
-
-
-def operations(spec: ConvSpec, tile: Tile, op: str) -> tuple[int, int, int]:
-    """Floating-point operations of the products, of the transforms of images, and of those of weights."""
-    counts, points, fs = tile_counts(spec, tile), _points(tile), matrices(tile)
-    tiles = spec.batch * math.prod(counts)
-    products = 2 * math.prod(points) * tiles * spec.parameters // spec.window.taps
-    one = (1,) * len(tile)
-    extents = [t * m + r - 1 for t, (m, r) in zip(counts, tile, strict=True)]
-    data = spec.batch * spec.in_channels * _chain([f.bt for f in fs], counts, extents)
-    maps = spec.parameters // spec.window.taps
-    if op == "weight_grad":
-        covered = [t * m for t, (m, _) in zip(counts, tile, strict=True)]
-        results = spec.batch * spec.out_channels * _chain([f.at.T for f in fs], counts, covered)
-        return products, data + results, maps * _chain([f.g.T for f in fs], one, points)
-    weights = maps * _chain([f.g for f in fs], one, spec.window.kernel)
-    tiled = [t * n for t, n in zip(counts, points, strict=True)]
-    return products, data + spec.batch * spec.out_channels * _chain([f.at for f in fs], counts, tiled), weights
-
-
 def _by(sizes: Iterable[int]) -> str:
     return "x".join(map(str, sizes))
-
-
-def _chain(chain: Sequence[Matrix], counts: Size, sizes: Sequence[int]) -> int:
-    """Operations of one matrix after the other along axes of these sizes, each applied to so many tiles."""
-    sizes, total = list(sizes), 0
-    for axis, (matrix, count) in enumerate(zip(chain, counts, strict=True)):
-        sizes[axis] = 1
-        total += 2 * int((matrix != 0).sum()) * count * math.prod(sizes) * (matrix.size > 1)
-        sizes[axis] = count * len(matrix)
-    return total
-
-
-def tile_counts(spec: ConvSpec, tile: Tile) -> Size:
-    """Number of tiles per axis; the last may hang over the edge."""
-    return tuple(-(-n // m) for n, (m, _) in zip(spec.window.out, tile, strict=True))
-
-
-def matrices(tile: Tile) -> tuple[Transforms, ...]:
-    """The transforms of every axis."""
-    return tuple(transforms(m, r) for m, r in tile)
-
-
-def _points(tile: Tile) -> Size:
-    return tuple(m + r - 1 for m, r in tile)
-
-
-def _row_elements(spec: ConvSpec, tile: Tile) -> int:
-    """Transformed elements of one image under and over one row of tiles."""
-    return (spec.in_channels + spec.out_channels) * math.prod(_points(tile)) * math.prod(tile_counts(spec, tile)[1:])
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Rounding and overflow
-# --------------------------------------------------------------------------------------------------------------------
 
 
 def _terms(spec: ConvSpec, tile: Tile, op: str) -> int:
@@ -415,169 +307,3 @@ def error_bound(spec: ConvSpec, op: str, a: Array, b: Array, dtype: np.dtype[Any
     lost = error_factor(tile, _terms(spec, tile, op), dtype, op)
     underflow = _terms(spec, tile, op) * math.prod(float(m.sum(1).max()) for m in last) * float(info.tiny)
     return lost * passed + underflow
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The operations, as steps on `xp`
-# --------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Block:
-    """Some images of the batch, and some rows of tiles along the first axis: what is transformed at once."""
-
-    images: slice
-    first: int
-    rows: int
-
-
-def correlated(
-    backend: Backend, spec: ConvSpec, tile: Tile, fs: Sequence[Transforms], x: Array, points: Array
-) -> Array:
-    """The forward convolution with transformed weights."""
-    y = backend.xp.empty(result_shape(spec), x.dtype)
-    for block in blocks(spec, tile, x.dtype.itemsize):
-        data = data_points(backend, spec, tile, fs, x, block)
-        sums = backend.matmul(points, data[None])[0]
-        low = block.first * tile[0][0]
-        part = y[block.images, :, low : low + block.rows * tile[0][0]]
-        shape = (*_points(tile), spec.out_channels, len(part), *_block_counts(spec, tile, block))
-        outputs = untiled(joined(backend, [f.at for f in fs], sums.reshape(shape)))
-        part[...] = outputs[:, :, *(slice(n) for n in part.shape[2:])]
-    return y
-
-
-def weight_correlated(
-    backend: Backend, spec: ConvSpec, tile: Tile, fs: Sequence[Transforms], x: Array, dy: Array
-) -> Array:
-    """The weight gradient: products summed over all tiles before they are transformed back."""
-    shape = (*_points(tile), spec.out_channels, spec.in_channels // spec.groups)
-    sums = backend.xp.zeros(
-        (math.prod(_points(tile)) * spec.groups, spec.out_channels // spec.groups, shape[-1]), x.dtype
-    )
-    for block in blocks(spec, tile, x.dtype.itemsize):
-        data = data_points(backend, spec, tile, fs, x, block)
-        results = result_points(backend, spec, tile, fs, dy, block)
-        sums += backend.matmul(results, data.swapaxes(1, 2)[None])[0]
-    dw = joined(backend, [f.g.T for f in fs], sums.reshape(shape))
-    return backend.xp.ascontiguousarray(backend.xp.moveaxis(dw, (-2, -1), (0, 1)))
-
-
-def weight_points(backend: Backend, spec: ConvSpec, fs: Sequence[Transforms], w: Array) -> Array:
-    """``(points * groups, C_out / groups, C / groups)``."""
-    ndim = len(fs)
-    taps = backend.xp.ascontiguousarray(backend.xp.moveaxis(w, (0, 1), (ndim, ndim + 1)))
-    out = joined(backend, [f.g for f in fs], taps)
-    return out.reshape(math.prod(out.shape[:ndim]) * spec.groups, spec.out_channels // spec.groups, w.shape[1])
-
-
-def data_points(
-    backend: Backend, spec: ConvSpec, tile: Tile, fs: Sequence[Transforms], x: Array, block: Block
-) -> Array:
-    """The inputs under a block of tiles, transformed: ``(points * groups, C / groups, images * tiles)``."""
-    counts, steps = _block_counts(spec, tile, block), [m for m, _ in tile]
-    starts = [-low for low, _ in spec.window.padding]
-    starts[0] += block.first * steps[0]
-    extents = [t * m + r - 1 for t, (m, r) in zip(counts, tile, strict=True)]
-    value = transformed(backend, [f.bt for f in fs], cut(backend, x[block.images], starts, extents), counts, steps)
-    return _as_operand(spec, value, len(tile))
-
-
-def result_points(
-    backend: Backend, spec: ConvSpec, tile: Tile, fs: Sequence[Transforms], dy: Array, block: Block
-) -> Array:
-    """The gradients of a block of tiles, transformed: ``(points * groups, C_out / groups, images * tiles)``."""
-    counts, steps = _block_counts(spec, tile, block), [m for m, _ in tile]
-    starts = [block.first * steps[0], *[0] * (len(tile) - 1)]
-    extents = [t * m for t, m in zip(counts, steps, strict=True)]
-    value = transformed(backend, [f.at.T for f in fs], cut(backend, dy[block.images], starts, extents), counts, steps)
-    return _as_operand(spec, value, len(tile))
-
-
-def _as_operand(spec: ConvSpec, value: Array, ndim: int) -> Array:
-    """``(*points, channels, images, *tiles)`` for the products: points with groups, channels, images with tiles."""
-    points, channels, columns = value.shape[:ndim], value.shape[ndim], value.shape[ndim + 1 :]
-    return value.reshape(math.prod(points) * spec.groups, channels // spec.groups, math.prod(columns))
-
-
-def cut(backend: Backend, x: Array, starts: Sequence[int], extents: Sequence[int]) -> Array:
-    """A part of ``(N, C, *spatial)`` as ``(C, N, *extents)``, with zeros where it reaches beyond the image."""
-    part = backend.xp.zeros((x.shape[1], x.shape[0], *extents), x.dtype)
-    axes = list(zip(starts, extents, x.shape[2:], strict=True))
-    inside = [slice(max(0, -start), max(0, min(extent, n - start))) for start, extent, n in axes]
-    seen = [slice(max(0, start), max(0, min(n, start + extent))) for start, extent, n in axes]
-    part[:, :, *inside] = x[:, :, *seen].swapaxes(0, 1)
-    return part
-
-
-def transformed(
-    backend: Backend, chain: Sequence[Matrix], value: Array, counts: Sequence[int], steps: Sequence[int]
-) -> Array:
-    """Windows along the last axes, `counts` of them at these steps, each times its matrix: ``(*points, ..., *counts)``.
-
-    Per axis the windows' elements are gathered as rows, so that the transform of all of them is one matrix product. The
-    last axis comes first: its gathering, the slower one, then sees the data before it grows.
-    """
-    xp, ndim = backend.xp, len(chain)
-    for axis in reversed(range(ndim)):
-        matrix, count, step = chain[axis], counts[axis], steps[axis]
-        before = value.ndim - ndim + axis
-        if matrix.size == 1:
-            value = value[None]
-            continue
-        parts = xp.empty((matrix.shape[1], *value.shape[:before], count, *value.shape[before + 1 :]), value.dtype)
-        for j in range(matrix.shape[1]):
-            parts[j] = value[(slice(None),) * before + (slice(j, j + (count - 1) * step + 1, step),)]
-        product = xp.matmul(xp.asarray(matrix, value.real.dtype), flatten(parts, 1))
-        value = product.reshape(len(matrix), *parts.shape[1:])
-    return value
-
-
-def joined(backend: Backend, chain: Sequence[Matrix], value: Array) -> Array:
-    """Every one of the first axes times its matrix."""
-    for axis, matrix in enumerate(chain):
-        if matrix.size > 1:
-            rows = value.reshape(math.prod(value.shape[:axis]), value.shape[axis], math.prod(value.shape[axis + 1 :]))
-            product = backend.xp.matmul(backend.xp.asarray(matrix, value.real.dtype), rows)
-            value = product.reshape(*value.shape[:axis], len(matrix), *value.shape[axis + 1 :])
-    return value
-
-
-def untiled(value: Array) -> Array:
-    """``(*m, C, N, *tiles)`` as ``(N, C, *(tiles * m))``."""
-    ndim = value.ndim // 2 - 1
-    spatial = [(ndim + 2 + axis, axis) for axis in range(ndim)]
-    sizes = [value.shape[t] * value.shape[m] for t, m in spatial]
-    return value.transpose(ndim + 1, ndim, *itertools.chain(*spatial)).reshape(
-        *value.shape[ndim + 1 : ndim - 1 : -1], *sizes
-    )
-
-
-def turned_weights(backend: Backend, spec: ConvSpec, w: Array) -> Array:
-    """Weights of `turned`: input and output channels exchanged within each group, and taps in reverse order."""
-    ndim = spec.ndim
-    turned_ = w.reshape(spec.groups, spec.out_channels // spec.groups, *w.shape[1:]).swapaxes(1, 2)
-    turned_ = turned_[..., *(slice(None, None, -1),) * ndim]
-    return backend.xp.ascontiguousarray(turned_).reshape(
-        spec.in_channels, spec.out_channels // spec.groups, *spec.window.kernel
-    )
-
-
-def block_shape(spec: ConvSpec, tile: Tile, itemsize: int) -> tuple[int, int]:
-    """Images and rows of tiles that fit the workspace together; at least one of each."""
-    rows = tile_counts(spec, tile)[0]
-    fitting = max(1, WORKSPACE // max(1, _HELD * itemsize * _row_elements(spec, tile)))
-    return max(1, min(spec.batch, fitting // max(1, rows))), max(1, min(rows, fitting))
-
-
-def blocks(spec: ConvSpec, tile: Tile, itemsize: int) -> Iterator[Block]:
-    """All images and rows of tiles, in parts that fit the workspace."""
-    images, rows = block_shape(spec, tile, itemsize)
-    total = tile_counts(spec, tile)[0]
-    for start in range(0, spec.batch, images):
-        for first in range(0, total, rows):
-            yield Block(slice(start, start + images), first, min(rows, total - first))
-
-
-def _block_counts(spec: ConvSpec, tile: Tile, block: Block) -> Size:
-    return (block.rows, *tile_counts(spec, tile)[1:])
