@@ -228,10 +228,10 @@ def _compiled(
 ) -> Callable[..., None]:
     """The compiled loops for a convolution and what it amounts to."""
     kernels: Any = backend.kernels
-    run_planes = kernels.winograd_runner(form.spec, dtype, matrices(tile), clamp, form.planes)
+    run_planes: Callable[..., None] = kernels.winograd_runner(form.spec, dtype, matrices(tile), clamp, form.planes)
     reads_planes = hasattr(kernels, "divide_phases")
     if form.planes.shape == (1, 1) or (reads_planes and not form.is_divided):
-        return run_planes  # type: ignore[no-any-return]
+        return run_planes
     shape = form.images, form.spec.out_channels, len(form.planes), *form.spec.window.out
 
     def run(x: Array, points: Array, bias: Array | None, y: Array, limit: int | None = None) -> None:
