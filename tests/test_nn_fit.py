@@ -218,6 +218,17 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, change: dic
     assert all((value == before[name]).all() for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("fits", ["samples", "targets"])
+def test_validation_that_does_not_fit_costs_no_epoch(fits: str) -> None:
+    x, y, model = problem()
+    before = model.state_dict()
+    wrong = (x, y + 9) if fits == "samples" else (x[:, :-1], y)
+    with pytest.raises(ValueError, match="validation does not fit the network or the loss: "):
+        nn.fit(model, (x, y), validation=wrong, epochs=1, progress=False)
+    assert all((value == before[name]).all() for name, value in model.state_dict().items())
+    assert model.training
+
+
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     x, y, model = problem()
     nn.save(model, tmp_path / "weights.npz")

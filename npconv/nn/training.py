@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from npconv.nn import init
+from npconv.nn.adaptive import Adam
 from npconv.nn.arguments import Array, namespace, positive
 from npconv.nn.checkpoint import Checkpoint
 from npconv.nn.data import Dataset, batches, dataset, evaluation_batches, fetched
@@ -19,7 +21,7 @@ from npconv.nn.gradients import Cluster, Outcome, gradients
 from npconv.nn.history import History, Tally, right_classes
 from npconv.nn.losses import CrossEntropyLoss, Loss
 from npconv.nn.module import Module
-from npconv.nn.optim import Adam, Optimizer
+from npconv.nn.optim import Optimizer
 from npconv.nn.progress import bars, numbers, shown, shows
 from npconv.nn.schedule import LRScheduler
 
@@ -256,6 +258,7 @@ class _Training:
         """Train until so many epochs are done or nothing improves any more."""
         modes = _modes(self.model)
         try:
+            self._try_validation()
             while self.history.epochs < epochs and not self.history.stopped_early:
                 with shown(bar, self.history.epochs, epochs, len(self.data), self.tally.samples) as bar_of_epoch:
                     self._epoch(bar_of_epoch)
@@ -317,10 +320,20 @@ class _Training:
             self.schedule.step()
         self.batch, self.tally = 0, Tally()
 
-    def _validate(self, data: Dataset) -> Tally:
+    def _try_validation(self) -> None:
+        """Look at the first validation samples, so that what does not fit is known before an epoch is spent."""
+        if self.validation is None:
+            return
+        try:
+            self._validate(self.validation, most=1)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"validation does not fit the network or the loss: {error}") from error
+
+    def _validate(self, data: Dataset, most: int | None = None) -> Tally:
+        """Loss and accuracy of the validation samples, or of so many batches of them."""
         tally = Tally()
         with _evaluating(self.model):
-            for x, y in evaluation_batches("validation", data, self.batch_size, self.xp):
+            for x, y in itertools.islice(evaluation_batches("validation", data, self.batch_size, self.xp), most):
                 prediction = self.model(x)
                 tally.add(len(y), self.loss(prediction, y), right_classes(prediction, y))
         return tally
