@@ -103,6 +103,46 @@ def max_values(start: int, stop: int, x: Any, y: Any, geometry: Any, spans: Any)
 
 
 @compiled
+def max_strided(start: int, stop: int, x: Any, y: Any, geometry: Any) -> None:
+    """`max_values` for images of which a window skips some rows: each row of the result from those under it.
+
+    Maxima are taken down the columns first, straight from the image, then along what is left. A task is one plane:
+    (n, channel).
+    """
+    height, width = geometry[0]
+    kernel_h, kernel_w = geometry[1]
+    stride_h, stride_w = geometry[2]
+    dilation_h, dilation_w = geometry[3]
+    low_h, low_w = geometry[4]
+    out_h, out_w = geometry[5]
+    tall = np.empty(max(low_w + width, (out_w - 1) * stride_w + (kernel_w - 1) * dilation_w + 1), x.dtype)
+    tall[:] = y[start // x.shape[1], start % x.shape[1], 0]
+    middle = tall[low_w : low_w + width]
+    for task in range(start, stop):
+        source, best = x[task // x.shape[1], task % x.shape[1]], y[task // x.shape[1], task % x.shape[1]]
+        for row in range(out_h):
+            empty = True
+            for k in range(kernel_h):
+                place = row * stride_h - low_h + k * dilation_h
+                if place < 0 or place >= height:
+                    continue
+                if empty:
+                    for j in range(width):
+                        middle[at(j)] = source[at(place * width + j)]
+                else:
+                    raise_to(middle, source, 0, width, 1, place * width)
+                empty = False
+            if empty:
+                continue
+            line = best[row * out_w : (row + 1) * out_w]
+            for k in range(kernel_w):
+                if stride_w == 2:  # written out, so that the loop knows its stride and vectorises
+                    raise_to(line, tall, 0, out_w, 2, k * dilation_w)
+                else:
+                    raise_to(line, tall, 0, out_w, stride_w, k * dilation_w)
+
+
+@compiled
 def raise_noting(best: Any, taps: Any, source: Any, source_taps: Any, further: int, end: int, offset: int) -> None:
     """`raise_to` that notes which tap an element came from: that of the source, and `further`.
 
