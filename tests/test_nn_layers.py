@@ -169,6 +169,11 @@ def test_nothing_passes_where_a_rectifier_cut_off(make: Callable[[], nn.Module],
         np.testing.assert_array_equal(layer.backward(dy), np.array([0, 0, -5, np.inf, 0], dtype)[order])
 
 
+def test_a_mask_is_not_lost() -> None:
+    with pytest.raises(TypeError, match=r"x is a masked array, whose mask would be lost; fill it first"):
+        nn.ReLU()(np.ma.masked_less(np.ones(3), 2))
+
+
 def test_dropout_drops_a_share_and_keeps_the_mean() -> None:
     n, p = 40_000, 0.3
     layer = nn.Dropout(p, rng=0)
