@@ -179,7 +179,8 @@ def test_one_broken_picture_does_not_stop_the_others(pictures, capsys):
         ("cost mine.npz", "no file of weights"),
         ("cost 1x3x8 4x3xx", "sizes must be"),
         ("cost --separable --groups 2 4 4 3 3 8 8", "--groups"),
-        ("cost 4 4 3 3 8 8 --count 0 --machines h100", "n must be"),
+        ("cost mobilenet_v9", "mobilenet_v2"),
+        ("filter colour.png --kernel gaussian:1e9", "1000 pixels or less"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(line, words, pictures, capsys):
@@ -191,7 +192,9 @@ def test_mistakes_are_one_line_and_status_2(line, words, pictures, capsys):
     assert words in err
 
 
-@pytest.mark.parametrize("line", ["", "frobnicate", "plan", "cost --layers ten 1 1 3 3 8 8"])
+@pytest.mark.parametrize(
+    "line", ["", "frobnicate", "plan", "cost --layers ten 1 1 3 3 8 8", "cost 4 4 3 3 8 8 --count 0"]
+)
 def test_a_wrong_call_is_one_line_and_status_2(line, capsys):
     with pytest.raises(SystemExit) as stop:
         main(shlex.split(line))

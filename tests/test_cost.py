@@ -325,7 +325,7 @@ def test_a_table_of_nothing_has_a_heading():
         (lambda: cost.conv((3, 8), (4, 3, 3), groups=1.5), TypeError, "groups must be an integer"),
         (lambda: cost.conv((3, 8), (4, 3, 3), layout="last"), ValueError, "layout must be one of"),
         (lambda: cost.conv((3, 8), (4, 3, 3), bias=np.zeros(4)), TypeError, "bias must be True or False"),
-        (lambda: cost.conv((3, 8), (4, 3, 3), dtype="float31"), TypeError, "dtype must be a dtype, got 'float31'"),
+        (lambda: cost.conv((3, 8), (4, 3, 3), dtype="float31"), TypeError, "dtype such as float32, got 'float31'"),
         (lambda: cost.conv((3, 8), (4, 3, 3), dtype=None), TypeError, "dtype must be an integer, floating"),
         (lambda: cost.conv((3, 8), (4, 3, 3), dtype="U3"), TypeError, "dtype must be an integer, floating"),
         (lambda: cost.separable(0, 4, 3, (8, 8)), ValueError, "in_channels must be positive"),

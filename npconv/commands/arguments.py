@@ -68,6 +68,17 @@ def sizes(text: str) -> Sizes:
         raise argparse.ArgumentTypeError(f"expected sizes such as 1x64x56x56, got {text!r}") from None
 
 
+def positive(text: str) -> int:
+    """Read a number of things, at least one."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, got {text!r}")
+    return value
+
+
 def seconds(text: str) -> float:
     """Read a duration, which ends."""
     try:
