@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import numbers
 import platform
 import time
 from dataclasses import dataclass
@@ -30,6 +31,11 @@ class Machine:
     bytes_per_second : float
         To and from memory; infinite where nobody says.
 
+    Raises
+    ------
+    ValueError, TypeError
+        If a rate is not above zero, or no number.
+
     Examples
     --------
     >>> from npconv.machine import Machine
@@ -41,6 +47,14 @@ class Machine:
     name: str
     macs_per_second: float
     bytes_per_second: float = math.inf
+
+    def __post_init__(self) -> None:
+        for name in ("macs_per_second", "bytes_per_second"):
+            rate = getattr(self, name)
+            if isinstance(rate, bool) or not isinstance(rate, numbers.Real):
+                raise TypeError(f"{name} must be a number, got {rate!r}")
+            if not float(rate) > 0:
+                raise ValueError(f"{name} must be above zero, got {rate!r}")
 
     @property
     def flops_per_second(self) -> float:
