@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -54,7 +55,11 @@ def test_every_command_teaches_by_example(name, capsys):
     with pytest.raises(SystemExit) as stop:
         main([name, "--help"])
     assert stop.value.code == 0
-    assert f"npconv {name}" in capsys.readouterr().out.partition("examples:")[2]
+    words, _, examples = capsys.readouterr().out.partition("examples:")
+    assert f"npconv {name}" in examples
+    description = re.split(r"\n(?:positional|options)", words.partition("\n\n")[2])[0]
+    assert description.strip()
+    assert not re.search(r"^ ", description, re.MULTILINE), "paragraphs of a docstring are not indented"
 
 
 def test_the_lectures_table_with_this_machine(capsys):

@@ -45,7 +45,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--separable", action="store_true", help="beside the depthwise separable pair")
     parser.add_argument("--vary", action="store_true", help="without padding, half the image, twice the channels")
     parser.add_argument(
-        "--machines", nargs="+", choices=[*NAMED, "this"], help="default: the lecture's two and this one"
+        "--machines",
+        nargs="+",
+        choices=[*NAMED, "this"],
+        metavar="NAME",
+        help=f"of {', '.join([*NAMED, 'this'])} (default: the lecture's two and this one)",
     )
     parser.add_argument("--count", type=positive, default=1, metavar="N", help="so many of each machine")
     add_json(parser)
