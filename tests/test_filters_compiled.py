@@ -157,6 +157,8 @@ def test_a_stencil_stays_inside_its_arrays(
         ((61, 90), (12, 9), (1, 0)),
         ((20, 33, 41), (4, 5, 7), (0, 1, 2)),
         ((7, 50), (31, 40), (0, 1)),
+        ((3, 2, 700), (100,), (2,)),
+        ((41,), (90,), (0,)),
     ],
 )
 def test_transformed_tiles_agree_with_sums(
@@ -187,6 +189,31 @@ def test_transformed_tiles_stay_inside_their_arrays(size: tuple[int, int]) -> No
     np.testing.assert_allclose(y, want, rtol=0, atol=1e-5 * np.abs(want).max())
     x[1, 3, 4] = np.nan
     assert not run(x, w, 0.0, y)
+
+
+@pytest.mark.parametrize("block", [(8, 8), (24, 16)])
+def test_transformed_signals_stay_inside_their_arrays(block: tuple[int, int]) -> None:
+    guarded, rng, kind, size, taps = Guarded(), np.random.default_rng(0), np.dtype("float32"), 301, 50
+    sources = np.arange(-20, size + taps - 21)
+    sources = np.where((sources >= 0) & (sources < size), sources, -1)
+    run = kernels.signals(kind, 3, size, size, block, sources, 20, 10**7)
+    x, w = guarded.array((3, size), rng, "float32"), guarded.array((taps,), rng, "float32")
+    y = guarded.array((3, size), dtype="float32")
+    assert run(x, w, 2.0, y)
+    guarded.check()
+    padded = np.pad(x.astype(float), ((0, 0), (20, taps - 21)), constant_values=2.0)
+    want = np.lib.stride_tricks.sliding_window_view(padded, taps, 1) @ w.astype(float)
+    np.testing.assert_allclose(y, want, rtol=0, atol=1e-5 * np.abs(want).max())
+    for place in ((0, 0), (1, 150), (2, size - 1)):
+        bad = x.copy()
+        bad[place] = np.inf
+        assert not run(bad, w, 0.0, y)
+
+
+def test_signals_of_one_batch_do_not_disturb_each_other() -> None:
+    x, w = np.random.default_rng(0).standard_normal((3, 900)).astype("f4"), whole((100,))
+    loud = x * np.float32([[1], [1e9], [1]])
+    np.testing.assert_array_equal(*(nc.correlate(v, w, axes=1, method="fft")[[0, 2]] for v in (x, loud)))
 
 
 def test_a_narrow_kernel_of_rank_1_is_as_precise_as_a_wide_array() -> None:

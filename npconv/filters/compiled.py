@@ -24,8 +24,9 @@ FEW_COLUMNS = 32
 MOST_PLANES = 2**22
 """Entries of a table of planes; filters that need more go another way."""
 
-# What one core of an AMD EPYC (Zen 3) takes for a product in float32.
-_PRODUCT = 1 / 42e9
+# What one core of an AMD EPYC (Zen 3) takes for a product in float32, and for one of a kernel of a single row, where a
+# vector of the image serves no second row of the result.
+_PRODUCT, _PRODUCT_OF_ROW = 1 / 42e9, 1 / 27e9
 
 # Products of an output up to which no transform is faster.
 _FEW_TAPS = 128
@@ -67,7 +68,9 @@ def prefers_transform(backend: Backend, frame: Frame, dtype: np.dtype[Any], stri
 
 def seconds(frame: Frame, dtype: np.dtype[Any]) -> float:
     """About how long the sums take on one core."""
-    return math.prod(frame.y_shape) * math.prod(frame.kernel) * _PRODUCT * dtype.itemsize / 4
+    *_, down, _ = arranged(frame)[1]
+    product = _PRODUCT if down.kernel > 1 else _PRODUCT_OF_ROW
+    return math.prod(frame.y_shape) * math.prod(frame.kernel) * product * dtype.itemsize / 4
 
 
 @functools.lru_cache(maxsize=256)

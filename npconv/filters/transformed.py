@@ -1,4 +1,7 @@
-"""Filters by compiled Fourier transforms of tiles: which tiles, how long they take, and when not to use them."""
+"""Filters by compiled Fourier transforms of tiles: which tiles, how long they take, and when not to use them.
+
+A signal's tiles are blocks of it, each transformed as a matrix; those of images and volumes have as many axes.
+"""
 
 from __future__ import annotations
 
@@ -28,21 +31,32 @@ MILD = 1e-10, 1e10
 _ELEMENT, _PASS, _AXIS, _ODD, _LARGE = 0.5, 0.11, 3.0, 0.5, 0.6
 _L2, _CALL = 2**20, 40e-6
 
+# The same for an element of a signal's block; where blocks are larger than L2, and much larger; and for a pair of them.
+_SAMPLE, _SAMPLE_PASS, _SAMPLE_LARGE, _SAMPLE_HUGE, _PAIR = 1.1, 0.08, 0.3, 4.0, 500e-9
+
 
 @functools.lru_cache(maxsize=256)
 def fits(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> bool:
-    """Whether a filter runs on tiles: of two and more axes one behind the other, the last of the array among them."""
+    """Whether a filter runs on tiles: of the array's last axis, or of several one behind the other and the last one."""
     if not compiled.fits(backend, frame, dtype):
         return False
     _, axes, spread = compiled.arranged(frame)
-    return spread == 1 and all(axis.kernel > 1 for axis in axes) and tile_for(backend, frame, dtype) is not None
+    able = is_signal(axes) or all(axis.kernel > 1 for axis in axes)
+    return spread == 1 and able and tile_for(backend, frame, dtype) is not None
+
+
+def is_signal(axes: list[compiled.Axis]) -> bool:
+    """Whether a kernel reaches along the last axis alone."""
+    return axes[-1].kernel > 1 and all(axis.kernel == 1 for axis in axes[:-1])
 
 
 @functools.lru_cache(maxsize=256)
 def tile_for(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> tuple[Size, float] | None:
-    """The tile that is expected to take the least time, and the seconds on one core."""
+    """The tile that is expected to take the least time, and the seconds on one core; for signals rows and columns."""
     batch, axes, _ = compiled.arranged(frame)
     lanes = compiled.compiled_filters(backend).lanes(dtype)
+    if is_signal(axes):
+        return _block_for(batch * math.prod(axis.out for axis in axes[:-1]), axes[-1], dtype, lanes)
     choices = []
     for axis in axes:
         possible = [n for n in _LENGTHS if n >= axis.kernel and n % min(lanes, 8) == 0]
@@ -57,6 +71,21 @@ def tile_for(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> tuple[Size
         return None
     seconds, tile = min(found)
     return tile, seconds
+
+
+def _block_for(batch: int, axis: compiled.Axis, dtype: np.dtype[Any], lanes: int) -> tuple[Size, float] | None:
+    """`tile_for` of signals: blocks as rows and columns of about the same length."""
+    most = 4 * (axis.out + axis.kernel) + lanes * lanes
+    sides = [n for n in _SIDES if n % min(lanes, 8) == 0 == n % lanes]
+    found = [
+        (_block_seconds(batch, axis, block, dtype), block)
+        for block in itertools.product(sides, sides)
+        if axis.kernel <= math.prod(block) <= min(most, MOST_TILE) and block[0] <= 4 * block[1] <= 16 * block[0]
+    ]
+    if not found:
+        return None
+    seconds, block = min(found)
+    return block, seconds
 
 
 def is_faster(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> bool:
@@ -80,8 +109,15 @@ def _runner(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> Any:
     batch, axes, _ = compiled.arranged(frame)
     found = tile_for(backend, frame, dtype)
     assert found is not None
+    kernels = compiled.compiled_filters(backend)
+    if is_signal(axes):
+        *leading, line = axes
+        return kernels.signals(
+            dtype, batch * math.prod(axis.out for axis in leading), line.size, line.out, found[0],
+            compiled.origins(backend, line, frame.boundary), line.low, int(found[1] * 1e10),
+        )  # fmt: skip
     sources = [compiled.origins(backend, axis, frame.boundary) for axis in axes]
-    return compiled.compiled_filters(backend).transformed(
+    return kernels.transformed(
         dtype, batch, tuple(a.size for a in axes), tuple(a.out for a in axes), found[0], sources, axes[-1].low,
         int(found[1] * 1e10),
     )  # fmt: skip
@@ -96,6 +132,14 @@ def _seconds(batch: int, axes: list[compiled.Axis], tile: Size, dtype: np.dtype[
     return _CALL + (2 * batch * -(-tiles // 2) + 1) * count * each * wide * 1e-9
 
 
+def _block_seconds(batch: int, axis: compiled.Axis, block: Size, dtype: np.dtype[Any]) -> float:
+    count, wide = math.prod(block), dtype.itemsize / 4
+    pairs = batch * -(-axis.out // (2 * (count - axis.kernel + 1)))
+    each = _SAMPLE + _SAMPLE_PASS * 2 * sum(map(_passes, block))
+    each += _SAMPLE_LARGE * (24 * wide * count > _L2) + _SAMPLE_HUGE * (24 * wide * count > 3 * _L2)
+    return _CALL + pairs * _PAIR + (2 * pairs + 1) * count * each * wide * 1e-9
+
+
 def _passes(n: int) -> int:
     """Passes over a line of so many elements, of radix 2, 3 and 4."""
     threes = 0
@@ -105,3 +149,4 @@ def _passes(n: int) -> int:
 
 
 _LENGTHS = sorted(2**a * 3**b for a, b in itertools.product(range(3, 11), range(2)) if 2**a * 3**b <= 1024)
+_SIDES = sorted(2**a * 3**b for a, b in itertools.product(range(2, 12), range(2)) if 2**a * 3**b <= 2048)

@@ -12,6 +12,7 @@ from npconv.geometry import Size
 from npconv.kernels.cpu import threads
 from npconv.kernels.cpu.blocking import processor
 from npconv.kernels.cpu.fourier import conv_fourier, tables_for
+from npconv.kernels.cpu.signals import between, blocks_for, conv_signal
 from npconv.kernels.cpu.stencil import (
     DIRECT,
     LEFT,
@@ -134,6 +135,27 @@ def transformed(
         loop(0, 1, kernel, kernel, spectrum, factors, bad, kernel, 0.0, making)
         beyond = np.full(size[-1], outside, dtype)
         threads.run(loop, pairs, work, x, beyond, spectrum, factors, bad, y, outside, tables)
+        return bool(bad[0] == 0)
+
+    return run
+
+
+def signals(
+    dtype: np.dtype[Any], batch: int, samples: int, out: int, block: Size, sources: Any, low: int, work: int
+) -> Callable[[Any, Any, Any, Any], bool]:
+    """A filter of signals on transformed blocks made ready, ``block[0] * block[1]`` samples each; see `transformed`."""
+    width, count = lanes(dtype), math.prod(block)
+    loop = conv_signal(dtype, width)
+    tables, factors = blocks_for(samples, out, block, sources, low, dtype)
+    making, _ = blocks_for(count, count, block, np.arange(count), 0, dtype, making=1)
+    pairs = batch * -(-int(tables.shape[5]) // 2)
+
+    def run(x: Any, w: Any, outside: Any, y: Any) -> bool:
+        kernel, spectrum, bad = np.zeros(count, dtype), np.empty(2 * count, dtype), np.zeros(1, dtype)
+        kernel[: w.size] = w.ravel() / dtype.type(count)
+        middle = between(*block, dtype, width)
+        loop(0, 1, kernel, spectrum, factors, middle, bad, kernel, 0.0, making)
+        threads.run(loop, pairs, work, x, spectrum, factors, middle, bad, y, outside, tables)
         return bool(bad[0] == 0)
 
     return run
