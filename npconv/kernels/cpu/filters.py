@@ -60,7 +60,7 @@ def stencil(
     low : int
         Columns of the padded plane before the first of the image.
     """
-    strip = strip_for(dtype, kernel[0])
+    strip = strip_for(dtype, kernel[0], kernel[1])
     reach, wide = (kernel[1] - 1) * spread, strip.columns
     firsts = [max(0, min(first, out[1] - wide)) for first in range(0, out[1], wide)]
     places = [_place(first, wide, reach, low, size[1], out[1]) for first in firsts]
