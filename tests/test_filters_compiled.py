@@ -96,6 +96,17 @@ def test_any_size_any_mode(n: int, k: int, rows: int, down: int, mode: str, boun
         assert np.abs(nc.correlate(x, kernel.astype("f4"), **how) - want).max(initial=0) <= bound
 
 
+@pytest.mark.parametrize("large", [1, 2**11, 2**12, 2**20, 2**26, 2**30])
+@pytest.mark.parametrize("dtype", ["int32", "uint64"])
+def test_sums_of_integers_are_exact_whatever_they_run_in(large: int, dtype: str) -> None:
+    x, w = np.full((9, 40), large, dtype), np.array([[2**11 - 1, -1], [3, 2**11]])
+    x[::2, ::3] -= 1
+    padded = np.pad(x.astype(object), ((1, 0), (1, 0)), mode="symmetric")
+    want = sum(int(w[i, j]) * padded[i : i + 9, j : j + 40] for i, j in np.ndindex(2, 2))
+    np.testing.assert_array_equal(nc.correlate(x, w, dtype="int64"), want.astype(np.int64))
+    np.testing.assert_array_equal(nc.correlate(x, w, dtype="int16"), want.astype(np.int64).astype("int16"))
+
+
 def test_long_signals_are_many_tasks() -> None:
     x, w = whole((2**17 + 5,)), whole((21,), 1)
     want = np.convolve(np.pad(x, 10, mode="symmetric").astype(float), w[::-1].astype(float), "valid")

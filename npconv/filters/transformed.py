@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,15 @@ MOST_TILE = 2**21
 """Elements of a tile; kernels that need more go another way."""
 
 MILD = 1e-10, 1e10
-"""Magnitudes of a kernel's largest weight between which spectra neither overflow nor lose digits to underflow."""
+"""Norms of a kernel between which spectra neither overflow nor lose digits to underflow."""
 
 # Nanoseconds that an element of a tile takes on one core of an AMD EPYC (Zen 3) in float32: besides all passes, for a
 # pass, for an axis beyond the second, for a radix of 3, and where a tile is larger than L2.
-_ELEMENT, _PASS, _AXIS, _ODD, _LARGE = 0.5, 0.11, 3.0, 0.5, 0.6
-_L2, _CALL = 2**20, 40e-6
+_ELEMENT, _PASS, _AXIS, _ODD, _LARGE = 0.5, 0.11, 1.8, 0.5, 0.6
+_L2, _CALL = 2**20, 12e-6
 
 # The same for an element of a signal's block; where blocks are larger than L2, and much larger; and for a pair of them.
-_SAMPLE, _SAMPLE_PASS, _SAMPLE_LARGE, _SAMPLE_HUGE, _PAIR = 1.1, 0.08, 0.3, 4.0, 500e-9
+_SAMPLE, _SAMPLE_PASS, _SAMPLE_LARGE, _SAMPLE_HUGE, _PAIR = 0.7, 0.08, 0.3, 4.0, 500e-9
 
 
 @functools.lru_cache(maxsize=256)
@@ -90,37 +91,43 @@ def _block_for(batch: int, axis: compiled.Axis, dtype: np.dtype[Any], lanes: int
 
 def is_faster(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> bool:
     """Whether tiles are expected to take less time than the sums."""
+    if math.prod(frame.kernel) <= FEW_TAPS:
+        return False
     found = tile_for(backend, frame, dtype)
-    return math.prod(frame.kernel) > FEW_TAPS and found is not None and found[1] < compiled.seconds(frame, dtype)
-
-
-def filtered(backend: Backend, frame: Frame, x: Array, w: Array, outside: Any) -> Array | None:
-    """The result, or None where transforms would spread what is not finite, or lose digits."""
-    low, high = MILD
-    if not low < float(np.abs(w).max()) < high:
-        return None
-    y = np.empty(frame.y_shape, x.dtype)
-    weights = np.ascontiguousarray(w.transpose(np.argsort(frame.axes)), x.dtype)
-    return y if _runner(backend, frame, x.dtype)(x, weights, outside, y) else None
+    return found is not None and found[1] < compiled.seconds(backend, frame, dtype)
 
 
 @functools.lru_cache(maxsize=32)
+def filter_for(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> Callable[[Array, Array, Any], Array | None]:
+    """A filter of tiles made ready, ``y = filter(x, w, outside)``.
+
+    None comes out where transforms would spread what is not finite, or lose digits.
+    """
+    (low, high), shape = MILD, frame.y_shape
+    as_stored, run = compiled.stored_order(frame, dtype), _runner(backend, frame, dtype)
+
+    def filtered(x: Array, w: Array, outside: Any) -> Array | None:
+        weights = as_stored(w)
+        if not low < math.sqrt(np.vdot(weights, weights)) < high:
+            return None
+        y = np.empty(shape, dtype)
+        return y if run(x, weights, outside, y) else None
+
+    return filtered
+
+
 def _runner(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> Any:
     batch, axes, _ = compiled.arranged(frame)
     found = tile_for(backend, frame, dtype)
     assert found is not None
-    kernels = compiled.compiled_filters(backend)
-    if is_signal(axes):
-        *leading, line = axes
-        return kernels.signals(
-            dtype, batch * math.prod(axis.out for axis in leading), line.size, line.out, found[0],
-            compiled.origins(backend, line, frame.boundary), line.low, int(found[1] * 1e10),
-        )  # fmt: skip
+    kernels, (tile, seconds) = compiled.compiled_filters(backend), found
     sources = [compiled.origins(backend, axis, frame.boundary) for axis in axes]
-    return kernels.transformed(
-        dtype, batch, tuple(a.size for a in axes), tuple(a.out for a in axes), found[0], sources, axes[-1].low,
-        int(found[1] * 1e10),
-    )  # fmt: skip
+    *leading, line = axes
+    if is_signal(axes):
+        batch *= math.prod(axis.out for axis in leading)
+        return kernels.signals(dtype, batch, line.size, line.out, tile, sources[-1], line.low, int(seconds * 1e10))
+    size, out = tuple(axis.size for axis in axes), tuple(axis.out for axis in axes)
+    return kernels.transformed(dtype, batch, size, out, tile, sources, line.low, int(seconds * 1e10))
 
 
 def _seconds(batch: int, axes: list[compiled.Axis], tile: Size, dtype: np.dtype[Any]) -> float:
