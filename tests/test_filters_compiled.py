@@ -172,6 +172,7 @@ def test_a_stencil_stays_inside_its_arrays(
         ((7, 50), (31, 40), (0, 1)),
         ((3, 2, 700), (100,), (2,)),
         ((41,), (90,), (0,)),
+        ((2, 300, 3), (100,), (1,)),
     ],
 )
 def test_transformed_tiles_agree_with_sums(

@@ -9,6 +9,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,15 +36,28 @@ _L2, _CALL = 2**20, 12e-6
 # The same for an element of a signal's block; where blocks are larger than L2, and much larger; and for a pair of them.
 _SAMPLE, _SAMPLE_PASS, _SAMPLE_LARGE, _SAMPLE_HUGE, _PAIR = 0.7, 0.08, 0.3, 4.0, 500e-9
 
+# Nanoseconds that an element takes whose axis is moved to the end, and back.
+_MOVED = 4.0
+
 
 @functools.lru_cache(maxsize=256)
 def fits(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> bool:
-    """Whether a filter runs on tiles: of the array's last axis, or of several one behind the other and the last one."""
+    """Whether a filter runs on tiles: of one axis, or of several one behind the other, the array's last among them."""
+    frame = axis_last(frame)
     if not compiled.fits(backend, frame, dtype):
         return False
     _, axes, spread = compiled.arranged(frame)
     able = is_signal(axes) or all(axis.kernel > 1 for axis in axes)
     return spread == 1 and able and tile_for(backend, frame, dtype) is not None
+
+
+def axis_last(frame: Frame) -> Frame:
+    """The frame of a filter of one axis with that axis moved to the end; any other as it is."""
+    if len(frame.axes) > 1:
+        return frame
+    shape, (axis,) = list(frame.x_shape), frame.axes
+    shape.append(shape.pop(axis))
+    return replace(frame, x_shape=tuple(shape), axes=(len(shape) - 1,))
 
 
 def is_signal(axes: list[compiled.Axis]) -> bool:
@@ -54,10 +68,13 @@ def is_signal(axes: list[compiled.Axis]) -> bool:
 @functools.lru_cache(maxsize=256)
 def tile_for(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> tuple[Size, float] | None:
     """The tile that is expected to take the least time, and the seconds on one core; for signals rows and columns."""
-    batch, axes, _ = compiled.arranged(frame)
+    batch, axes, _ = compiled.arranged(axis_last(frame))
     lanes = compiled.compiled_filters(backend).lanes(dtype)
     if is_signal(axes):
-        return _block_for(batch * math.prod(axis.out for axis in axes[:-1]), axes[-1], dtype, lanes)
+        best = _block_for(batch * math.prod(axis.out for axis in axes[:-1]), axes[-1], dtype, lanes)
+        if best is None or axis_last(frame) == frame:
+            return best
+        return best[0], best[1] + math.prod(frame.x_shape) * _MOVED * dtype.itemsize / 4 * 1e-9
     choices = []
     for axis in axes:
         possible = [n for n in _LENGTHS if n >= axis.kernel and n % min(lanes, 8) == 0]
@@ -77,7 +94,7 @@ def tile_for(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> tuple[Size
 def _block_for(batch: int, axis: compiled.Axis, dtype: np.dtype[Any], lanes: int) -> tuple[Size, float] | None:
     """`tile_for` of signals: blocks as rows and columns of about the same length."""
     most = 4 * (axis.out + axis.kernel) + lanes * lanes
-    sides = [n for n in _SIDES if n % min(lanes, 8) == 0 == n % lanes]
+    sides = [n for n in _SIDES if n % lanes == 0]
     found = [
         (_block_seconds(batch, axis, block, dtype), block)
         for block in itertools.product(sides, sides)
@@ -103,7 +120,8 @@ def filter_for(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> Callable
 
     None comes out where transforms would spread what is not finite, or lose digits.
     """
-    (low, high), shape = MILD, frame.y_shape
+    last = axis_last(frame)
+    (low, high), shape, axis = MILD, last.y_shape, None if last == frame else frame.axes[0]
     as_stored, run = compiled.stored_order(frame, dtype), _runner(backend, frame, dtype)
 
     def filtered(x: Array, w: Array, outside: Any) -> Array | None:
@@ -111,13 +129,16 @@ def filter_for(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> Callable
         if not low < math.sqrt(np.vdot(weights, weights)) < high:
             return None
         y = np.empty(shape, dtype)
-        return y if run(x, weights, outside, y) else None
+        if axis is None:
+            return y if run(x, weights, outside, y) else None
+        x = np.ascontiguousarray(np.moveaxis(x, axis, -1))
+        return np.ascontiguousarray(np.moveaxis(y, -1, axis)) if run(x, weights, outside, y) else None
 
     return filtered
 
 
 def _runner(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> Any:
-    batch, axes, _ = compiled.arranged(frame)
+    batch, axes, _ = compiled.arranged(axis_last(frame))
     found = tile_for(backend, frame, dtype)
     assert found is not None
     kernels, (tile, seconds) = compiled.compiled_filters(backend), found
