@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property
 from typing import Any
 
@@ -327,6 +327,11 @@ class PackedConv:
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedConv, (self.plan, self.packed, self.bias)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that weights and bias take as they are held."""
+        return _nbytes(self.packed) + _nbytes(self.bias)
+
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """Convolve `x`, an array of the planned shape and dtype.
 
@@ -351,6 +356,14 @@ class PackedConv:
 def _is_ready(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     """Whether a result can be written there without further checks."""
     return is_plain(out) and out.shape == shape and out.dtype == dtype and bool(out.flags.writeable)
+
+
+def _nbytes(value: Any) -> int:
+    """Bytes of an array, or of all arrays in what an algorithm made of the weights."""
+    if hasattr(value, "nbytes"):
+        return int(value.nbytes)
+    parts = tuple(vars(value).values()) if is_dataclass(value) else value
+    return sum(map(_nbytes, parts)) if isinstance(parts, tuple) else 0
 
 
 def _threads(count: int) -> str:
