@@ -67,8 +67,11 @@ def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Call
     return forward
 
 
-def winograd_weights(spec: ConvSpec, transforms: tuple[Any, ...], w: Any, turned: bool = False) -> Any:
-    """Weights transformed for what `winograd_runner` makes; see `npconv.kernels.cpu.winograd_weights`."""
+def winograd_weights(
+    spec: ConvSpec, transforms: tuple[Any, ...], w: Any, turned: bool = False, stacked: int = 1, ahead: bool = True
+) -> Any:
+    """Weights for what `winograd_runner` makes; see `npconv.kernels.cpu.winograd_weights`. Always transformed ahead."""
+    del stacked, ahead  # planes that are stacked come as channels
     count = math.prod(len(f.bt) for f in transforms)
     points = _cupy().empty((count, spec.out_channels, spec.in_channels // spec.groups), w.dtype)
     if points.size:
