@@ -46,6 +46,8 @@ from npconv.kernels.cpu.blocking import (
 )
 from npconv.kernels.cpu.depthwise import MOST_TAPS, conv_depthwise, forward_strips, gradient_strips
 from npconv.kernels.cpu.narrow import conv_narrow, matmul_narrow
+from npconv.kernels.cpu.pointwise import panel_tile as panel_tile
+from npconv.kernels.cpu.pointwise import weight_panels as weight_panels
 from npconv.kernels.cpu.tiled import conv_tiled
 from npconv.kernels.cpu.winograd import Factors
 
@@ -374,49 +376,13 @@ def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Call
     )
 
 
-class Panels(NamedTuple):
-    """Weights of a 1x1 convolution as `pointwise` reads them."""
-
-    values: Any
-    tile: Tile
-
-
-def panel_tile(spec: ConvSpec, dtype: np.dtype[Any]) -> Tile | None:
-    """The tile of `pointwise` that wastes least, for a 1x1 convolution that is faster with weights in its panels."""
-    if dtype.kind != "f" or set(spec.window.stride) != {1}:
-        return None
-    lanes = processor().register_bytes // dtype.itemsize
-    rows, vectors = processor().tiles[0]
-    # By hand, float32 with AVX2: from 32 channels on 112x112 positions it is even, with more it gains up to a fifth.
-    least = spec.in_channels // spec.groups < 64 or spec.out_channels // spec.groups < 2 * lanes
-    if rows > lanes or least or spec.window.positions < 3 * lanes:
-        return None
-    tiles = [Tile(rows, vectors, lanes), Tile(rows - 1, vectors, lanes)]
-    return min(tiles, key=lambda tile: -(-spec.window.positions // tile.rows) * tile.rows)
-
-
-def weight_panels(spec: ConvSpec, w: Any, tile: Tile) -> Panels:
-    """Weights laid out for `panel_runner`."""
-    return Panels(pointwise.weight_panels(flatten(w, 1), spec.groups, tile), tile)
-
-
 @functools.lru_cache(maxsize=1024)
 def panel_runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None, tile: Tile) -> Callable[..., None]:
-    """The forward convolution with `Panels`, prepared for many calls; see `_tile_runner`."""
-    outputs, channels = spec.out_channels // spec.groups, spec.in_channels // spec.groups
-    positions, images = spec.window.positions, spec.batch * spec.groups
-    if images == 0:
+    """The forward convolution with weights from `weight_panels`, prepared for many calls."""
+    if spec.batch == 0:
         return _nothing
-    kernel, most = pointwise.conv_pointwise(dtype, tile), pointwise.block_tiles(positions, tile)
-    tasks, none = pointwise.tasks_of(images, outputs, positions, tile), _read(np.zeros(spec.out_channels, dtype))
-    bounds = _read(np.array(BOUNDS.get(activation, BOUNDS[None]), dtype))
-    rest = (bounds, int(activation == "hardswish"), spec.groups, outputs, channels, positions, most)
-
-    def run(x: Any, w: Panels, bias: Any, y: Any, limit: int | None = None) -> None:
-        shift = none if bias is None else bias
-        threads.run(kernel, tasks, spec.macs, x, w.values, shift, y, *rest, limit=limit)
-
-    return run
+    bounds = BOUNDS.get(activation, BOUNDS[None])
+    return pointwise.panel_runner(spec, dtype, tile, bounds, activation == "hardswish")
 
 
 def _is_finite(value: Any) -> bool:
