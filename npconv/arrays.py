@@ -334,7 +334,7 @@ def supported_dtype(name: str, value: Any) -> np.dtype[Any]:
     try:
         dtype = np.dtype(value)
     except TypeError:
-        raise TypeError(f"{name} must be a dtype, got {value!r}") from None
+        raise TypeError(f"{name} must be one of {DTYPES}, got {value!r}") from None
     if value is None or dtype.kind == "b" or not _is_supported(dtype):
         raise TypeError(f"{name} must be one of {DTYPES}, got {value!r}")
     native: np.dtype[Any] = dtype.newbyteorder("=")
