@@ -426,9 +426,14 @@ def details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]
     """How `runner` would do it, as pairs of words for a person; nothing is compiled."""
     if not math.prod(spec.y_shape):
         return ()
-    depth = spec.parameters // max(spec.out_channels, 1)
-    driver = _driver(dtype, spec.batch, spec.groups, spec.out_channels // spec.groups, depth, spec.window)
-    return ("driver", driver.name), ("tile", driver.tile), ("blocks", driver.blocks)
+    depth, batch, window = spec.parameters // max(spec.out_channels, 1), spec.batch, spec.window
+    together = few_positions.suits_forward(window, batch, spec.macs)
+    if together:
+        _, window = few_positions.lines(window, batch, spec.in_channels, dtype.itemsize)
+        batch = 1
+    driver = _driver(dtype, batch, spec.groups, spec.out_channels // spec.groups, depth, window)
+    name = driver.name + ", images side by side" * together
+    return ("driver", name), ("tile", driver.tile), ("blocks", driver.blocks)
 
 
 def _driver(dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: int, window: Window) -> Driver:
@@ -493,6 +498,8 @@ def _tile_runner(
     size = batch * groups * outputs * window.positions
     if size == 0:
         return _nothing
+    if few_positions.suits_forward(window, batch, size * depth):
+        return _side_by_side(dtype, batch, groups, outputs, depth, activation, window)
     low, high = BOUNDS.get(activation, BOUNDS[None])
     settings = (float(low), float(high), ACTIVATIONS[activation], groups, outputs, depth)
     none = _read(np.zeros(groups * outputs, dtype))
@@ -507,6 +514,24 @@ def _tile_runner(
         threads.run(kernel, tasks, work, x, w, none if bias is None else bias, y, *rest, limit=limit)
 
     return run_spread if threads.most_parts(work) > 1 else run_alone
+
+
+def _side_by_side(
+    dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: int, activation: str | None, window: Window
+) -> Callable[..., None]:
+    """`_tile_runner` for many images of few positions each, which would not fill the columns of a tile."""
+    channels = groups * depth // window.taps
+    at_once, _ = few_positions.lines(window, batch, channels, dtype.itemsize)
+
+    def run(x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> None:
+        def product(columns: Any, results: Any) -> None:
+            line = few_positions.line(results.shape[1] * results.shape[2])
+            _tile_runner(dtype, 1, groups, outputs, depth, activation, line)(columns, w, bias, results, limit)
+
+        images, planes = x.reshape(batch, channels, *window.size), y.reshape(batch, groups * outputs, window.positions)
+        few_positions.forward(window, at_once, images, planes, product)
+
+    return run
 
 
 def _nothing(*_: Any) -> None:
