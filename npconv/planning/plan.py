@@ -110,13 +110,12 @@ class Plan:
             If an array is not what was planned for.
         """
         if out is None and self._is_planned(x, w, bias) and (compute := self._ready) is not None:
-            return compute(x, self.packed(w), bias, None, self.threads)
+            return compute(x, self.packed(w, once=True), bias, None, self.threads)
         operands = Operands(self.backend.name, x=x, w=w, bias=bias)
         self._check(operands)
         operands.check_out(out, self.spec.y_shape, self.dtype)
-        return self.finish(
-            operands, self.packed(operands.load("w", compute_dtype(self.dtype))), self._bias(operands), out
-        )
+        packed = self.packed(operands.load("w", compute_dtype(self.dtype)), once=True)
+        return self.finish(operands, packed, self._bias(operands), out)
 
     def pack(self, w: Array, bias: Array | None = None) -> PackedConv:
         """Take the weights in once; the result is called with images alone.
@@ -136,9 +135,9 @@ class Plan:
         own = operands.load("w", compute_dtype(self.dtype)).copy()
         return PackedConv(self, self.packed(own), self._bias(operands, copy=True))
 
-    def packed(self, w: Array) -> Any:
-        """Weights as the algorithm's forward takes them."""
-        return ALGORITHMS[self.algorithm].pack(self._core, self.backend, w, self.reused)
+    def packed(self, w: Array, once: bool = False) -> Any:
+        """Weights as the algorithm's forward takes them; for a call that uses them `once` no more is done to them."""
+        return ALGORITHMS[self.algorithm].pack(self._core, self.backend, w, self.reused and not once)
 
     def _is_planned(self, x: Array, w: Array, bias: Array | None) -> bool:
         """Whether the operands are plain arrays just as planned, so that there is nothing to check or to convert."""

@@ -24,6 +24,7 @@ from npconv.kernels.cpu import (
     loops,
     normalize,
     phases,
+    pointwise,
     pooling,
     threads,
     weight_grad,
@@ -48,6 +49,8 @@ from npconv.kernels.cpu.blocking import (
 from npconv.kernels.cpu.depthwise import MOST_TAPS, conv_depthwise, forward_strips, gradient_strips
 from npconv.kernels.cpu.microkernel import CHUNK
 from npconv.kernels.cpu.narrow import conv_narrow, matmul_narrow
+from npconv.kernels.cpu.pointwise import panel_tile as panel_tile
+from npconv.kernels.cpu.pointwise import weight_panels as weight_panels
 from npconv.kernels.cpu.tiled import conv_tiled
 from npconv.kernels.cpu.winograd import Factors
 
@@ -417,6 +420,15 @@ def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Call
     return _tile_runner(
         dtype, spec.batch, spec.groups, spec.out_channels // spec.groups, depth, activation, spec.window
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def panel_runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None, tile: Tile) -> Callable[..., None]:
+    """The forward convolution with weights from `weight_panels`, prepared for many calls."""
+    if spec.batch == 0:
+        return _nothing
+    bounds = BOUNDS.get(activation, BOUNDS[None])
+    return pointwise.panel_runner(spec, dtype, tile, bounds, activation == "hardswish")
 
 
 def _is_finite(value: Any) -> bool:
