@@ -59,14 +59,15 @@ def gatherer(itemsize: int, lanes: int, down: Rows, across: Rows) -> Any:
 
 
 def kernel_transformer(itemsize: int, lanes: int, down: Rows, across: Rows) -> Any:
-    """``transform(base, offsets, target, distance)``: what `gatherer` makes of kernels, whose rows follow each other.
+    """``transform(base, offsets, target, distance, turned)``: `gatherer` for kernels, whose rows follow each other.
 
+    Where `turned` is not 0 their taps are taken in the opposite order.
     A kernel is small enough for registers: a column of its points, or two that share sums, is made and stored at once,
     and nothing waits in memory in between.
     """
     height, width = len(down[0]), len(across[0])
 
-    def transform(vectors: Vectors, base: Any, offsets: Any, target: Any, distance: Any) -> None:
+    def transform(vectors: Vectors, base: Any, offsets: Any, target: Any, distance: Any, turned: Any) -> None:
         builder = vectors.builder
         out, starts = vectors.pointer(target), _starts(vectors, base, offsets)
         taps = []
@@ -76,6 +77,11 @@ def kernel_transformer(itemsize: int, lanes: int, down: Rows, across: Rows) -> A
         for i in range(height):
             here = [builder.gep(start, [number(i * width)]) for start in starts]
             taps.append(_read_columns(vectors, here, row_width(width))[:width])
+        is_turned = builder.icmp_signed("!=", turned, number(0))
+        taps = [
+            [builder.select(is_turned, taps[-1 - i][-1 - j], value) for j, value in enumerate(row)]
+            for i, row in enumerate(taps)
+        ]
         for group in pairs(across):
             some = tuple(across[j] for j in group)
             for j, column in zip(group, zip(*(combine(vectors, some, row) for row in taps), strict=True), strict=True):

@@ -237,8 +237,7 @@ def weights_transform(
     size = dtype.itemsize
     kernel_h, kernel_w = len(down.g[0]), len(across.g[0])
     beyond, taps = row_width(kernel_w) - kernel_w, kernel_h * kernel_w
-    straight = kernel_transformer(size, CHUNK, down.g, across.g)
-    reverse = kernel_transformer(size, CHUNK, *(tuple(row[::-1] for row in f.g) for f in (down, across)))
+    transform = kernel_transformer(size, CHUNK, down.g, across.g)
     move, clear, *_ = copiers(size, 1)
 
     @inner
@@ -280,10 +279,7 @@ def weights_transform(
                             else:
                                 clear(copy)
                     source, places = address_of(kernels), address_of(offsets) + CHUNK * 8
-                if is_turned:
-                    reverse(source, places, here, pitch)
-                else:
-                    straight(source, places, here, pitch)
+                transform(source, places, here, pitch, is_turned)
 
     return transform_weights, CHUNK * taps + beyond
 
