@@ -397,7 +397,7 @@ def _result_dtype(given: dict[str, Array]) -> np.dtype[Any]:
 
 
 def _overlap(xp: ModuleType, a: Array, b: Array) -> bool:
-    if xp is not np:
+    if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
         return bool(xp.may_share_memory(a, b))
     try:
         return np.shares_memory(a, b, max_work=_MAX_OVERLAP_WORK)

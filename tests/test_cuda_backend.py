@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import ModuleType
 
 import numpy as np
@@ -14,6 +15,7 @@ from strategies import COMPLEX, DTYPES, Problem, identical, pool_problems, probl
 import npconv as nc
 from npconv.arrays import require
 from npconv.kernels import cuda
+from npconv.planning import measurements, tuning
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -29,6 +31,30 @@ def test_the_backend_has_kernels() -> None:
     assert require("cupy").kernels is cuda
     spec = nc.plan((1, 4, 8, 8), (8, 4, 3, 3), backend="cupy")
     assert (spec.algorithm, spec.kernel) == ("direct", "tiles")
+
+
+@pytest.mark.parametrize(
+    ("groups", "algorithm", "how"),
+    [
+        (1, "direct", r"tile +16x64 in slices of 8, multiply-adds, 2 blocks of 64 threads"),
+        (4, "depthwise", r"patch +4x4 results a thread, 3x3 weights in registers"),
+        (1, "im2col", r"blocks +1 of 1 images"),
+        (1, "winograd", r"tile +\dx\d outputs from"),
+        (1, "fft", r"blocks +\d+ transforms"),
+    ],
+)
+def test_a_plan_says_what_a_block_or_a_thread_computes(groups: int, algorithm: str, how: str) -> None:
+    plan = nc.plan((1, 4, 12, 10), (8, 4 // groups, 3, 3), groups=groups, algorithm=algorithm, backend="cupy")
+    assert re.search(how, str(plan))
+    assert re.search("backend +cupy\n", str(plan)), "threads are the processor's"
+    assert "cupy" in plan._repr_html_()
+
+
+def test_algorithms_are_measured_on_the_device(monkeypatch) -> None:
+    monkeypatch.setattr(tuning, "RUNS", 1)
+    plan = nc.autotune((1, 2, 5, 5), (2, 2, 3, 3), backend="cupy", dtype="float64")
+    assert plan.measured_seconds > 0
+    measurements.forget()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -246,7 +246,7 @@ class Plan:
         lines = [
             ("window", f"stride {_times(window.stride)}, dilation {_times(window.dilation)}, groups {spec.groups}"),
             ("padding", f"{padding} {spec.padding_mode}, {spec.layout}"),
-            ("backend", f"{self.backend.name}, {_threads(self.threads)}"),
+            ("backend", self.backend.name + (f", {_threads(self.threads)}" if self.backend.name != "cupy" else "")),
             ("algorithm", f"{self.algorithm} ({self.kernel})"),
             *ALGORITHMS[self.algorithm].details(self._core, self.op, self.backend, self._wide, self.reused),
             ("work", f"{amount(self.macs, 'MAC')} = {amount(self.flops, 'FLOP')}"),

@@ -17,7 +17,7 @@ import numpy as np
 from npconv.config import float32_products
 from npconv.geometry import ConvSpec, Window
 from npconv.kernels.cuda import depthwise, implicit_gemm, windows, winograd
-from npconv.kernels.cuda.launch import element_name
+from npconv.kernels.cuda.launch import ceil_div, element_name, planar
 from npconv.kernels.cuda.loader import architecture, run
 
 
@@ -65,6 +65,20 @@ def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Call
         conv_forward(spec, x, w, bias, activation, y)
 
     return forward
+
+
+def details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]:
+    """What a thread or a block of the forward convolution computes, for a plan to print."""
+    if spec.is_depthwise:
+        patch = depthwise.patch_for(planar(spec.window), dtype.name)
+        taps = "x".join(map(str, patch.kernel))
+        return (("patch", f"{patch.rows}x{patch.cols} results a thread, {taps} weights in registers"),)
+    products = implicit_gemm.format_of(dtype.name, architecture(), float32_products())
+    rows, cols, _ = implicit_gemm.extents(spec, "forward")
+    tile = implicit_gemm.tile_for(dtype.name, rows, cols, spec.groups, products)
+    blocks = ceil_div(rows, tile.m) * ceil_div(cols, tile.n) * spec.groups
+    where = f"{products} on tensor cores" if products else "multiply-adds"
+    return (("tile", f"{tile.m}x{tile.n} in slices of {tile.k}, {where}, {blocks} blocks of {tile.threads} threads"),)
 
 
 def winograd_weights(spec: ConvSpec, transforms: tuple[Any, ...], w: Any, turned: bool = False) -> Any:
