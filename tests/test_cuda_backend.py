@@ -145,6 +145,15 @@ def test_a_numpy_program_runs_on_the_device() -> None:
     identical(y, problem.expected(x, w))
 
 
+def test_a_gradient_that_is_asked_for_again_goes_to_the_device_again() -> None:
+    problem = Problem(2, 2, 3, 1, (5, 6), (3, 2), (1, 1), (1, 1), 1, ((1, 1), (1, 1)))
+    x, w, dy = problem.x("float32"), problem.w("float32"), problem.dy("float32")
+    with nc.use_backend("cupy"):
+        for _ in range(2):
+            identical(problem.input_grad(dy, w), problem.expected_input_grad(dy, w))
+            identical(problem.weight_grad(x, dy), problem.expected_weight_grad(x, dy))
+
+
 def test_workspace_is_given_back(cupy) -> None:  # noqa: F811
     nc.conv2d(cupy.ones((1, 1, 3, 3)), cupy.ones((1, 1, 3, 3)))
     nc.free_workspace()
@@ -201,3 +210,84 @@ def test_float32_is_multiplied_on_tensor_cores_only_where_asked_for(device: Modu
             assert products_of(forward) == {4}
     with pytest.raises(ValueError, match=r"name must be one of .*got 'half'"), nc.float32_as("half"):
         pass
+
+
+NARROW = {"float16": 1, "bfloat16": 2}
+"""Dtypes that are multiplied as they are, with the format that their kernels are compiled for."""
+
+
+def narrow(dtype: str) -> np.dtype:
+    if dtype == "bfloat16":
+        return np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    return np.dtype(dtype)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_narrow_floats_are_multiplied_as_they_are_and_rounded_once(device: ModuleType, dtype: str) -> None:  # noqa: F811
+    if not hasattr(device, "capability"):
+        pytest.skip("what kernels are compiled for is asked of the stand-in")
+    kind = narrow(dtype)
+    problem = Problem(2, 5, 6, 1, (5, 6), (3, 2), (1, 1), (1, 1), 1, ((1, 1), (1, 1)))
+    # So large that sums need more digits than the dtype has.
+    x, w, b, dy = (scale * values for scale, values in zip((7, 9, 5, 11), (
+        problem.x("float32"), problem.w("float32"), problem.bias("float32"), problem.dy("float32")
+    ), strict=True))  # fmt: skip
+    wide = {
+        "y": problem.expected(x, w, b), "dx": problem.expected_input_grad(dy, w),
+        "dw": problem.expected_weight_grad(x, dy),
+    }  # fmt: skip
+    right = {name: value.astype(kind) for name, value in wide.items()}
+    assert all((right[name].astype(np.float32) != wide[name]).any() for name in wide), "they need rounding"
+    x, w, b, dy = (upload(value.astype(kind)) for value in (x, w, b, dy))
+
+    def run() -> None:
+        same(problem.conv(x, w, b), right["y"])
+        y, pullback = problem.vjp(x, w, b)
+        dx, dw, db = pullback(dy)
+        for actual, name in ((y, "y"), (dx, "dx"), (dw, "dw")):
+            same(actual, right[name])
+        assert db.dtype == kind
+        same(problem.input_grad(dy, w), right["dx"])
+        same(problem.weight_grad(x, dy), right["dw"])
+
+    assert products_of(run) == {NARROW[dtype]}
+    assert products_of(run, capability="75") == {0}
+    plan = nc.plan(problem.x_shape, problem.w_shape, padding=1, dtype=kind, backend="cupy")
+    assert (plan.algorithm, plan.kernel) == ("direct", "tensor_tiles")
+    assert f"{dtype} on tensor cores" in str(plan)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_what_is_added_or_bent_after_a_narrow_convolution_sees_unrounded_sums(dtype: str) -> None:
+    kind = narrow(dtype)
+    rng = np.random.default_rng(0)
+    x, w = (rng.uniform(-1, 1, shape).astype(kind) for shape in ((1, 2, 4, 4), (2, 2, 2, 2)))
+    b = rng.uniform(-1, 1, 2).astype(kind)
+    x_, w_, b_ = (value.astype(np.float32) for value in (x, w, b))
+    eps = float(np.spacing(np.float32(1)) * 2 ** (23 - (10 if dtype == "float16" else 7)))
+    for actual, expected in (
+        (nc.conv_vjp(*map(upload, (x, w, b)), activation="hardswish")[0], nc.conv(x_, w_, b_, activation="hardswish")),
+        (nc.conv_transpose(*map(upload, (x, w, b))), nc.conv_transpose(x_, w_, b_)),
+        (nc.conv(*map(upload, (x, w, b)), padding=1, padding_mode="reflect"),
+         nc.conv(x_, w_, b_, padding=1, padding_mode="reflect")),
+    ):  # fmt: skip
+        actual = download(actual).astype(np.float32)
+        # Half a unit in the last place for the one rounding, and room for the order of a sum of eight.
+        assert (abs(actual - expected) <= (0.5 * eps + 1e-5) * np.maximum(abs(expected), 2.0**-10)).all()
+
+
+def test_bfloat16_is_for_gpus_and_convolutions() -> None:
+    kind = narrow("bfloat16")
+    x, w = np.ones((1, 1, 4, 4), kind), np.ones((1, 1, 2, 2), kind)
+    with pytest.raises(TypeError, match=r"x has dtype bfloat16, .* on a GPU only .* backend is 'numba'"):
+        nc.conv(x, w)
+    with pytest.raises(TypeError, match="x has dtype bfloat16; supported are"):
+        nc.max_pool(upload(x), 2)
+    with pytest.raises(TypeError, match="dtype must be one of"):
+        nc.plan((1, 1, 4, 4), (1, 1, 2, 2), dtype=kind)
+    with pytest.raises(TypeError, match="out must have the dtype of the result, bfloat16"):
+        nc.conv(upload(x), upload(w), out=upload(np.zeros((1, 1, 3, 3), np.float16)))
+    y = nc.conv(x, w, backend="cupy")
+    assert y.dtype == kind
+    assert (y == 4).all()
+    assert nc.conv(upload(x), upload(w.astype(np.float32))).dtype == np.float32

@@ -11,9 +11,20 @@ from typing import Any
 import numpy as np
 
 from npconv import epilogue
-from npconv.algorithms import ALGORITHMS
+from npconv.algorithms import ALGORITHMS, NARROW_ON_GPU
 from npconv.algorithms.base import Work
-from npconv.arrays import Array, Backend, Operands, check_shape, compute_dtype, from_channels_first, is_plain
+from npconv.arrays import (
+    NARROW,
+    Array,
+    Backend,
+    ConvOperands,
+    Operands,
+    check_shape,
+    compute_dtype,
+    from_channels_first,
+    is_float,
+    is_plain,
+)
 from npconv.config import limit_threads
 from npconv.geometry import ConvSpec
 from npconv.machine import TYPICAL_PEAK
@@ -108,12 +119,10 @@ class Plan:
         ValueError, TypeError
             If an array is not what was planned for.
         """
-        operands = Operands(self.backend.name, x=x, w=w, bias=bias)
+        operands = ConvOperands(self.backend.name, x=x, w=w, bias=bias)
         self._check(operands)
         operands.check_out(out, self.spec.y_shape, self.dtype)
-        return self.finish(
-            operands, self.packed(operands.load("w", compute_dtype(self.dtype))), self._bias(operands), out
-        )
+        return self.finish(operands, self.packed(operands.load("w", self.operand_dtype)), self._bias(operands), out)
 
     def pack(self, w: Array, bias: Array | None = None) -> PackedConv:
         """Take the weights in once; the result is called with images alone.
@@ -128,9 +137,9 @@ class Plan:
         ValueError, TypeError
             If an array is not what was planned for.
         """
-        operands = Operands(self.backend.name, w=w, bias=bias)
+        operands = ConvOperands(self.backend.name, w=w, bias=bias)
         self._check(operands)
-        own = operands.load("w", compute_dtype(self.dtype)).copy()
+        own = operands.load("w", self.operand_dtype).copy()
         return PackedConv(self, self.packed(own), self._bias(operands, copy=True))
 
     def packed(self, w: Array) -> Any:
@@ -149,7 +158,7 @@ class Plan:
     def _bias(self, operands: Operands, copy: bool = False) -> Array | None:
         if not operands.has("bias"):
             return None
-        bias = operands.load("bias", compute_dtype(self.dtype))
+        bias = operands.load("bias", self.operand_dtype)
         return bias.copy() if copy else bias
 
     @property
@@ -198,7 +207,7 @@ class Plan:
     def finish(self, operands: Operands, packed: Any, bias: Array | None, out: Array | None) -> Array:
         """Run on an image that was taken in, and hand the result over."""
         spec = self.spec
-        x = operands.load_image("x", spec.layout, spec.batched, compute_dtype(self.dtype))
+        x = operands.load_image("x", spec.layout, spec.batched, self.operand_dtype)
         if is_plain(out) and (compute := self.ready()) is not None:
             return compute(x.reshape(spec.x_shape), packed, bias, out, self.threads)
         y = self.run(x, packed, bias)
@@ -219,7 +228,7 @@ class Plan:
             a = pad(self.backend, a, padding, mode)
         if self.op == "weight_grad":
             return algorithm.weight_grad(spec, self.backend, a, b)
-        if self.dtype.kind == "f":
+        if is_float(self.dtype):
             return algorithm.forward(spec, self.backend, a, b, bias, self.activation)
         y = algorithm.forward(spec, self.backend, a, b, bias, None)
         return epilogue.activate(self.backend, epilogue.wrapped(y, self.dtype), self.activation)
@@ -248,7 +257,7 @@ class Plan:
             ("padding", f"{padding} {spec.padding_mode}, {spec.layout}"),
             ("backend", self.backend.name + (f", {_threads(self.threads)}" if self.backend.name != "cupy" else "")),
             ("algorithm", f"{self.algorithm} ({self.kernel})"),
-            *ALGORITHMS[self.algorithm].details(self._core, self.op, self.backend, self._wide, self.reused),
+            *ALGORITHMS[self.algorithm].details(self._core, self.op, self.backend, self.operand_dtype, self.reused),
             ("work", f"{amount(self.macs, 'MAC')} = {amount(self.flops, 'FLOP')}"),
             ("memory", f"{amount(self.bytes, 'B')} of operands, {amount(self.workspace, 'B')} of workspace"),
             ("predicted", f"{duration(self.predicted_seconds)} on a typical machine{self._rates()}"),
@@ -258,6 +267,11 @@ class Plan:
         if self.measured_seconds is not None:
             lines.append(("measured", f"{duration(self.measured_seconds)} on {_threads(self.measured_threads or 1)}"))
         return lines + [(f"not {name}", reason) for name, reason in self.rejections]
+
+    @property
+    def operand_dtype(self) -> np.dtype[Any]:
+        """What operands are handed to the algorithm in."""
+        return operand_dtype(self.algorithm, self.spec, self.op, self.backend, self.dtype)
 
     @property
     def _wide(self) -> np.dtype[Any]:
@@ -323,10 +337,26 @@ class PackedConv:
             if _is_ready(out, y_shape, dtype) and not np.may_share_memory(x, out):
                 return into(x, out)
         plan = self.plan
-        operands = Operands(plan.backend.name, x=x)
+        operands = ConvOperands(plan.backend.name, x=x)
         plan._check(operands)
         operands.check_out(out, plan.spec.y_shape, plan.dtype)
         return plan.finish(operands, self.packed, self.bias, out)
+
+
+def operand_dtype(algorithm: str, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What an algorithm computes a result's dtype from: narrow floats as they are where a GPU sums them in float32.
+
+    The adjoint of a padding mode adds elements of a gradient, which then must not have been rounded.
+    """
+    adds = op == "input_grad" and spec.padding_mode != "zeros"
+    if backend.name == "cupy" and dtype.name in NARROW and algorithm in NARROW_ON_GPU and not adds:
+        return dtype
+    return compute_dtype(dtype)
+
+
+def measured_dtype(backend: Backend, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype that times are remembered by: on a GPU narrow floats take times of their own."""
+    return dtype if backend.name == "cupy" and dtype.name in NARROW else compute_dtype(dtype)
 
 
 def _is_ready(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:

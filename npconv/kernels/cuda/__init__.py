@@ -26,6 +26,11 @@ def uses_tiles(dtype: np.dtype[Any]) -> bool:  # noqa: ARG001 - the rooms share 
     return True
 
 
+def uses_tensor_cores(spec: ConvSpec, dtype: np.dtype[Any]) -> bool:
+    """Whether the current device multiplies a convolution's operands of this dtype on tensor cores anyway."""
+    return not spec.is_depthwise and implicit_gemm.format_of(dtype.name, architecture()) is not None
+
+
 def multiplies_on_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:  # noqa: ARG001
     """Whether the matrix product of an operation's columns runs on tiles: those of CuPy's libraries."""
     return True
