@@ -174,7 +174,7 @@ def test_winograd(tile, architectures) -> None:
     # F(6,3), 5 s a kernel here, fits as well.
     spec, fs = ConvSpec.of((4, 16, 24, 24), (16, 16, 3, 3), padding=1), matrices(tile)
     x, w, y = (poisoned(shape, "float32") for shape in (spec.x_shape, spec.w_shape, spec.y_shape))
-    points = poisoned((len(fs[0].bt) ** 2, 16, 16), "float32")
+    points = winograd.Points(poisoned((len(fs[0].bt) ** 2, 16, 16), "float32"), w)
     data, _, results = winograd.forward(spec, fs, x, points, None, "relu", y, poisoned)
-    for plan in (winograd.weights(spec, fs, w, points), data, results):
+    for plan in (winograd.weights(spec, fs, points), data, results):
         check(plan, architectures)

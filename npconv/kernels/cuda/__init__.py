@@ -20,6 +20,9 @@ from npconv.kernels.cuda import depthwise, implicit_gemm, windows, winograd
 from npconv.kernels.cuda.launch import ceil_div, element_name, planar
 from npconv.kernels.cuda.loader import architecture, run
 
+WINOGRAD_GUARDS_ITSELF = True
+"""Winograd's kernels sum directly where a tile's results are not finite: nobody has to ask for magnitudes before."""
+
 
 def uses_tiles(dtype: np.dtype[Any]) -> bool:  # noqa: ARG001 - the rooms share one signature
     """Whether operations in a dtype run on register tiles: here all of them do."""
@@ -89,9 +92,10 @@ def details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]
 def winograd_weights(spec: ConvSpec, transforms: tuple[Any, ...], w: Any, turned: bool = False) -> Any:
     """Weights transformed for what `winograd_runner` makes; see `npconv.kernels.cpu.winograd_weights`."""
     count = math.prod(len(f.bt) for f in transforms)
-    points = _cupy().empty((count, spec.out_channels, spec.in_channels // spec.groups), w.dtype)
-    if points.size:
-        run(winograd.weights(spec, transforms, w, points, turned))
+    values = _cupy().empty((count, spec.out_channels, spec.in_channels // spec.groups), w.dtype)
+    points = winograd.Points(values, w, turned)
+    if values.size:
+        run(winograd.weights(spec, transforms, points))
     return points
 
 
