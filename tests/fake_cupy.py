@@ -285,6 +285,8 @@ def installed():
     fake = module()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", fake)
+        # Arrays of the stand-in also where the test before ran on a GPU.
+        patch.setattr(sys.modules[__name__], "gpu", None)
         arrays.require.cache_clear()
         loader.forget()
         yield fake

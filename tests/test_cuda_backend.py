@@ -7,7 +7,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from fake_cupy import cupy, device, download, installed, upload  # noqa: F401 - fixtures
+from fake_cupy import device, download, installed, upload  # noqa: F401 - fixtures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import COMPLEX, DTYPES, Problem, identical, pool_problems, problems, values
@@ -152,12 +152,6 @@ def test_a_gradient_that_is_asked_for_again_goes_to_the_device_again() -> None:
         for _ in range(2):
             identical(problem.input_grad(dy, w), problem.expected_input_grad(dy, w))
             identical(problem.weight_grad(x, dy), problem.expected_weight_grad(x, dy))
-
-
-def test_workspace_is_given_back(cupy) -> None:  # noqa: F811
-    nc.conv2d(cupy.ones((1, 1, 3, 3)), cupy.ones((1, 1, 3, 3)))
-    nc.free_workspace()
-    assert cupy.frees == [True]
 
 
 def test_a_network_moves_to_the_device_and_back(device: ModuleType) -> None:  # noqa: F811 - the fixture

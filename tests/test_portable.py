@@ -110,3 +110,9 @@ def test_a_cpu_backend_refuses_device_arrays(cupy, backend):  # noqa: F811
 
 def test_the_device_counts_as_available(cupy):  # noqa: F811
     assert nc.available_backends() == ("numpy", "numba", "cupy")
+
+
+def test_workspace_is_given_back(cupy) -> None:  # noqa: F811
+    nc.conv2d(cupy.ones((1, 1, 3, 3)), cupy.ones((1, 1, 3, 3)))
+    nc.free_workspace()
+    assert cupy.frees == [True]
