@@ -97,6 +97,8 @@ def conv_input_grad(
     operands.check_out(out, spec.x_shape)
     plan = planning.plan_for(spec, "input_grad", operands.backend, operands.dtype, algorithm)
     dtype = plan.operand_dtype
+    if plan.reads_channels_last:
+        return operands.deliver(plan.run_last(operands.load("dy", dtype), _conj(operands.load("w", dtype))), out)
     dx = plan.run(operands.load_image("dy", layout, spec.batched, dtype), _conj(operands.load("w", dtype)))
     _remember(key, plan)
     return operands.deliver(from_channels_first(operands.backend.xp, dx, layout, spec.batched), out)
@@ -185,6 +187,9 @@ def conv_weight_grad(
         )  # fmt: skip
     operands.check_out(out, spec.w_shape)
     plan = planning.plan_for(spec, "weight_grad", operands.backend, operands.dtype, algorithm)
+    if plan.reads_channels_last:
+        x_, dy_ = (operands.load(name, plan.operand_dtype) for name in ("x", "dy"))
+        return operands.deliver(plan.run_last(_conj(x_), dy_), out)
     x_, dy_ = (operands.load_image(name, layout, spec.batched, plan.operand_dtype) for name in ("x", "dy"))
     dw = plan.run(_conj(x_), dy_)
     _remember(key, plan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from types import ModuleType
 
+import cuda_on_cpu
 import numpy as np
 import pytest
 from fake_cupy import device, download, installed, upload  # noqa: F401 - fixtures
@@ -15,6 +16,7 @@ from strategies import COMPLEX, DTYPES, Problem, identical, pool_problems, probl
 import npconv as nc
 from npconv.arrays import require
 from npconv.kernels import cuda
+from npconv.kernels.cuda import loader
 from npconv.planning import measurements, tuning
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -134,6 +136,54 @@ def test_nothing_gives_nothing(shape: tuple[int, ...]) -> None:
     same(y, expected)
     for ours, theirs in zip(pullback(y)[:2], expected_back(expected)[:2], strict=True):
         same(ours, theirs)
+
+
+LAST = {
+    "four channels at once": Problem(2, 8, 8, 8, (9, 8), (3, 3), (1, 1), (1, 1), 1, ((1, 1), (1, 1))),
+    "every step different": Problem(2, 4, 4, 4, (9, 11), (3, 2), (2, 3), (2, 3), ((1, 0), (2, 1)), ((1, 0), (2, 1))),
+    "odd channels, no batch": Problem(None, 3, 3, 3, (7, 6), (3, 2), (1, 2), (1, 1), 0, ((0, 0), (0, 0))),
+    "a signal": Problem(2, 2, 2, 2, (13,), (5,), (2,), (1,), 2, ((2, 2),)),
+    "a volume": Problem(1, 2, 2, 2, (4, 5, 6), (3, 2, 3), (1, 2, 1), (1, 1, 2), 1, ((1, 1),) * 3),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("four channels at once", "float32"), ("every step different", "complex64"), ("odd channels, no batch", "int8"),
+        ("a signal", "float16"), ("a volume", "float32"),
+    ],
+)  # fmt: skip
+def test_depthwise_arrays_with_channels_last_are_read_as_they_are(monkeypatch, name: str, dtype: str) -> None:
+    problem = LAST[name].but(layout="channels_last")
+    launched: list[str] = []
+    run = loader.run
+    monkeypatch.setattr(cuda, "run", lambda *plans: (launched.extend(plan.kernel.name for plan in plans), run(*plans)))
+    x, w, b, dy = problem.x(dtype), problem.w(dtype), problem.bias(dtype), problem.dy(dtype)
+    activation = "relu" if dtype == "float32" else None
+    right = problem.expected(x, w, b)
+    right = np.maximum(right, 0) if activation else right
+    same(problem.conv(upload(x), upload(w), upload(b), activation=activation), right)
+    same(problem.input_grad(upload(dy), upload(w)), problem.expected_input_grad(dy, w))
+    same(problem.weight_grad(upload(x), upload(dy)), problem.expected_weight_grad(x, dy))
+    kernels = ["depthwise_last", "depthwise_last_input_grad", "depthwise_last_weight_grad"]
+    assert launched == kernels + ["sum_shares"] * (problem.x_shape[:1] == (2,) and problem.out == (9, 8))
+
+
+def test_sums_of_shares_with_channels_last_are_the_same_bits_in_every_order_of_threads() -> None:
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal((2, 9, 8, 8)).astype(np.float32) for _ in range(2))
+    results = []
+    for order in cuda_on_cpu.ORDERS:
+        with cuda_on_cpu.schedule(order, 1):
+            dw = nc.conv_weight_grad(upload(x), upload(dy), (8, 1, 3, 3), padding=1, groups=8, layout="channels_last")
+            results.append(download(dw))
+    assert all(np.array_equal(result, results[0]) for result in results)
+    packed = nc.plan((2, 9, 8, 8), (8, 1, 3, 3), groups=8, layout="channels_last", backend="cupy").pack(
+        upload(results[0])
+    )
+    expected = nc.conv(x, results[0], groups=8, layout="channels_last", backend="numpy")
+    np.testing.assert_allclose(download(packed(upload(x))), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_a_numpy_program_runs_on_the_device() -> None:

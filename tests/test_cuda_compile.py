@@ -15,7 +15,7 @@ from fake_cupy import poisoned
 
 from npconv.algorithms.winograd import matrices
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cuda import depthwise, implicit_gemm, launch, loader, windows, winograd
+from npconv.kernels.cuda import depthwise, depthwise_last, implicit_gemm, launch, loader, windows, winograd
 from npconv.kernels.cuda.launch import Launch
 
 ARCHITECTURES = (75, 80, 90, 120)
@@ -87,6 +87,13 @@ def depthwise_spec(size, kernel, stride=1, dilation=1) -> ConvSpec:
 def test_depthwise(element: str) -> None:
     for plan in convolutions(depthwise, depthwise_spec((56, 56), (3, 3)), element):
         check(plan, SOME[element])
+
+
+@pytest.mark.parametrize("element", ["float32", "bfloat16"])
+def test_depthwise_of_channels_last(element: str) -> None:
+    architectures = (75, 120) if element == "float32" else (90,)
+    for plan in convolutions(depthwise_last, depthwise_spec((56, 56), (3, 3)), element):
+        check(plan, architectures)
 
 
 @pytest.mark.parametrize(

@@ -207,11 +207,39 @@ class Plan:
     def finish(self, operands: Operands, packed: Any, bias: Array | None, out: Array | None) -> Array:
         """Run on an image that was taken in, and hand the result over."""
         spec = self.spec
+        if self.reads_channels_last:
+            y = self.run_last(operands.load("x", self.operand_dtype), packed, bias)
+            return operands.deliver(y, out, self.dtype)
         x = operands.load_image("x", spec.layout, spec.batched, self.operand_dtype)
         if is_plain(out) and (compute := self.ready()) is not None:
             return compute(x.reshape(spec.x_shape), packed, bias, out, self.threads)
         y = self.run(x, packed, bias)
         return operands.deliver(from_channels_first(self.backend.xp, y, spec.layout, spec.batched), out, self.dtype)
+
+    @property
+    def reads_channels_last(self) -> bool:
+        """Whether `run_last` takes channels-last arrays as they are."""
+        spec, kernels = self.spec, self.backend.kernels
+        if spec.layout != "channels_last" or spec.padding_mode != "zeros" or self.algorithm not in NARROW_ON_GPU:
+            return False
+        if self.activation is not None and not is_float(self.dtype):
+            return False
+        return self.backend.name == "cupy" and kernels is not None and bool(kernels.reads_channels_last(spec))
+
+    def run_last(self, a: Array, b: Array, bias: Array | None = None) -> Array:
+        """`run` on channels-last arrays, with or without a batch, where `reads_channels_last`; `b` as there."""
+        spec, kernels, xp = self.spec, self.backend.kernels, self.backend.xp
+        assert kernels is not None
+        if self.op == "forward":
+            result = xp.empty(spec.y_shape, a.dtype)
+            kernels.conv_forward_last(spec, a, b, bias, self.activation, result)
+        elif self.op == "input_grad":
+            result = xp.empty(spec.x_shape, a.dtype)
+            kernels.conv_input_grad_last(spec, a, b, result)
+        else:
+            result = xp.empty(spec.w_shape, a.dtype)
+            kernels.conv_weight_grad_last(spec, a, b, result)
+        return result
 
     def run(self, a: Array, b: Array, bias: Array | None = None) -> Array:
         """Run on arrays as algorithms take them: ``(x, packed(w))``, ``(dy, w)`` or ``(x, dy)``, depending on `op`."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from npconv.config import float32_products
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cuda import depthwise, implicit_gemm, windows, winograd
+from npconv.kernels.cuda import depthwise, depthwise_last, implicit_gemm, windows, winograd
 from npconv.kernels.cuda.launch import ceil_div, element_name, planar
 from npconv.kernels.cuda.loader import architecture, run
 
@@ -66,6 +66,36 @@ def conv_weight_grad(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:
             run(*implicit_gemm.weight_grad(spec, x, dy, dw, _cupy().empty, products=_products(x)))
 
 
+def reads_channels_last(spec: ConvSpec) -> bool:
+    """Whether there are kernels for channels-last arrays, which then need not be transposed."""
+    return spec.is_depthwise and spec.out_channels == spec.in_channels
+
+
+def conv_forward_last(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | None, y: Any) -> None:
+    """`conv_forward` of channels-last arrays, where `reads_channels_last`; weights are as everywhere."""
+    if y.size:
+        run(depthwise_last.forward(spec, x, _taps_first(spec, w), bias, activation, y))
+
+
+def conv_input_grad_last(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
+    """`conv_input_grad` of channels-last arrays."""
+    if dx.size:
+        run(depthwise_last.input_grad(spec, dy, _taps_first(spec, w), dx))
+
+
+def conv_weight_grad_last(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:
+    """`conv_weight_grad` of channels-last arrays."""
+    if dw.size:
+        taps_first = _cupy().empty((spec.window.taps, spec.out_channels), dw.dtype)
+        run(*depthwise_last.weight_grad(spec, x, dy, taps_first, _cupy().empty))
+        dw.reshape(spec.out_channels, -1)[...] = taps_first.T
+
+
+def _taps_first(spec: ConvSpec, w: Any) -> Any:
+    """Depthwise weights as ``(taps, C)``."""
+    return _cupy().ascontiguousarray(w.reshape(spec.out_channels, -1).T)
+
+
 def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Callable[..., None]:  # noqa: ARG001
     """The forward convolution, prepared for many calls; `limit` is the CPU's number of threads."""
 
@@ -77,6 +107,8 @@ def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Call
 
 def details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]:
     """What a thread or a block of the forward convolution computes, for a plan to print."""
+    if spec.layout == "channels_last" and reads_channels_last(spec):
+        return (("patch", "16 bytes of neighbouring channels a thread"),)
     if spec.is_depthwise:
         patch = depthwise.patch_for(planar(spec.window), dtype.name)
         taps = "x".join(map(str, patch.kernel))
