@@ -17,6 +17,7 @@ import npconv as nc
 from npconv.arrays import require
 from npconv.kernels import cuda
 from npconv.kernels.cuda import loader
+from npconv.kernels.cuda.launch import Launch
 from npconv.planning import measurements, tuning
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -168,6 +169,42 @@ def test_depthwise_arrays_with_channels_last_are_read_as_they_are(monkeypatch, n
     same(problem.weight_grad(upload(x), upload(dy)), problem.expected_weight_grad(x, dy))
     kernels = ["depthwise_last", "depthwise_last_input_grad", "depthwise_last_weight_grad"]
     assert launched == kernels + ["sum_shares"] * (problem.x_shape[:1] == (2,) and problem.out == (9, 8))
+
+
+LAST_DENSE = {
+    "vectors": Problem(2, 8, 16, 1, (6, 5), (3, 3), (1, 1), (1, 1), 1, ((1, 1), (1, 1))),
+    "groups, every step different": Problem(
+        2, 6, 4, 2, (9, 11), (3, 2), (2, 3), (2, 3), ((1, 0), (2, 1)), ((1, 0), (2, 1))
+    ),
+    "a slice and a tile more": Problem(1, 17, 18, 1, (9, 8), (1, 1), (1, 1), (1, 1), 0, ((0, 0), (0, 0))),
+    "a signal without a batch": Problem(None, 3, 5, 1, (13,), (5,), (2,), (1,), 2, ((2, 2),)),
+    "vectors in groups": Problem(1, 16, 32, 2, (5, 6), (2, 2), (2, 1), (1, 1), 1, ((1, 1), (1, 1))),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "products"),
+    [
+        ("vectors", "float32", "float32"), ("groups, every step different", "complex64", "float32"),
+        ("a slice and a tile more", "float32", "float32"), ("a signal without a batch", "int16", "float32"),
+        ("vectors", "float32", "tf32"), ("vectors in groups", "float16", "float32"),
+        ("groups, every step different", "float16", "float32"),
+    ],
+)  # fmt: skip
+def test_images_with_channels_last_are_read_as_they_are(monkeypatch, name: str, dtype: str, products: str) -> None:
+    problem = LAST_DENSE[name].but(layout="channels_last")
+    launched: list[Launch] = []
+    run = loader.run
+    monkeypatch.setattr(cuda, "run", lambda *plans: (launched.extend(plans), run(*plans)))
+    x, w, b, dy = problem.x(dtype), problem.w(dtype), problem.bias(dtype), problem.dy(dtype)
+    with nc.float32_as(products):
+        same(problem.conv(upload(x), upload(w), upload(b), algorithm="direct"), problem.expected(x, w, b))
+        same(problem.input_grad(upload(dy), upload(w), algorithm="direct"), problem.expected_input_grad(dy, w))
+    defines = [dict(plan.kernel.defines) for plan in launched]
+    assert [define["LAST"] for define in defines] == [1, 1]
+    wide = name.startswith("vectors") and (dtype == "float16" or products == "tf32")
+    width = {"float16": 8, "float32": 4}[dtype] if wide else 1
+    assert {(define["LOAD_A"], define["LOAD"]) for define in defines} == {(width, width)}
 
 
 def test_sums_of_shares_with_channels_last_are_the_same_bits_in_every_order_of_threads() -> None:

@@ -145,6 +145,16 @@ def test_tensor_cores(products: str, number: int, architectures, monkeypatch) ->
         check(plan, architectures)
 
 
+@pytest.mark.parametrize(
+    ("element", "products", "architectures"), [("float32", None, (75,)), ("float16", "float16", (90,))]
+)
+def test_images_with_channels_last(element: str, products: str | None, architectures) -> None:
+    spec = gemm_spec()
+    x, w, y = (poisoned(shape, element) for shape in (spec.x_shape, spec.w_shape, spec.y_shape))
+    check(implicit_gemm.forward(spec, x, w, None, "relu", y, products=products, last=True), architectures)
+    check(implicit_gemm.input_grad(spec, y, w, x, products=products, last=True), architectures)
+
+
 @pytest.mark.parametrize("element", ["float32", "float64"])
 def test_pointwise(element: str) -> None:
     spec = ConvSpec.of((4, 64, 14, 14), (64, 64, 1, 1))

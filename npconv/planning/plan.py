@@ -224,7 +224,11 @@ class Plan:
             return False
         if self.activation is not None and not is_float(self.dtype):
             return False
-        return self.backend.name == "cupy" and kernels is not None and bool(kernels.reads_channels_last(spec))
+        return (
+            self.backend.name == "cupy"
+            and kernels is not None
+            and bool(kernels.reads_channels_last(spec, self.op, self.operand_dtype))
+        )
 
     def run_last(self, a: Array, b: Array, bias: Array | None = None) -> Array:
         """`run` on channels-last arrays, with or without a batch, where `reads_channels_last`; `b` as there."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from npconv.arrays import NARROW
 from npconv.config import float32_products
 from npconv.geometry import ConvSpec, Window
 from npconv.kernels.cuda import depthwise, depthwise_last, implicit_gemm, windows, winograd
@@ -66,25 +67,40 @@ def conv_weight_grad(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:
             run(*implicit_gemm.weight_grad(spec, x, dy, dw, _cupy().empty, products=_products(x)))
 
 
-def reads_channels_last(spec: ConvSpec) -> bool:
-    """Whether there are kernels for channels-last arrays, which then need not be transposed."""
-    return spec.is_depthwise and spec.out_channels == spec.in_channels
+def reads_channels_last(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:
+    """Whether there are kernels for channels-last arrays of a dtype, which then need not be transposed."""
+    if spec.is_depthwise:
+        return spec.out_channels == spec.in_channels
+    # Narrow floats on ordinary arithmetic would need more registers than there are.
+    return op != "weight_grad" and (dtype.name not in NARROW or uses_tensor_cores(spec, dtype))
 
 
 def conv_forward_last(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | None, y: Any) -> None:
     """`conv_forward` of channels-last arrays, where `reads_channels_last`; weights are as everywhere."""
-    if y.size:
+    if not y.size:
+        return
+    if spec.is_depthwise:
         run(depthwise_last.forward(spec, x, _taps_first(spec, w), bias, activation, y))
+    else:
+        channels_last = w.reshape(*w.shape[:2], spec.window.taps).transpose(0, 2, 1)
+        w = _cupy().ascontiguousarray(channels_last)
+        run(implicit_gemm.forward(spec, x, w, bias, activation, y, products=_products(x), last=True))
 
 
 def conv_input_grad_last(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
     """`conv_input_grad` of channels-last arrays."""
-    if dx.size:
+    if not dx.size:
+        return
+    if spec.is_depthwise:
         run(depthwise_last.input_grad(spec, dy, _taps_first(spec, w), dx))
+    else:
+        grouped = w.reshape(spec.groups, spec.out_channels // spec.groups, w.shape[1], spec.window.taps)
+        w = _cupy().ascontiguousarray(grouped.transpose(0, 2, 3, 1))
+        run(implicit_gemm.input_grad(spec, dy, w, dx, products=_products(dy), last=True))
 
 
 def conv_weight_grad_last(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:
-    """`conv_weight_grad` of channels-last arrays."""
+    """`conv_weight_grad` of channels-last arrays of a depthwise convolution."""
     if dw.size:
         taps_first = _cupy().empty((spec.window.taps, spec.out_channels), dw.dtype)
         run(*depthwise_last.weight_grad(spec, x, dy, taps_first, _cupy().empty))
@@ -107,7 +123,7 @@ def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Call
 
 def details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]:
     """What a thread or a block of the forward convolution computes, for a plan to print."""
-    if spec.layout == "channels_last" and reads_channels_last(spec):
+    if spec.layout == "channels_last" and spec.is_depthwise and reads_channels_last(spec, "forward", dtype):
         return (("patch", "16 bytes of neighbouring channels a thread"),)
     if spec.is_depthwise:
         patch = depthwise.patch_for(planar(spec.window), dtype.name)
