@@ -2,15 +2,17 @@
 
 ``python -m benchmarks.dask_scale --gigabytes 20 --workers 1 2`` makes the array block by block while it is convolved,
 keeps one number of every block of the result, and checks some places against a convolution of their surroundings. It
-prints seconds, and the largest memory of all processes together: the client with the scheduler, and the workers. With
-``--picture`` it draws the measured times, and what follows for more workers from the processor time of one worker and
-of the scheduler, of which there is one: something between all of it at once and one after the other.
+prints seconds, and the largest memory of all processes together: the client with the scheduler, and the workers.
+``--write`` keeps the table in benchmarks/results/, from where the documentation takes it, and a picture of the measured
+times, with what follows for more workers from the processor time of one worker and of the scheduler, of which there is
+one: something between all of it at once and one after the other.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import threading
 import time
 from pathlib import Path
@@ -18,6 +20,11 @@ from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
+
+from benchmarks.tables import grid, machine, versions
+from benchmarks.workers import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def pattern(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -62,11 +69,16 @@ class Memory:
 
 
 class Run(NamedTuple):
-    """Seconds that it took, and seconds of processor time of the client with the scheduler, and of all workers."""
+    """Seconds that it took, and of processor time of the client with the scheduler and of all workers; then gigabytes.
+
+    Those are of the array, and the most that all processes held in memory.
+    """
 
     seconds: float
     scheduler: float
     workers: float
+    array: float
+    held: float
 
 
 def run(gigabytes: float, side: int, workers: int) -> Run:
@@ -97,12 +109,12 @@ def run(gigabytes: float, side: int, workers: int) -> Run:
         with Memory() as memory:
             found, *samples = dask.compute(largest, *(y[0, :, p, p] for p in places))
         ended = time.perf_counter(), time.process_time(), sum(client.run(time.process_time).values())
-    took = Run(*(b - a for a, b in zip(begun, ended, strict=True)))
+    took = Run(*(b - a for a, b in zip(begun, ended, strict=True)), 4 * size**2 / 1e9, memory.most)
     assert found.shape == (1, 8)
     for p, sample in zip(places, samples, strict=True):
         around = np.arange(2 * p - 2, 2 * p + 3)
         np.testing.assert_array_equal(sample, nc.conv(pattern(around, around)[None, None], w)[0, :, 0, 0])
-    print(f"{4 * size**2 / 1e9:.1f} GB, {workers} workers: {took.seconds:.1f} s, processor time of "
+    print(f"{took.array:.1f} GB, {workers} workers: {took.seconds:.1f} s, processor time of "
           f"scheduler {took.scheduler:.1f} s, of workers {took.workers:.1f} s, at most {memory.most:.2f} GB in all: "
           f"{', '.join(f'{part:.2f}' for part in memory.parts)}", flush=True)  # fmt: skip
     return took
@@ -125,19 +137,36 @@ def draw(path: Path, title: str, runs: dict[int, Run]) -> None:
     figure.savefig(path, dpi=110)
 
 
+HEAD = ["workers", "seconds", "speed-up", "processor time of the scheduler", "of the workers", "most memory in all"]
+
+
+def table(runs: dict[int, Run], side: int) -> str:
+    """What ``--write`` keeps."""
+    one = next(iter(runs.values()))
+    about = f"An {machine()}, {os.cpu_count()} cores; {versions(['npconv', 'dask', 'distributed', 'numpy'])}."
+    what = f"{one.array:.1f} GB of float32 in chunks of {4e-6 * side**2:g} MB, 5x5, 1 to 8 channels, stride 2:"
+    rows = (
+        [str(workers), f"{it.seconds:.0f}", f"{one.seconds / it.seconds:.2f}", f"{it.scheduler:.0f} s",
+         f"{it.workers:.0f} s", f"{it.held:.2f} GB"]
+        for workers, it in runs.items()
+    )  # fmt: skip
+    return f"# Larger than memory\n\n{about} {what}\n\n{grid(HEAD, rows)}\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, default=20.0)
     parser.add_argument("--side", type=int, default=1000, help="of a chunk; 1000 are 4 MB")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--write", action="store_true", help="keep the table and the picture")
     arguments = parser.parse_args()
-    if arguments.picture is not None and 1 not in arguments.workers:
-        parser.error("--picture compares with one worker: --workers 1 2")
+    if arguments.write and arguments.workers[0] != 1:
+        parser.error("--write compares with one worker, the first: --workers 1 2")
     runs = {workers: run(arguments.gigabytes, arguments.side, workers) for workers in arguments.workers}
-    if arguments.picture is not None:
+    if arguments.write:
         chunk = f"{4e-6 * arguments.side**2:g} MB"
-        draw(arguments.picture, f"5x5, 1 to 8 channels, stride 2, chunks of {chunk}", runs)
+        draw(RESULTS / "dask-scale.png", f"5x5, 1 to 8 channels, stride 2, chunks of {chunk}", runs)
+        (RESULTS / "dask-scale.md").write_text(table(runs, arguments.side), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -311,7 +311,7 @@ def draw(rows: Sequence[Row], title: str, path: Any) -> None:
     axes.set_yticks(places, [row.case.name for row in rows], fontsize=6)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(f"time / time of npconv; {most:g} stands for more too")
-    axes.set_title(textwrap.fill(title, 110), fontsize=8)
+    axes.set_title(textwrap.fill(title, 110, break_on_hyphens=False), fontsize=8)
     axes.grid(axis="x", color="0.9", zorder=0)
     figure.legend(fontsize=7, loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=110)

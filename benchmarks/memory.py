@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from benchmarks.cases import Case
 from benchmarks.layers import LAYERS, Layer, select
 from benchmarks.peers import OURS
-from benchmarks.tables import grid
+from benchmarks.tables import grid, machine, versions
 from benchmarks.workers import ROOT, Failed, Worker, pin
 
 MIB = 2**20
@@ -61,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.layers:
         path = ROOT / "benchmarks" / "results" / "memory.md"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(f"# Memory beyond operands and result\n\n{table}\n", encoding="utf-8")
+        about = f"{machine()}; {versions(['npconv', 'numpy', 'numba'])}."
+        path.write_text(f"# Memory beyond operands and result\n\n{about}\n\n{table}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

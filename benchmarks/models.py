@@ -3,7 +3,9 @@
 The networks that ship with the package `onnx`, with random weights in place of their constant ones, and MobileNet v1
 and ResNet-18 of `npconv.models`. Every time is the median of several runs, those of the two sides taking turns; the
 ratio is ONNX Runtime's time over npconv's, so more than 1 is faster than it. `--check` compares results alone, also
-with those that `onnx` expects. `--reference` adds onnx's own evaluator, which is slow.
+with those that `onnx` expects. `--reference` measures onnx's own evaluator, which is slow, on the networks that it
+names. `--write` keeps the table in benchmarks/results/, from where docs/inference.md takes it: what a person has to
+say of it stands there.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import npconv as nc
+from benchmarks.tables import grid, machine, versions
 
 RESULTS = Path(__file__).parent / "results" / "models.md"
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
@@ -162,41 +165,65 @@ def check(name: str) -> None:
     print(text, flush=True)
 
 
+HEAD = ["network", "npconv, ms", "ONNX Runtime, ms", "ratio"]
+
+
+def measure(name: str, seconds: float, reference: bool) -> list[str]:
+    """One row of the table."""
+    model, proto, x = case(name)
+    found = times({"npconv": model, "runtime": session(proto)}, x, seconds)
+    ratio = found["runtime"] / found["npconv"]
+    row = [name, f"{found['npconv'] * 1e3:.2f}", f"{found['runtime'] * 1e3:.2f}", f"{ratio:.2f}"]
+    return [*row, f"{evaluator(proto, x) / found['npconv']:.0f}"] if reference else row
+
+
+def evaluator(proto: Any, x: Any) -> float:
+    """Seconds that onnx's own evaluator takes, once."""
+    from onnx.reference import ReferenceEvaluator
+
+    plain, given = ReferenceEvaluator(proto), {t.name for t in proto.graph.initializer}
+    (key,) = (value.name for value in proto.graph.input if value.name not in given)
+    start = time.perf_counter()
+    plain.run(None, {key: x})
+    return time.perf_counter() - start
+
+
+def report(rows: list[list[str]]) -> str:
+    """What `--write` keeps: where it was measured, the table, and how much slower onnx's own evaluator is."""
+    about = f"One core of an {machine()}, float32; {versions(['npconv', 'numpy', 'numba', 'onnx', 'onnxruntime'])}."
+    what = "Medians; the ratio is ONNX Runtime's time over npconv's: above 1, npconv is the faster one."
+    parts = ["# Whole networks, one core, batch 1", f"{about} {what}", grid(HEAD, [row[: len(HEAD)] for row in rows])]
+    slow = [f"{row[-1]} times as long as npconv on {row[0]}" for row in rows if len(row) > len(HEAD)]
+    if slow:
+        parts.append(f"`onnx`'s own evaluator takes {', '.join(slow)}.")
+    return "\n\n".join(parts) + "\n"
+
+
 def main() -> int:
     """Run what the command line names."""
+    every = [*OURS, *NAMES]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", default=[*OURS, *NAMES], help=f"of {', '.join([*OURS, *NAMES])}")
+    parser.add_argument("names", nargs="*", default=every, help=f"of {', '.join(every)}")
     parser.add_argument("--check", action="store_true", help="compare results, measure nothing")
-    parser.add_argument("--reference", action="store_true", help="measure onnx's own evaluator, too")
+    parser.add_argument("--reference", nargs="+", default=[], metavar="NAME", help="measure onnx's own evaluator, too")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each network (default: %(default)s)")
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
+    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}, which is of all networks")
     options = parser.parse_args()
+    unknown = sorted({*options.names, *options.reference} - {*every})
+    if unknown:
+        parser.error(f"there is no network {', '.join(unknown)}; known are {', '.join(every)}")
+    if options.write and (options.check or set(options.names) != set(every)):
+        parser.error(f"{RESULTS.name} is of all networks, measured")
     nc.set_num_threads(1)
     rows = []
     for name in options.names:
         if options.check:
             check(name)
             continue
-        model, proto, x = case(name)
-        found = times({"npconv": model, "runtime": session(proto)}, x, options.seconds)
-        row = [name, f"{found['npconv'] * 1e3:.2f}", f"{found['runtime'] * 1e3:.2f}",
-               f"{found['runtime'] / found['npconv']:.2f}"]  # fmt: skip
-        if options.reference:
-            from onnx.reference import ReferenceEvaluator
-
-            plain, given = ReferenceEvaluator(proto), {t.name for t in proto.graph.initializer}
-            (key,) = (value.name for value in proto.graph.input if value.name not in given)
-            start = time.perf_counter()
-            plain.run(None, {key: x})
-            row.append(f"{(time.perf_counter() - start) / found['npconv']:.0f}")
-        rows.append(row)
-        print("  ".join(row), flush=True)
+        rows.append(measure(name, options.seconds, name in options.reference))
+        print("  ".join(rows[-1]), flush=True)
     if options.write:
-        head = ["network", "npconv, ms", "ONNX Runtime, ms", "ratio"]
-        head += ["onnx's evaluator / npconv"] * options.reference
-        lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
-        text = "\n".join(["# Whole networks, one core, batch 1, float32", "", *lines, ""])
-        RESULTS.write_text(text, encoding="utf-8")
+        RESULTS.write_text(report(rows), encoding="utf-8")
     return 0
 
 

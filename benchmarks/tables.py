@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+import npconv
 from benchmarks.layers import Layer
 
 FUNCTIONAL, PACKED = "npconv", "npconv-packed"
@@ -202,7 +203,11 @@ def machine() -> str:
 
 
 def versions(modules: Iterable[str]) -> str:
-    return ", ".join(f"{module} {metadata.version(module)}" for module in dict.fromkeys(modules))
+    """The versions that run; of npconv's own there may be no other record than the checkout."""
+    found = dict.fromkeys(modules, "")
+    return ", ".join(
+        f"{module} {npconv.__version__ if module == 'npconv' else metadata.version(module)}" for module in found
+    )
 
 
 def insert(text: str, mark: str, content: str) -> str:

@@ -48,7 +48,7 @@ def npconv_step(name: str, batch: int | None = None) -> Callable[[], float]:
     def step() -> float:
         optimizer.zero_grad()
         value = loss(model(x), y)
-        model.backward(loss.backward())
+        model.backward_parameters(loss.backward())
         optimizer.step()
         return value
 

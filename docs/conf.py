@@ -49,6 +49,7 @@ sphinx_gallery_conf = {
     "examples_dirs": [str(ROOT / "examples" / "gallery")],
     "gallery_dirs": ["gallery"],
     "filename_pattern": r"/plot_",
+    "within_subsection_order": "docs.reading_order.ReadingOrder",
     "abort_on_example_error": True,
     "download_all_examples": False,
     "remove_config_comments": True,

@@ -352,7 +352,7 @@ def supported_dtype(name: str, value: Any, backend: Backend | None = None) -> np
     try:
         dtype = np.dtype(value)
     except TypeError:
-        raise TypeError(f"{name} must be a dtype, got {value!r}") from None
+        raise TypeError(f"{name} must be one of {DTYPES}, got {value!r}") from None
     if backend is not None:
         _check_bfloat16(name, dtype, backend)
     known = _is_supported(dtype) or (backend is not None and dtype.name == "bfloat16")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import numbers
 import platform
 import time
 from dataclasses import dataclass
@@ -30,6 +31,11 @@ class Machine:
     bytes_per_second : float
         To and from memory; infinite where nobody says.
 
+    Raises
+    ------
+    ValueError, TypeError
+        If a rate is not above zero, or no number.
+
     Examples
     --------
     >>> from npconv.machine import Machine
@@ -41,6 +47,14 @@ class Machine:
     name: str
     macs_per_second: float
     bytes_per_second: float = math.inf
+
+    def __post_init__(self) -> None:
+        for name in ("macs_per_second", "bytes_per_second"):
+            rate = getattr(self, name)
+            if isinstance(rate, bool) or not isinstance(rate, numbers.Real):
+                raise TypeError(f"{name} must be a number, got {rate!r}")
+            if not float(rate) > 0:
+                raise ValueError(f"{name} must be above zero, got {rate!r}")
 
     @property
     def flops_per_second(self) -> float:
@@ -104,7 +118,8 @@ TYPICAL_PEAK = 81.1e9
 # How much faster than one core a GPU is held to be where an algorithm estimates its time on a core. Not measured.
 GPU_SPEEDUP = {"cupy": 100}
 BANDWIDTH = {"numpy": 10e9, "numba": 10e9, "cupy": 2.5e12}
-LAUNCH = {"numpy": 20e-6, "numba": 10e-6, "cupy": 20e-6}
+# Of a form that is steps on arrays, such as im2col, which takes this long on 1x7x7; one compiled call takes 5 µs.
+LAUNCH = {"numpy": 20e-6, "numba": 35e-6, "cupy": 20e-6}
 
 
 def predicted_seconds(backend: str, kernel: str, flops: float, nbytes: float) -> float:

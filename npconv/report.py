@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from npconv import config
-from npconv.arrays import available_backends, require
+from npconv.arrays import available_backends, require, supported_dtype
 
 
 def configuration() -> dict[str, Any]:
@@ -76,7 +77,7 @@ def warmup(dtypes: tuple[Any, ...] = ("float32", "float64")) -> float:
     ImportError
         If Numba is missing.
     TypeError
-        If a dtype is not supported.
+        If `dtypes` is no sequence, or one of them is not supported.
 
     Examples
     --------
@@ -87,9 +88,12 @@ def warmup(dtypes: tuple[Any, ...] = ("float32", "float64")) -> float:
     from npconv.patches import fold, unfold
     from npconv.pooling import max_pool_vjp
 
+    if isinstance(dtypes, str) or not isinstance(dtypes, Iterable):
+        raise TypeError(f"dtypes must be a sequence such as ('float32',), got {dtypes!r}")
+    wanted = [supported_dtype("dtypes", dtype) for dtype in dtypes]
     start = time.perf_counter()
     with config.use_backend("numba"):
-        for dtype in dtypes:
+        for dtype in wanted:
             x, w = np.ones((1, 1, 4, 4), dtype), np.ones((1, 1, 2, 2), dtype)
             for algorithm in ("direct", "im2col"):
                 y, pullback = conv_vjp(x, w, algorithm=algorithm)

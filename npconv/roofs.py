@@ -84,7 +84,7 @@ def remembered(dtype: Any, threads: int) -> Machine | None:
 def _checked(dtype: Any, threads: int | None) -> tuple[np.dtype[Any], int]:
     wide = compute_dtype(supported_dtype("dtype", dtype))
     if wide.kind != "f":
-        raise TypeError(f"dtype must be a real floating type, whose peak can be measured, got {wide}")
+        raise TypeError(f"dtype must be a real floating type, whose peak can be measured, got {dtype!r}")
     return wide, config.get_num_threads() if threads is None else config.thread_count("threads", threads)
 
 
@@ -160,7 +160,8 @@ def _read(path: Path | None) -> dict[str, tuple[str, float, float]]:
         data = json.loads(disk.read(path))
         if data["format"] != FORMAT:
             return {}
-        return {key: (str(name), float(macs), float(moved)) for key, (name, macs, moved) in data["machines"].items()}
+        found = {key: (str(name), float(macs), float(moved)) for key, (name, macs, moved) in data["machines"].items()}
+        return {key: entry for key, entry in found.items() if min(entry[1:]) > 0}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
 

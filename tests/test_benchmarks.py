@@ -247,6 +247,16 @@ def test_what_the_documentation_quotes_has_a_program_that_makes_it():
     assert not [name for name in sorted(quoted) if not name.startswith(made)]
 
 
+def test_what_a_person_says_of_a_table_is_not_in_the_table(monkeypatch):
+    models = pytest.importorskip("benchmarks.models")
+    monkeypatch.setattr(models, "versions", ", ".join)  # ONNX Runtime may not be here
+    text = models.report([["a", "2.00", "4.00", "2.00"], ["b", "1.00", "1.00", "1.00", "138"]])
+    assert "| a | 2.00 | 4.00 | 2.00 |" in text
+    assert "138 times as long as npconv on b." in text
+    page = (ROOT / "docs" / "inference.md").read_text(encoding="utf-8")
+    assert "results/models.md" in page, "where the table is taken from its file, and what is said of it stands"
+
+
 def test_the_report_names_programs_that_exist(capsys):
     assert report.main(["--list"]) == 0
     for line in capsys.readouterr().out.splitlines():

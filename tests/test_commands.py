@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -54,7 +55,11 @@ def test_every_command_teaches_by_example(name, capsys):
     with pytest.raises(SystemExit) as stop:
         main([name, "--help"])
     assert stop.value.code == 0
-    assert f"npconv {name}" in capsys.readouterr().out.partition("examples:")[2]
+    words, _, examples = capsys.readouterr().out.partition("examples:")
+    assert f"npconv {name}" in examples
+    description = re.split(r"\n(?:positional|options)", words.partition("\n\n")[2])[0]
+    assert description.strip()
+    assert not re.search(r"^ ", description, re.MULTILINE), "paragraphs of a docstring are not indented"
 
 
 def test_the_lectures_table_with_this_machine(capsys):
@@ -179,7 +184,8 @@ def test_one_broken_picture_does_not_stop_the_others(pictures, capsys):
         ("cost mine.npz", "no file of weights"),
         ("cost 1x3x8 4x3xx", "sizes must be"),
         ("cost --separable --groups 2 4 4 3 3 8 8", "--groups"),
-        ("cost 4 4 3 3 8 8 --count 0 --machines h100", "n must be"),
+        ("cost mobilenet_v9", "mobilenet_v2"),
+        ("filter colour.png --kernel gaussian:1e9", "1000 pixels or less"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(line, words, pictures, capsys):
@@ -191,7 +197,9 @@ def test_mistakes_are_one_line_and_status_2(line, words, pictures, capsys):
     assert words in err
 
 
-@pytest.mark.parametrize("line", ["", "frobnicate", "plan", "cost --layers ten 1 1 3 3 8 8"])
+@pytest.mark.parametrize(
+    "line", ["", "frobnicate", "plan", "cost --layers ten 1 1 3 3 8 8", "cost 4 4 3 3 8 8 --count 0"]
+)
 def test_a_wrong_call_is_one_line_and_status_2(line, capsys):
     with pytest.raises(SystemExit) as stop:
         main(shlex.split(line))

@@ -332,7 +332,7 @@ def test_a_batch_may_be_worked_through_in_parts(backend: str, algorithm: str, dt
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("npconv.algorithms.im2col.WORKSPACE", 1)
         patch.setattr("npconv.algorithms.winograd_steps.WORKSPACE", 1)
-        patch.setattr("npconv.algorithms.fft.STEP", 1)
+        patch.setattr("npconv.algorithms.fft_blocks.STEP", 1)
         parts = problem.conv(x, w, **how), problem.input_grad(dy, w, **how), problem.weight_grad(x, dy, **how)
     for actual, expected in zip(parts, whole, strict=True):
         agree(algorithm, actual, np.rint(expected))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import npconv as nc
-from docs import figures, links
+from docs import figures, links, reading_order
 from npconv.commands import NAMES
 
 ROOT = Path(nc.__file__).parent.parent
@@ -46,6 +46,10 @@ NEEDS = {"plot_onnx": ["onnx"], "plot_larger_than_memory": ["dask.array"]}
 """Packages of extras that the examples need and the tests' extra may not have."""
 
 GALLERY = sorted((ROOT / "examples" / "gallery").glob("plot_*.py"))
+
+
+def test_the_gallery_has_an_order():
+    assert sorted(reading_order.ORDER) == [path.name for path in GALLERY]
 
 
 # The lecture is the notebook, which has run.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import BACKENDS, Problem, identical, problems_for
 
 import npconv as nc
-from npconv.algorithms import fft
+from npconv.algorithms import fft, fft_blocks
 from npconv.arrays import require
 from npconv.geometry import ConvSpec
 from npconv.planning import plan_for
@@ -55,8 +55,8 @@ def compute(spec: ConvSpec, op: str, a: np.ndarray, b: np.ndarray, algorithm: st
 
 def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """As few samples, images and groups at once as can be."""
-    monkeypatch.setattr(fft, "STEP", 1)
-    monkeypatch.setattr(fft, "BLOCK", 1)
+    monkeypatch.setattr(fft_blocks, "STEP", 1)
+    monkeypatch.setattr(fft_blocks, "BLOCK", 1)
 
 
 # The bound
@@ -72,7 +72,7 @@ def test_errors_stay_within_the_bound(
     if small:
         cut_small(monkeypatch)
     spec, a, b = operands(name, op, dtype)
-    assert not small or fft.blocks_for(spec, op, a.dtype.itemsize).steps > 1
+    assert not small or fft_blocks.blocks_for(spec, op, a.dtype.itemsize).steps > 1
     result = compute(spec, op, a, b)
     assert result.dtype == dtype
     wide = np.result_type(dtype, "float64")
@@ -111,17 +111,17 @@ def test_fast_lengths_are_the_smallest_products_of_small_primes(n: int) -> None:
                 m //= prime
         return m == 1
 
-    assert fft.fast_length(n) == next(m for m in range(n, 2 * n + 1) if is_fast(m))
+    assert fft_blocks.fast_length(n) == next(m for m in range(n, 2 * n + 1) if is_fast(m))
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_blocks_cover_the_result(op: str) -> None:
     for name in GEOMETRIES:
         spec, a, _ = operands(name, op, "float32")
-        blocks = fft.blocks_for(spec, op, a.dtype.itemsize)
+        blocks = fft_blocks.blocks_for(spec, op, a.dtype.itemsize)
         assert all(kept >= 1 for kept in blocks.kept)
         assert all(n * kept >= out for n, kept, out in zip(blocks.count, blocks.kept, blocks.out, strict=True))
-        assert all(fft.fast_length(blocks.length[axis]) == blocks.length[axis] for axis in blocks.axes)
+        assert all(fft_blocks.fast_length(blocks.length[axis]) == blocks.length[axis] for axis in blocks.axes)
 
 
 def test_images_share_no_numbers(backend: str) -> None:

@@ -53,6 +53,8 @@ def expected(x: np.ndarray, w: np.ndarray, boundary: str, axes: tuple[int, ...])
         ((200, 3), (33,), (0,)),
         ((70, 40), (6,), (0,)),
         ((20, 31, 3), (5, 4), (0, 1)),
+        ((11, 31, 3), (3, 3), (0, 1)),
+        ((4, 11, 53), (2, 5, 5), (0, 1, 2)),
         ((6, 9, 50), (3, 4), (2, 0)),
         ((4, 7, 9, 40), (3, 2, 3), (0, 1, 3)),
         ((9, 10, 33), (3, 2, 5), (0, 1, 2)),
@@ -92,6 +94,17 @@ def test_any_size_any_mode(n: int, k: int, rows: int, down: int, mode: str, boun
         # Transforms round; numbers here are below 4 and 4 * 4, and the longest tiles have 16 passes each way.
         bound = 200 * np.finfo("f4").eps * np.abs(kernel).sum() * np.sqrt(x.size + kernel.size) * 3
         assert np.abs(nc.correlate(x, kernel.astype("f4"), **how) - want).max(initial=0) <= bound
+
+
+@pytest.mark.parametrize("large", [1, 2**11, 2**12, 2**20, 2**26, 2**30])
+@pytest.mark.parametrize("dtype", ["int32", "uint64"])
+def test_sums_of_integers_are_exact_whatever_they_run_in(large: int, dtype: str) -> None:
+    x, w = np.full((9, 40), large, dtype), np.array([[2**11 - 1, -1], [3, 2**11]])
+    x[::2, ::3] -= 1
+    padded = np.pad(x.astype(object), ((1, 0), (1, 0)), mode="symmetric")
+    want = sum(int(w[i, j]) * padded[i : i + 9, j : j + 40] for i, j in np.ndindex(2, 2))
+    np.testing.assert_array_equal(nc.correlate(x, w, dtype="int64"), want.astype(np.int64))
+    np.testing.assert_array_equal(nc.correlate(x, w, dtype="int16"), want.astype(np.int64).astype("int16"))
 
 
 def test_long_signals_are_many_tasks() -> None:
@@ -157,6 +170,9 @@ def test_a_stencil_stays_inside_its_arrays(
         ((61, 90), (12, 9), (1, 0)),
         ((20, 33, 41), (4, 5, 7), (0, 1, 2)),
         ((7, 50), (31, 40), (0, 1)),
+        ((3, 2, 700), (100,), (2,)),
+        ((41,), (90,), (0,)),
+        ((2, 300, 3), (100,), (1,)),
     ],
 )
 def test_transformed_tiles_agree_with_sums(
@@ -187,6 +203,31 @@ def test_transformed_tiles_stay_inside_their_arrays(size: tuple[int, int]) -> No
     np.testing.assert_allclose(y, want, rtol=0, atol=1e-5 * np.abs(want).max())
     x[1, 3, 4] = np.nan
     assert not run(x, w, 0.0, y)
+
+
+@pytest.mark.parametrize("block", [(8, 8), (24, 16)])
+def test_transformed_signals_stay_inside_their_arrays(block: tuple[int, int]) -> None:
+    guarded, rng, kind, size, taps = Guarded(), np.random.default_rng(0), np.dtype("float32"), 301, 50
+    sources = np.arange(-20, size + taps - 21)
+    sources = np.where((sources >= 0) & (sources < size), sources, -1)
+    run = kernels.signals(kind, 3, size, size, block, sources, 20, 10**7)
+    x, w = guarded.array((3, size), rng, "float32"), guarded.array((taps,), rng, "float32")
+    y = guarded.array((3, size), dtype="float32")
+    assert run(x, w, 2.0, y)
+    guarded.check()
+    padded = np.pad(x.astype(float), ((0, 0), (20, taps - 21)), constant_values=2.0)
+    want = np.lib.stride_tricks.sliding_window_view(padded, taps, 1) @ w.astype(float)
+    np.testing.assert_allclose(y, want, rtol=0, atol=1e-5 * np.abs(want).max())
+    for place in ((0, 0), (1, 150), (2, size - 1)):
+        bad = x.copy()
+        bad[place] = np.inf
+        assert not run(bad, w, 0.0, y)
+
+
+def test_signals_of_one_batch_do_not_disturb_each_other() -> None:
+    x, w = np.random.default_rng(0).standard_normal((3, 900)).astype("f4"), whole((100,))
+    loud = x * np.float32([[1], [1e9], [1]])
+    np.testing.assert_array_equal(*(nc.correlate(v, w, axes=1, method="fft")[[0, 2]] for v in (x, loud)))
 
 
 def test_a_narrow_kernel_of_rank_1_is_as_precise_as_a_wide_array() -> None:

@@ -250,6 +250,24 @@ def test_parts_of_a_concatenation_are_made_in_place() -> None:
     for part in (a, b, c, e):
         assert np.shares_memory(part, f)
     assert c.ctypes.data == f.ctypes.data
+    made = {place for _, _, _, outs in program._steps for place in outs}
+    assert program._number["c"] not in made, "nothing is left to join"
+    assert program._number["f"] in made, "a stands in it twice"
+
+
+def test_packed_weights_count() -> None:
+    w, x = normal(32, 32, 3, 3), normal(1, 32, 8, 8)
+    layer = graph([node("conv", "x w", "y", **SAME)], "y", w=w)
+    model = Model(layer)
+    model.run({"x": x})
+    assert model._budget.held >= 2 * w.nbytes, "the constant, and what a plan made of it"
+    before = model._budget.held
+    for size in (4, 5, 6, 7, 8, 9):  # one program makes room for another
+        model.run({"x": normal(1, 32, size, size)})
+    (*programs,) = model._programs.values()
+    assert model._budget.held == w.nbytes + sum(program.nbytes for program in programs) < 6 * before
+    with pytest.raises(ValueError, match=r"node .* needs .* more than max_memory=50,000 allows"):
+        Model(layer, max_memory=50_000).run({"x": x})
 
 
 def test_memory_is_used_again() -> None:
@@ -259,7 +277,7 @@ def test_memory_is_used_again() -> None:
     x = normal(1, 2, 16, 16)
     model.run({"x": x})
     (program,) = model._programs.values()
-    assert program.nbytes == 2 * x.nbytes
+    assert program._arena.nbytes == 2 * x.nbytes
 
 
 def test_results_belong_to_the_caller() -> None:

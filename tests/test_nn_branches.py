@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from test_nn import TOLERANCE, Make, case, check_gradients, spread, wide
 from test_nn_layers import check_curved_gradients
 
+import npconv as nc
 from npconv import nn
 
 pytestmark = pytest.mark.usefixtures("on_backend")
@@ -105,6 +106,52 @@ def test_a_residual_network_equals_pytorch(backend: str) -> None:
     theirs = [*head.parameters(), *body.parameters()]
     for (name, mine), other in zip(ours.named_parameters(), theirs, strict=True):
         np.testing.assert_allclose(mine.grad, other.grad.numpy(), **TOLERANCE, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "model", [nn.Sequential(nn.ConvNorm(2, 3, rng=0), nn.Conv2d(3, 2, 3, rng=1)), nn.Linear(6, 4, rng=0)]
+)
+def test_gradients_of_parameters_alone_are_the_same(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 2, 6, 6), np.float32)
+    asked: list[tuple[int, ...]] = []
+    plain = nc.conv_input_grad
+
+    def watched(dy: np.ndarray, w: np.ndarray, shape: tuple[int, ...], *rest: Any, **how: Any) -> np.ndarray:
+        asked.append(shape)
+        return plain(dy, w, shape, *rest, **how)
+
+    def gradients(send: Callable[[np.ndarray], object]) -> list[np.ndarray]:
+        model.zero_grad()
+        send(np.ones_like(model(x)))
+        return [parameter.grad for parameter in model.parameters()]
+
+    monkeypatch.setattr(nc, "conv_input_grad", watched)
+    with nc.use_backend("numpy"):
+        expected, before = gradients(model.backward), asked.count(x.shape)
+        found = gradients(model.backward_parameters)
+    assert asked.count(x.shape) == before, "the input's gradient was computed"
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_backward_pass_of_ones_own_is_not_passed_over() -> None:
+    called: list[object] = []
+
+    class Mine(nn.Sequential):
+        def backward(self, dy: np.ndarray) -> np.ndarray:
+            called.append(self)
+            return super().backward(dy)
+
+    class Line(nn.Linear):
+        def backward(self, dy: np.ndarray) -> np.ndarray:
+            called.append(self)
+            return super().backward(dy)
+
+    line = Line(3, 2, rng=0)
+    model = Mine(nn.Sequential(line))
+    y = model(np.ones((1, 3), np.float32))
+    model.backward_parameters(y)
+    assert called == [model, line]
 
 
 def test_slices_and_printing() -> None:

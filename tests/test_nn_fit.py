@@ -218,6 +218,17 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, change: dic
     assert all((value == before[name]).all() for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("wrong", ["targets", "shapes", "numbers"])
+def test_validation_that_does_not_fit_costs_no_epoch(wrong: str) -> None:
+    x, y, model = problem()
+    before = model.state_dict()
+    other = {"targets": (x, y + 9), "shapes": (x[:, :-1], y), "numbers": (x * np.float32(np.nan), y)}[wrong]
+    with pytest.raises(ValueError, match=r"^validation (does not fit the network or the loss: |must be finite)"):
+        nn.fit(model, (x, y), validation=other, epochs=1, progress=False)
+    assert all((value == before[name]).all() for name, value in model.state_dict().items())
+    assert model.training
+
+
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     x, y, model = problem()
     nn.save(model, tmp_path / "weights.npz")
@@ -233,6 +244,8 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         ({"data": ([1], [2])}, TypeError, "samples of data must be a NumPy or CuPy array"),
         ({"data": 3}, TypeError, r"data must be a pair of arrays, or have __len__ and batch\(indices, rng\); got int"),
         ({"validation": np.zeros(3)}, TypeError, "validation must be a pair of arrays"),
+        ({"data": (np.ma.masked_less(np.ones(4), 0),) * 2}, TypeError, "samples of data is a masked array, whose mask"),
+        ({"data": (np.ones((4, 4)), np.full(4, np.inf))}, ValueError, "got targets that are not, in epoch 1, batch 1"),
         ({"epochs": 0}, ValueError, "epochs must be positive"),
         ({"batch_size": 0}, ValueError, "batch_size must be positive"),
         ({"seed": -1}, ValueError, "seed must be zero or more"),

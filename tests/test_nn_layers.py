@@ -159,6 +159,21 @@ def test_sigmoid_is_right_for_every_number(value: float) -> None:
 # --------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("make", [nn.ReLU, nn.ReLU6])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_nothing_passes_where_a_rectifier_cut_off(make: Callable[[], nn.Module], dtype: str) -> None:
+    layer = make()
+    for order in (slice(None), slice(None, None, -1)):  # the second is no array in C order
+        layer(np.array([-1, 0, 2, 3, -2], dtype)[order])
+        dy = np.array([np.inf, np.nan, -5, np.inf, 1], dtype)[order]
+        np.testing.assert_array_equal(layer.backward(dy), np.array([0, 0, -5, np.inf, 0], dtype)[order])
+
+
+def test_a_mask_is_not_lost() -> None:
+    with pytest.raises(TypeError, match=r"x is a masked array, whose mask would be lost; fill it first"):
+        nn.ReLU()(np.ma.masked_less(np.ones(3), 2))
+
+
 def test_dropout_drops_a_share_and_keeps_the_mean() -> None:
     n, p = 40_000, 0.3
     layer = nn.Dropout(p, rng=0)

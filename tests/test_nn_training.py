@@ -145,6 +145,24 @@ def test_trajectories_equal_pytorch(name: str, options: dict[str, Any]) -> None:
             np.testing.assert_allclose(mine.value, their.detach().numpy(), rtol=0, atol=1e-10, err_msg=f"step {step}")
 
 
+@pytest.mark.parametrize("name", ["Adam", "RMSprop"])
+def test_half_precision_steps_are_those_of_single_precision_rounded(name: str) -> None:
+    # The square of such a gradient is zero in float16, and eps as well.
+    half, single = (nn.Parameter(np.ones(3, dtype)) for dtype in ("float16", "float32"))
+    optimisers = [getattr(nn, name)([parameter], lr=0.25) for parameter in (half, single)]
+    gradient = np.array([1e-4, -1e-4, 0])
+    for parameter, optimiser in zip((half, single), optimisers, strict=True):
+        parameter.grad = gradient.astype("float16").astype(parameter.value.dtype)
+        optimiser.step()
+    assert half.value.dtype == np.float16
+    np.testing.assert_array_equal(half.value, single.value.astype("float16"))
+    assert abs(1 - half.value[0]) > 0.1
+    other = getattr(nn, name)([nn.Parameter(np.ones(3, "float16"))], lr=0.25)
+    other.load_state_dict(optimisers[0].state_dict())
+    for key, value in optimisers[0].state_dict().items():
+        np.testing.assert_array_equal(other.state_dict()[key], value)
+
+
 @pytest.mark.parametrize(("name", "options"), OPTIMISERS)
 def test_a_saved_optimiser_goes_on_to_the_same_bits(name: str, options: dict[str, Any]) -> None:
     def make(values: list[np.ndarray]) -> tuple[list[nn.Parameter], nn.Optimizer]:

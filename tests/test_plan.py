@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from html.parser import HTMLParser
 
@@ -123,3 +124,17 @@ def test_predicted_times_grow_with_the_work(groups):
     assert times == sorted(set(times))
     # Twice the images take twice the time, but for the call.
     assert times[2] - times[1] == pytest.approx(2 * (times[1] - times[0]), rel=0.05)
+
+
+def test_plain_arrays_take_a_short_road_to_the_same_bits():
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(2, 3, 9, 8)).astype("f"), rng.normal(size=(4, 3, 3, 3)).astype("f")
+    bias = np.arange(4, dtype="f")
+    plan = nc.plan(x.shape, w.shape, 2, 1, backend="numpy", activation="relu")
+    y = plan(x, w, bias)
+    np.testing.assert_array_equal(y, plan(x, w, bias, out=np.empty_like(y)), "with out= the road is the long one")
+    np.testing.assert_array_equal(y, nc.conv(x, w, bias, 2, 1, backend="numpy", activation="relu"))
+    assert pickle.loads(pickle.dumps(plan)) == plan, "what is kept for the short road stays here"
+    for wrong in ((x[:1], w, bias), (x, w[:, :2], bias), (x, w, bias[:1]), (x, w, bias.astype("d"))):
+        with pytest.raises((ValueError, TypeError), match="as planned"):
+            plan(*wrong)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import math
 import textwrap
 from collections.abc import Callable
@@ -19,7 +20,7 @@ def describe(
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
-        description=textwrap.dedent(run.__doc__ or ""),
+        description=inspect.getdoc(run),
         epilog="examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -66,6 +67,17 @@ def sizes(text: str) -> Sizes:
         return tuple(int(part) for part in text.lower().replace("×", "x").split("x"))
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected sizes such as 1x64x56x56, got {text!r}") from None
+
+
+def positive(text: str) -> int:
+    """Read a number of things, at least one."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, got {text!r}")
+    return value
 
 
 def seconds(text: str) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 import npconv as nc
 from npconv.commands import UsageError, recipes
-from npconv.commands.arguments import add_geometry, add_json, describe, geometry
+from npconv.commands.arguments import add_geometry, add_json, describe, geometry, positive
 from npconv.machine import NAMED, Machine
 from npconv.units import duration
 
@@ -45,9 +45,13 @@ def add(commands: Any) -> None:
     parser.add_argument("--separable", action="store_true", help="beside the depthwise separable pair")
     parser.add_argument("--vary", action="store_true", help="without padding, half the image, twice the channels")
     parser.add_argument(
-        "--machines", nargs="+", choices=[*NAMED, "this"], help="default: the lecture's two and this one"
+        "--machines",
+        nargs="+",
+        choices=[*NAMED, "this"],
+        metavar="NAME",
+        help=f"of {', '.join([*NAMED, 'this'])} (default: the lecture's two and this one)",
     )
-    parser.add_argument("--count", type=int, default=1, metavar="N", help="so many of each machine")
+    parser.add_argument("--count", type=positive, default=1, metavar="N", help="so many of each machine")
     add_json(parser)
     parser.set_defaults(step="forward")
 
@@ -121,7 +125,10 @@ def _shape(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(n) for n in text.lower().replace("×", "x").split("x"))
     except ValueError:
-        raise UsageError(f"sizes must be numbers, or shapes such as 1x64x56x56, got {text}") from None
+        raise UsageError(
+            f"sizes must be numbers or shapes such as 1x64x56x56, a network a file {', '.join(FILES)} or one of "
+            f"{', '.join(nc.models.__all__)}; got {text}"
+        ) from None
 
 
 def _shapes(options: argparse.Namespace) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -24,6 +24,8 @@ npconv filter photos/ --kernel sharpen                       every picture of a 
 npconv filter 'photos/*.png' --kernel mine.npy -o out/       a kernel of your own, saved by numpy.save
 """
 
+LARGEST = 1000
+"""Pixels: what a picture is blurred over. More is a slip of the hand, whose kernel would fill the memory."""
 KERNELS = "sobel, laplace, sharpen, gaussian:SIGMA, box:SIZE or a file FILE.npy"
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
@@ -119,6 +121,9 @@ def _kernel(text: str, boundary: str) -> Any:
     if name == "sobel" and not number:
         across, down = nc.filters.sobel(1).astype(np.float32) / 4, nc.filters.sobel(0).astype(np.float32) / 4
         return lambda x: np.hypot(_apply(x, across, boundary), _apply(x, down, boundary))
+    if name in ("gaussian", "box") and number:
+        line = _line(text, name, number)
+        return lambda x: _along(_along(x, line, 1, boundary), line, 2, boundary)
     weights = np.asarray(_weights(text, name, number), np.float32)
     middle = 0.5 if abs(float(weights.sum())) < 1e-3 * float(np.abs(weights).sum()) else 0.0
     return lambda x: middle + _apply(x, weights, boundary)
@@ -128,18 +133,26 @@ def _apply(x: Any, weights: Any, boundary: str) -> Any:
     return nc.correlate(x, weights, axes=(1, 2), boundary=boundary)
 
 
+def _along(x: Any, line: Any, axis: int, boundary: str) -> Any:
+    return nc.correlate(x, line, axes=(axis,), boundary=boundary)
+
+
+def _line(text: str, name: str, number: str) -> Any:
+    """A row, or a column, of a kernel that is the product of the two."""
+    size = _number(text, number)
+    if name == "box" and not size.is_integer():
+        raise UsageError(f"size of a box must be an integer, got {number}")
+    if size > LARGEST:
+        raise UsageError(f"kernel must be of {LARGEST} pixels or less, got {text!r}")
+    line = nc.filters.box(int(size), ndim=1) if name == "box" else nc.filters.gaussian(size, ndim=1)
+    return line.astype(np.float32)
+
+
 def _weights(text: str, name: str, number: str) -> Any:
     if name == "laplace" and not number:
         return nc.filters.laplace()
     if name == "sharpen" and not number:
         return np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]])
-    if name == "gaussian" and number:
-        return nc.filters.gaussian(_number(text, number), ndim=2)
-    if name == "box" and number:
-        size = _number(text, number)
-        if not size.is_integer():
-            raise UsageError(f"size of a box must be an integer, got {number}")
-        return nc.filters.box(int(size), ndim=2)
     if text.endswith(".npy"):
         return _load(Path(text))
     raise UsageError(f"kernel must be {KERNELS}, got {text!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 import npconv as nc
 from npconv.commands import UsageError, samples
-from npconv.commands.arguments import add_json, describe, need
+from npconv.commands.arguments import add_json, describe, need, positive
 from npconv.commands.recipes import RECIPES, Network
 
 EXAMPLES = """
@@ -35,10 +36,12 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", default=Path("npconv-train"), help="default: %(default)s"
     )
-    parser.add_argument("--epochs", type=int, default=30, help="default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
+    parser.add_argument("--epochs", type=positive, default=30, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=positive, default=32, help="default: %(default)s")
     parser.add_argument("--lr", type=float, help="highest learning rate of AdamW (default: one that suits the network)")
-    parser.add_argument("--size", type=int, help="side of the pictures (default: 32 for lenet and digits, else 64)")
+    parser.add_argument(
+        "--size", type=positive, help="side of the pictures (default: 32 for lenet and digits, else 64)"
+    )
     parser.add_argument("--channels", type=int, choices=(1, 3), help="grey or colour (default: 1 for digits, else 3)")
     parser.add_argument("--width", type=float, default=1.0, help="of a mobilenet: times the channels (default: 1)")
     parser.add_argument("--shift", type=int, help="pixels to move pictures by (default: a sixteenth of the side)")
@@ -54,10 +57,12 @@ def run(options: argparse.Namespace) -> None:
     recipe = RECIPES[options.model]
     if options.width != 1 and not recipe.has_width:
         raise UsageError(f"--width is for the mobilenets, not for {options.model}")
-    if options.seed < 0 or options.epochs < 1 or not 0 < options.held_back < 1:
-        raise UsageError("--seed must be zero or more, --epochs must be positive, and --held-back between 0 and 1")
-    if options.size is not None and options.size < 1:
-        raise UsageError(f"--size must be positive, got {options.size}")
+    if options.seed < 0:
+        raise UsageError(f"--seed must be zero or more, got {options.seed}")
+    if not 0 < options.held_back < 1:
+        raise UsageError(f"--held-back must be between 0 and 1, got {options.held_back:g}")
+    if options.lr is not None and not 0 <= options.lr < math.inf:
+        raise UsageError(f"--lr must be finite and zero or more, got {options.lr:g}")
     size = options.size or (32 if options.data == "digits" else recipe.size)
     data = samples.load(options.data, size, options.channels)
     network, model = _network(options, recipe, data)

@@ -264,7 +264,7 @@ def itemsize_of(dtype: Any) -> int:
     try:
         known = np.dtype(dtype)
     except TypeError:
-        raise TypeError(f"dtype must be a dtype, got {dtype!r}") from None
+        raise TypeError(f"dtype must be a dtype such as float32, got {dtype!r}") from None
     if dtype is None or known.kind not in "iufc":
         raise TypeError(f"dtype must be an integer, floating or complex type, got {dtype!r}")
     return int(known.itemsize)

@@ -24,9 +24,6 @@ FEW_COLUMNS = 32
 MOST_PLANES = 2**22
 """Entries of a table of planes; filters that need more go another way."""
 
-# What one core of an AMD EPYC (Zen 3) takes for a product in float32.
-_PRODUCT = 1 / 42e9
-
 # Products of an output up to which no transform is faster.
 _FEW_TAPS = 128
 
@@ -58,16 +55,20 @@ def prefers_transform(backend: Backend, frame: Frame, dtype: np.dtype[Any], stri
     taps = math.prod(frame.kernel)
     if taps <= _FEW_TAPS or strict:
         return False
-    direct = seconds(frame, dtype)
+    direct = seconds(backend, frame, dtype)
     padded = tuple(n + k - 1 for n, k in zip(frame.out, frame.kernel, strict=True))
     batch = math.prod(frame.y_shape) // math.prod(frame.out)
     found = plan((batch, 1, *padded), (1, 1, *frame.kernel), dtype=dtype, backend=backend.name, threads=1)
     return found.algorithm == "fft" and found.predicted_seconds < direct
 
 
-def seconds(frame: Frame, dtype: np.dtype[Any]) -> float:
+def seconds(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> float:
     """About how long the sums take on one core."""
-    return math.prod(frame.y_shape) * math.prod(frame.kernel) * _PRODUCT * dtype.itemsize / 4
+    batch, axes, spread = arranged(frame)
+    *leading, down, across = axes
+    planes, taps = batch * math.prod(axis.out for axis in leading), math.prod(axis.kernel for axis in leading)
+    out, kernel = (down.out, across.out * spread), (down.kernel, across.kernel)
+    return float(compiled_filters(backend).stencil_seconds(dtype, planes, taps, out, kernel))
 
 
 @functools.lru_cache(maxsize=256)
@@ -83,11 +84,11 @@ def summer(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> Summed:
         (down.out, across.out * spread), (down.kernel, across.kernel), spread, leads, rows, columns,
         across.low * spread,
     )  # fmt: skip
-    order, shape = np.argsort(frame.axes), frame.y_shape
+    as_stored, shape = stored_order(frame, dtype), frame.y_shape
 
     def summed(x: Array, w: Array, outside: Any) -> Array:
         y = np.empty(shape, dtype)
-        run(x, np.ascontiguousarray(w.transpose(order), dtype), outside, y)
+        run(x, as_stored(w), outside, y)
         return y
 
     return summed
@@ -95,15 +96,15 @@ def summer(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> Summed:
 
 def by_axes(backend: Backend, frame: Frame, factors: list[Array], x: Array, outside: Any) -> Array:
     """The sums of a kernel that is an outer product: a pass for each axis, the last two together where they can be."""
-    passes, shape = _passes(backend, frame, x.dtype), list(x.shape)
-    lines = [np.ascontiguousarray(factors[n].ravel(), x.dtype) for n in np.argsort(frame.axes)]
+    order, passes = _passes(backend, frame, x.dtype)
+    shape, lines = list(x.shape), [np.ascontiguousarray(factors[n].ravel(), x.dtype) for n in order]
     for left, (run, numbers, out) in reversed(list(zip(range(len(passes)), reversed(passes), strict=True))):
         mine = [lines[n] for n in numbers]
         for axis, size in out:
             shape[axis] = size
         y = backend.scratch(tuple(shape), x.dtype) if left else np.empty(shape, x.dtype)
         run(x, *mine, outside, y)
-        for line in mine:
+        for line in mine if left and outside != 0 else ():
             # What a pass makes of the constant is what lies beyond the edge for the next one.
             outside = x.dtype.type((line * outside).sum())
         x = y
@@ -111,21 +112,23 @@ def by_axes(backend: Backend, frame: Frame, factors: list[Array], x: Array, outs
 
 
 @functools.lru_cache(maxsize=256)
-def _passes(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> list[tuple[Any, list[int], list[tuple[int, int]]]]:
-    """For each pass what runs it, the numbers of its lines of weights, and the sizes of its axes after it."""
+def _passes(
+    backend: Backend, frame: Frame, dtype: np.dtype[Any]
+) -> tuple[list[int], list[tuple[Any, list[int], list[tuple[int, int]]]]]:
+    """The factors in the order of the image's axes; for each pass what runs it, which of them, and its axes' sizes."""
     kernels, shape = compiled_filters(backend), list(frame.x_shape)
-    order = np.argsort(frame.axes)
+    order = [int(n) for n in np.argsort(frame.axes)]
     found = []
     number = 0
     while number < len(order):
-        n = int(order[number])
+        n = order[number]
         axis, line = frame.axes[n], Axis(frame.size[n], frame.kernel[n], frame.pairs[n][0], frame.out[n])
         spread = math.prod(shape[axis + 1 :])
         rows = origins(backend, line, frame.boundary)
-        last = number + 2 == len(order) and frame.axes[int(order[-1])] == axis + 1
+        last = number + 2 == len(order) and frame.axes[order[-1]] == axis + 1
         after = math.prod(shape[axis + 2 :])
         if last and after <= FEW_COLUMNS and kernels.fits_separable(dtype, spread, line.kernel):
-            m = int(order[-1])
+            m = order[-1]
             other = Axis(frame.size[m], frame.kernel[m], frame.pairs[m][0], frame.out[m])
             columns = _spread(origins(backend, other, frame.boundary), after)
             run = kernels.separable(
@@ -148,13 +151,21 @@ def _passes(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> list[tuple[
         found.append((run, [number], [(axis, line.out)]))
         shape[axis] = line.out
         number += 1
-    return found
+    return order, found
 
 
 def compiled_filters(backend: Backend) -> Any:
     """The compiled filters, which are loaded when they are needed."""
     assert backend.kernels is not None
     return backend.kernels.filters
+
+
+def stored_order(frame: Frame, dtype: np.dtype[Any]) -> Callable[[Array], Array]:
+    """What lays a kernel out as the image is, its axes in the order of the image's."""
+    order = tuple(map(int, np.argsort(frame.axes)))
+    if order == tuple(range(len(order))):
+        return lambda w: np.ascontiguousarray(w, dtype)
+    return lambda w: np.ascontiguousarray(w.transpose(order), dtype)
 
 
 @functools.lru_cache(maxsize=256)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from npconv.arrays import Array, Backend, is_plain
-from npconv.filters import compiled
+from npconv.filters import compiled, transformed
 from npconv.filters.arguments import narrow, turned
 from npconv.filters.frame import Frame, Ints
 from npconv.filters.labelled import frame_of, is_labelled, labels, unlabelled
 from npconv.filters.missing import interpolated, omit
 from npconv.filters.problem import Problem
-from npconv.filters.separable import factors_for
+from npconv.filters.separable import factors_for, may_split
 from npconv.filters.sums import Run
 from npconv.lazy import is_lazy, later
 from npconv.planning import recent
@@ -213,16 +213,18 @@ def _filter(
         out,
     )  # fmt: skip
     operands, frame, here, wide = problem.operands, problem.frame, problem.operands.backend, problem.wide
-    image = problem.image()
     if math.prod(frame.y_shape) == 0:
+        problem.image()  # which may raise
         return operands.deliver(here.xp.zeros(frame.y_shape, wide), out, problem.result)
-    how = (problem.kernel, problem.cval, problem.min_weight)
-    if nan_policy == "omit":
-        y = omit(problem.run, frame, image, problem.gaps(image), *how).y
+    if problem.missing:
+        how, image = (problem.kernel, problem.cval, problem.min_weight), problem.image()
+        if nan_policy == "omit":
+            y = omit(problem.run, frame, image, problem.gaps(image), *how).y
+        else:
+            filled = interpolated(problem.run, frame, image, problem.gaps(image), *how)
+            y = problem.run(frame, filled, problem.kernel.astype(wide), problem.cval)
     else:
-        if nan_policy == "interpolate":
-            image = interpolated(problem.run, frame, image, problem.gaps(image), *how)
-        y = problem.run(frame, image, problem.kernel.astype(wide), problem.cval)
+        y = problem.summed()
     if key is not None and compiled.fits(here, frame, wide):
         recent.remember(key, _made_ready(here, frame, wide, method, flip, problem.cval))
     return operands.deliver(narrow(y, operands, problem.result), out, problem.result)
@@ -241,15 +243,18 @@ def _made_ready(
     backend: Backend, frame: Frame, wide: np.dtype[Any], method: str, flip: bool, cval: Any
 ) -> Callable[[Array, Array, Any], Array]:
     """A call for arrays like those of an earlier one, whose result is of the dtype that is computed in."""
-    whole = Run(backend, method)
-    dense = None if whole.transforms(frame, wide) else whole.dense(frame, wide)
+    whole, split = Run(backend, method), may_split(frame.kernel, method)
+    tiles = transformed.filter_for(backend, frame, wide) if whole.transforms(frame, wide) else None
+    dense = whole.dense(frame, wide) if tiles is None else None
 
     def call(x: Array, w: Array, _: Any) -> Array:
         kernel = turned(w) if flip else w
-        found = factors_for(backend, frame, kernel, wide, method)
-        if found is not None:
+        if split and (found := factors_for(backend, frame, kernel, wide, method)) is not None:
             return compiled.by_axes(backend, frame, found, x, cval)
+        if dense is not None:
+            return dense(x, kernel, cval)
         kernel = kernel.astype(wide, copy=False)
-        return whole(frame, x, kernel, cval) if dense is None else dense(x, kernel, cval)
+        y = None if tiles is None else tiles(x, kernel, cval)
+        return whole.without_tiles(frame, x, kernel, cval) if y is None else y
 
     return call

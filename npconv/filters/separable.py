@@ -28,9 +28,7 @@ def factors_for(backend: Backend, frame: Frame, w: Array, wide: np.dtype[Any], m
                 f"method 'fft' has nothing to transform where windows do not overlap, "
                 f"here a kernel of shape {frame.kernel} at stride {frame.stride}"
             )
-    if method not in ("auto", "separable"):
-        return None
-    if method == "auto" and sum(frame.kernel) >= math.prod(frame.kernel):
+    if not may_split(frame.kernel, method):
         return None
     host = backend.xp.asnumpy(w) if backend.xp is not np else w
     if host.nbytes <= _REMEMBERED:
@@ -42,6 +40,11 @@ def factors_for(backend: Backend, frame: Frame, w: Array, wide: np.dtype[Any], m
             raise ValueError("method 'separable' needs a kernel of rank 1, an outer product; w is not one")
         return None
     return found if backend.xp is np else [backend.xp.asarray(factor) for factor in found]
+
+
+def may_split(kernel: Size, method: str) -> bool:
+    """Whether a kernel of this shape would run one pass per axis, if it were of rank 1."""
+    return method == "separable" or (method == "auto" and sum(kernel) < math.prod(kernel))
 
 
 @functools.lru_cache(maxsize=256)

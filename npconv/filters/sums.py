@@ -34,8 +34,14 @@ class Run:
         """Correlate an image, in C order and with its axes as the caller has them, with `w` itself."""
         if self.factors is not None and compiled.fits(self.backend, frame, x.dtype):
             return compiled.by_axes(self.backend, frame, self.factors, x, cval)
-        if self.transforms(frame, x.dtype) and (y := transformed.filtered(self.backend, frame, x, w, cval)) is not None:
-            return y
+        if self.transforms(frame, x.dtype):
+            y = transformed.filter_for(self.backend, frame, x.dtype)(x, w, cval)
+            if y is not None:
+                return y
+        return self.without_tiles(frame, x, w, cval)
+
+    def without_tiles(self, frame: Frame, x: Array, w: Array, cval: Any) -> Array:
+        """The same where the compiled transforms do not fit, or the numbers do not allow them."""
         if (dense := self.dense(frame, x.dtype)) is not None:
             return dense(x, w, cval)
         xp = self.backend.xp

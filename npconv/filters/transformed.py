@@ -1,10 +1,15 @@
-"""Filters by compiled Fourier transforms of tiles: which tiles, how long they take, and when not to use them."""
+"""Filters by compiled Fourier transforms of tiles: which tiles, how long they take, and when not to use them.
+
+A signal's tiles are blocks of it, each transformed as a matrix; those of images and volumes have as many axes.
+"""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,28 +26,55 @@ MOST_TILE = 2**21
 """Elements of a tile; kernels that need more go another way."""
 
 MILD = 1e-10, 1e10
-"""Magnitudes of a kernel's largest weight between which spectra neither overflow nor lose digits to underflow."""
+"""Norms of a kernel between which spectra neither overflow nor lose digits to underflow."""
 
 # Nanoseconds that an element of a tile takes on one core of an AMD EPYC (Zen 3) in float32: besides all passes, for a
 # pass, for an axis beyond the second, for a radix of 3, and where a tile is larger than L2.
-_ELEMENT, _PASS, _AXIS, _ODD, _LARGE = 0.5, 0.11, 3.0, 0.5, 0.6
-_L2, _CALL = 2**20, 40e-6
+_ELEMENT, _PASS, _AXIS, _ODD, _LARGE = 0.5, 0.11, 1.8, 0.5, 0.6
+_L2, _CALL = 2**20, 12e-6
+
+# The same for an element of a signal's block; where blocks are larger than L2, and much larger; and for a pair of them.
+_SAMPLE, _SAMPLE_PASS, _SAMPLE_LARGE, _SAMPLE_HUGE, _PAIR = 0.7, 0.08, 0.3, 4.0, 500e-9
+
+# Nanoseconds that an element takes whose axis is moved to the end, and back.
+_MOVED = 4.0
 
 
 @functools.lru_cache(maxsize=256)
 def fits(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> bool:
-    """Whether a filter runs on tiles: of two and more axes one behind the other, the last of the array among them."""
+    """Whether a filter runs on tiles: of one axis, or of several one behind the other, the array's last among them."""
+    frame = axis_last(frame)
     if not compiled.fits(backend, frame, dtype):
         return False
     _, axes, spread = compiled.arranged(frame)
-    return spread == 1 and all(axis.kernel > 1 for axis in axes) and tile_for(backend, frame, dtype) is not None
+    able = is_signal(axes) or all(axis.kernel > 1 for axis in axes)
+    return spread == 1 and able and tile_for(backend, frame, dtype) is not None
+
+
+def axis_last(frame: Frame) -> Frame:
+    """The frame of a filter of one axis with that axis moved to the end; any other as it is."""
+    if len(frame.axes) > 1:
+        return frame
+    shape, (axis,) = list(frame.x_shape), frame.axes
+    shape.append(shape.pop(axis))
+    return replace(frame, x_shape=tuple(shape), axes=(len(shape) - 1,))
+
+
+def is_signal(axes: list[compiled.Axis]) -> bool:
+    """Whether a kernel reaches along the last axis alone."""
+    return axes[-1].kernel > 1 and all(axis.kernel == 1 for axis in axes[:-1])
 
 
 @functools.lru_cache(maxsize=256)
 def tile_for(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> tuple[Size, float] | None:
-    """The tile that is expected to take the least time, and the seconds on one core."""
-    batch, axes, _ = compiled.arranged(frame)
+    """The tile that is expected to take the least time, and the seconds on one core; for signals rows and columns."""
+    batch, axes, _ = compiled.arranged(axis_last(frame))
     lanes = compiled.compiled_filters(backend).lanes(dtype)
+    if is_signal(axes):
+        best = _block_for(batch * math.prod(axis.out for axis in axes[:-1]), axes[-1], dtype, lanes)
+        if best is None or axis_last(frame) == frame:
+            return best
+        return best[0], best[1] + math.prod(frame.x_shape) * _MOVED * dtype.itemsize / 4 * 1e-9
     choices = []
     for axis in axes:
         possible = [n for n in _LENGTHS if n >= axis.kernel and n % min(lanes, 8) == 0]
@@ -59,32 +91,64 @@ def tile_for(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> tuple[Size
     return tile, seconds
 
 
+def _block_for(batch: int, axis: compiled.Axis, dtype: np.dtype[Any], lanes: int) -> tuple[Size, float] | None:
+    """`tile_for` of signals: blocks as rows and columns of about the same length."""
+    most = 4 * (axis.out + axis.kernel) + lanes * lanes
+    sides = [n for n in _SIDES if n % lanes == 0]
+    found = [
+        (_block_seconds(batch, axis, block, dtype), block)
+        for block in itertools.product(sides, sides)
+        if axis.kernel <= math.prod(block) <= min(most, MOST_TILE) and block[0] <= 4 * block[1] <= 16 * block[0]
+    ]
+    if not found:
+        return None
+    seconds, block = min(found)
+    return block, seconds
+
+
 def is_faster(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> bool:
     """Whether tiles are expected to take less time than the sums."""
+    if math.prod(frame.kernel) <= FEW_TAPS:
+        return False
     found = tile_for(backend, frame, dtype)
-    return math.prod(frame.kernel) > FEW_TAPS and found is not None and found[1] < compiled.seconds(frame, dtype)
-
-
-def filtered(backend: Backend, frame: Frame, x: Array, w: Array, outside: Any) -> Array | None:
-    """The result, or None where transforms would spread what is not finite, or lose digits."""
-    low, high = MILD
-    if not low < float(np.abs(w).max()) < high:
-        return None
-    y = np.empty(frame.y_shape, x.dtype)
-    weights = np.ascontiguousarray(w.transpose(np.argsort(frame.axes)), x.dtype)
-    return y if _runner(backend, frame, x.dtype)(x, weights, outside, y) else None
+    return found is not None and found[1] < compiled.seconds(backend, frame, dtype)
 
 
 @functools.lru_cache(maxsize=32)
+def filter_for(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> Callable[[Array, Array, Any], Array | None]:
+    """A filter of tiles made ready, ``y = filter(x, w, outside)``.
+
+    None comes out where transforms would spread what is not finite, or lose digits.
+    """
+    last = axis_last(frame)
+    (low, high), shape, axis = MILD, last.y_shape, None if last == frame else frame.axes[0]
+    as_stored, run = compiled.stored_order(frame, dtype), _runner(backend, frame, dtype)
+
+    def filtered(x: Array, w: Array, outside: Any) -> Array | None:
+        weights = as_stored(w)
+        if not low < math.sqrt(np.vdot(weights, weights)) < high:
+            return None
+        y = np.empty(shape, dtype)
+        if axis is None:
+            return y if run(x, weights, outside, y) else None
+        x = np.ascontiguousarray(np.moveaxis(x, axis, -1))
+        return np.ascontiguousarray(np.moveaxis(y, -1, axis)) if run(x, weights, outside, y) else None
+
+    return filtered
+
+
 def _runner(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> Any:
-    batch, axes, _ = compiled.arranged(frame)
+    batch, axes, _ = compiled.arranged(axis_last(frame))
     found = tile_for(backend, frame, dtype)
     assert found is not None
+    kernels, (tile, seconds) = compiled.compiled_filters(backend), found
     sources = [compiled.origins(backend, axis, frame.boundary) for axis in axes]
-    return compiled.compiled_filters(backend).transformed(
-        dtype, batch, tuple(a.size for a in axes), tuple(a.out for a in axes), found[0], sources, axes[-1].low,
-        int(found[1] * 1e10),
-    )  # fmt: skip
+    *leading, line = axes
+    if is_signal(axes):
+        batch *= math.prod(axis.out for axis in leading)
+        return kernels.signals(dtype, batch, line.size, line.out, tile, sources[-1], line.low, int(seconds * 1e10))
+    size, out = tuple(axis.size for axis in axes), tuple(axis.out for axis in axes)
+    return kernels.transformed(dtype, batch, size, out, tile, sources, line.low, int(seconds * 1e10))
 
 
 def _seconds(batch: int, axes: list[compiled.Axis], tile: Size, dtype: np.dtype[Any]) -> float:
@@ -96,6 +160,14 @@ def _seconds(batch: int, axes: list[compiled.Axis], tile: Size, dtype: np.dtype[
     return _CALL + (2 * batch * -(-tiles // 2) + 1) * count * each * wide * 1e-9
 
 
+def _block_seconds(batch: int, axis: compiled.Axis, block: Size, dtype: np.dtype[Any]) -> float:
+    count, wide = math.prod(block), dtype.itemsize / 4
+    pairs = batch * -(-axis.out // (2 * (count - axis.kernel + 1)))
+    each = _SAMPLE + _SAMPLE_PASS * 2 * sum(map(_passes, block))
+    each += _SAMPLE_LARGE * (24 * wide * count > _L2) + _SAMPLE_HUGE * (24 * wide * count > 3 * _L2)
+    return _CALL + pairs * _PAIR + (2 * pairs + 1) * count * each * wide * 1e-9
+
+
 def _passes(n: int) -> int:
     """Passes over a line of so many elements, of radix 2, 3 and 4."""
     threes = 0
@@ -105,3 +177,4 @@ def _passes(n: int) -> int:
 
 
 _LENGTHS = sorted(2**a * 3**b for a, b in itertools.product(range(3, 11), range(2)) if 2**a * 3**b <= 1024)
+_SIDES = sorted(2**a * 3**b for a, b in itertools.product(range(2, 12), range(2)) if 2**a * 3**b <= 2048)

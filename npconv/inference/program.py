@@ -48,7 +48,7 @@ class Program:
         self.first = {name: _own(values[name]) for name in graph.outputs}
         memory = Memory(steps, set(graph.outputs), set(feeds) | set(self._fixed))
         where.budget.take(memory.nbytes, "the arena")
-        self.nbytes = memory.nbytes
+        self.nbytes = memory.nbytes + sum(step.bound.held for step in steps)
         self._lock = threading.Lock()
         self._arena = _aligned(where, memory.nbytes)
         self._steps: list[tuple[Callable[..., Any], Any, list[int], list[int]]] = []
@@ -71,6 +71,8 @@ class Program:
                 elif step.bound.results is not None and not step.bound.view and value is not None:
                     fresh.append((number[name], value.shape, value.dtype))
             if step.bound.view and slots[number[step.node.outputs[0]]] is not None:
+                continue
+            if memory.joins(step):
                 continue
             ins = [number[name] for name in step.node.inputs]
             outs = [number[name] for name in step.node.outputs]
@@ -124,6 +126,7 @@ def first_run(
             fixed |= {name: value for name, value in zip(node.outputs, results, strict=False) if name}
         else:
             steps.append(Step(node, bound, tuple(_known(value, False) for value in results)))
+            where.budget.take(bound.held, f"node {node}, for its packed weights,")
         for name, value in zip(node.outputs, results, strict=False):
             if name:
                 values[name] = value
@@ -225,6 +228,18 @@ class Memory:
         """Where a value starts in the arena; None if it is not there."""
         root, offset = self._find(name)
         return None if root in self._foreign or not name else self._offsets[root] + offset
+
+    def joins(self, step: Step) -> bool:
+        """Whether a step is a concatenation all of whose parts are made where they belong: nothing is left to do."""
+        whole = step.results[0]
+        if step.node.op != "concat" or whole is None or step.node.outputs[0] in self._foreign:
+            return False
+        root, place = self._find(step.node.outputs[0])
+        for part in step.node.inputs:
+            if self._find(part) != (root, place) or part not in self._size:
+                return False
+            place += self._size[part]
+        return all(n == 1 for n in whole.shape[: step.node.attributes["axis"] % len(whole.shape)])
 
     def _find(self, name: str) -> tuple[str, int]:
         """The root of a value and where in it the value starts."""

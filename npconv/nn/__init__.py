@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from npconv.nn import init
 from npconv.nn.activation import Hardswish, ReLU, ReLU6, Sigmoid, SiLU
+from npconv.nn.adaptive import Adam, AdamW, RMSprop
 from npconv.nn.blocks import ConvNorm, Depthwise, DepthwiseSeparable
 from npconv.nn.compiling import compile  # noqa: A004 - PyTorch's name for it
 from npconv.nn.container import Add, Concat, Container, Sequential
@@ -28,7 +29,7 @@ from npconv.nn.linear import Linear
 from npconv.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss
 from npconv.nn.module import Buffer, Module, Parameter
 from npconv.nn.norm import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
-from npconv.nn.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from npconv.nn.optim import SGD, Optimizer
 from npconv.nn.pooling import (
     AvgPool,
     AvgPool1d,

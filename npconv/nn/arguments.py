@@ -27,8 +27,15 @@ def namespace(name: str, value: Any) -> ModuleType:
     if type(value).__module__.partition(".")[0] == "cupy":
         return sys.modules["cupy"]
     if isinstance(value, np.ndarray):
+        check_unmasked(name, value)
         return np
     raise TypeError(f"{name} must be a NumPy or CuPy array, got {value!r:.60} ({type(value).__name__})")
+
+
+def check_unmasked(name: str, value: Any) -> None:
+    """Raise a `TypeError` for a masked array, whose mask would be lost."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be lost; fill it first, as with .filled(0)")
 
 
 def array_mover(backend: str) -> Callable[[Array], Array]:

@@ -193,6 +193,16 @@ class Sequential(Container):
             dy = layer.backward(dy)
         return dy
 
+    def backward_parameters(self, dy: Array) -> None:
+        """Send the gradient back to the parameters alone; see `Module.backward_parameters`."""
+        if type(self).backward is not Sequential.backward or not len(self):  # a subclass may do more in its own
+            self.backward(dy)
+            return
+        first, *others = self
+        for layer in reversed(others):
+            dy = layer.backward(dy)
+        first.backward_parameters(dy)
+
 
 def _fuses(layer: Module, following: Module) -> bool:
     """Whether a batch normalisation does an activation's work: in training, and if both are npconv's own."""

@@ -49,6 +49,13 @@ class _Kernel(Module):
         if flag("bias", bias):
             self.bias = Parameter(init.uniform((self.out_channels,), bound, rng=rng, dtype=dtype))
 
+    def _learn_bias(self, dy: Array) -> None:
+        """Add to the bias's gradient, if there is a bias."""
+        if self.bias is not None:
+            channels = dy.ndim - len(self.kernel_size) - 1
+            axes = tuple(axis for axis in range(dy.ndim) if axis != channels)
+            self.bias.accumulate(widened(namespace("dy", dy), dy).sum(axis=axes))
+
     def describe(self) -> str:
         """Return the arguments, those that are not at their defaults by name."""
         ones, zeros = (1,) * len(self.kernel_size), (0,) * len(self.kernel_size)
@@ -157,21 +164,35 @@ class Conv(_Kernel):
         ValueError, TypeError
             If `x` does not fit.
         """
-        bias = None if self.bias is None else self.bias.value
-        arguments = (x, self.weight.value, bias, self.stride, self.padding, self.dilation, self.groups)
-        if not self.training:
-            return nc.conv(*arguments, padding_mode=self.padding_mode)
-        y, pullback = nc.conv_vjp(*arguments, padding_mode=self.padding_mode)
-        self.keep(pullback)
+        # The backward pass must use these weights even if an optimiser has replaced them by then.
+        weight, bias = self.weight.value, None if self.bias is None else self.bias.value
+        y = nc.conv(x, weight, bias, *self._window, padding_mode=self.padding_mode)
+        self.keep((x, weight))
         return y
+
+    @property
+    def _window(self) -> tuple[Any, ...]:
+        return self.stride, self.padding, self.dilation, self.groups
 
     def backward(self, dy: Array) -> Array:
         """Add to the gradients of weight and bias, and return the input's; see `Module.backward`."""
-        dx, dw, db = self.recall()(dy)
+        x, weight = self._learn(dy)
+        return nc.conv_input_grad(dy, weight, tuple(x.shape), *self._window, padding_mode=self.padding_mode)
+
+    def backward_parameters(self, dy: Array) -> None:
+        """Add to the gradients of weight and bias; see `Module.backward_parameters`."""
+        if type(self).backward is Conv.backward:
+            self._learn(dy)
+        else:  # a subclass may do more in its own
+            self.backward(dy)
+
+    def _learn(self, dy: Array) -> tuple[Array, Array]:
+        """Add to the gradients of weight and bias; return the input and the weights of the forward pass."""
+        x, weight = self.recall()
+        dw = nc.conv_weight_grad(x, dy, tuple(weight.shape), *self._window, padding_mode=self.padding_mode)
         self.weight.accumulate(dw)
-        if self.bias is not None:
-            self.bias.accumulate(db)
-        return dx
+        self._learn_bias(dy)
+        return x, weight
 
 
 class Conv1d(Conv):
@@ -345,10 +366,7 @@ class ConvTranspose(_Kernel):
         """Add to the gradients of weight and bias, and return the input's; see `Module.backward`."""
         x, weight, shape = self.recall()
         check_shape("dy", dy, tuple(shape), "that of the result")
-        if self.bias is not None:
-            dims = len(self.kernel_size)
-            axes = tuple(axis for axis in range(dy.ndim) if axis != dy.ndim - dims - 1)
-            self.bias.accumulate(widened(namespace("dy", dy), dy).sum(axis=axes))
+        self._learn_bias(dy)
         # This layer is the adjoint of a convolution, so its gradient is that convolution. Output padding uncovers what
         # the padding cut off on the high side; where it goes beyond that, no weight reaches.
         ends = list(zip(self.padding, self.output_padding, strict=True))

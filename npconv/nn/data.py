@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 from npconv.nn import init
-from npconv.nn.arguments import Array, namespace
+from npconv.nn.arguments import Array, check_unmasked, namespace
 
 
 @runtime_checkable
@@ -55,6 +55,7 @@ class Arrays:
 
     def __init__(self, name: str, x: Array, y: Array) -> None:
         for part, value in (("samples", x), ("targets", y)):
+            check_unmasked(f"{part} of {name}", value)
             if not hasattr(value, "shape"):
                 namespace(f"{part} of {name}", value)
         if not x.shape or not y.shape or x.shape[0] != y.shape[0]:
@@ -100,12 +101,21 @@ def evaluation_batches(name: str, data: Dataset, size: int, xp: Any) -> Iterator
         yield fetched(name, data, indices, None, xp)
 
 
-def fetched(name: str, data: Dataset, indices: Array, rng: Any, xp: Any) -> tuple[Array, Array]:
-    """Return the samples and targets of these indices on the network's device; anything but such a pair is an error."""
+def fetched(name: str, data: Dataset, indices: Array, rng: Any, xp: Any, when: str = "") -> tuple[Array, Array]:
+    """Return the samples and targets of these indices on the network's device.
+
+    Anything but such a pair is an error, and so are numbers that are not finite: running statistics would never be rid
+    of a NaN.
+    """
     pair = data.batch(indices, rng)
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise TypeError(f"{name}.batch must return samples and targets, (x, y), got {type(pair).__name__}")
+    for part, value in zip(("samples", "targets"), pair, strict=True):
+        check_unmasked(f"{part} of {name}", value)
     x, y = (xp.asarray(part) for part in pair)
     if not x.shape or x.shape[:1] != y.shape[:1]:
         raise ValueError(f"{name}.batch must return one target for each sample, got shapes {x.shape} and {y.shape}")
+    for part, value in (("samples", x), ("targets", y)):
+        if value.dtype.kind in "fc" and not xp.isfinite(value).all():
+            raise ValueError(f"{name} must be finite, got {part} that are not{when}")
     return x, y

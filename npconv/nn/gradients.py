@@ -27,7 +27,7 @@ def gradients(model: Module, loss: Loss, x: Array, y: Array) -> Outcome:
     model.zero_grad()
     prediction = model(x)
     value = loss(prediction, y)
-    model.backward(loss.backward())
+    model.backward_parameters(loss.backward())
     return Outcome(value, right_classes(prediction, y))
 
 

@@ -102,13 +102,25 @@ class Linear(Module):
 
     def backward(self, dy: Array) -> Array:
         """Add to the gradients of weight and bias, and return the input's; see `Module.backward`."""
+        weight = self._learn(dy)
+        return dy @ weight
+
+    def backward_parameters(self, dy: Array) -> None:
+        """Add to the gradients of weight and bias; see `Module.backward_parameters`."""
+        if type(self).backward is Linear.backward:
+            self._learn(dy)
+        else:  # a subclass may do more in its own
+            self.backward(dy)
+
+    def _learn(self, dy: Array) -> Array:
+        """Add to the gradients of weight and bias; return the weights of the forward pass."""
         x, weight = self.recall()
         check_shape("dy", dy, (*x.shape[:-1], self.out_features), "that of the result")
         rows = dy.reshape(-1, self.out_features)
         self.weight.accumulate(rows.T @ x.reshape(-1, self.in_features))
         if self.bias is not None:
             self.bias.accumulate(rows.sum(axis=0))
-        return dy @ weight
+        return weight
 
     def describe(self) -> str:
         """Return the arguments, those that are not at their defaults by name."""

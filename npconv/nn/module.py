@@ -147,7 +147,7 @@ class Module(Memory):
 
     Notes
     -----
-    Arrays that went into a forward pass must not be changed until its backward pass is done.
+    Arrays that went into a forward pass, or came out of it, must not be changed until its backward pass is done.
 
     Examples
     --------
@@ -212,6 +212,33 @@ class Module(Memory):
             Unless a forward pass in training mode came before, one for each backward pass.
         """
         raise NotImplementedError(f"{type(self).__name__} must define backward(dy)")
+
+    def backward_parameters(self, dy: Array) -> None:
+        """Send the gradient back to the parameters alone: `backward` for a network whose input's gradient nobody needs.
+
+        So a first layer need not compute it, which for a convolution is half of its backward pass. `fit` does this.
+
+        Parameters
+        ----------
+        dy : array
+            Of the shape that the last `forward` returned.
+
+        Raises
+        ------
+        RuntimeError
+            As for `backward`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import npconv as nc
+        >>> layer = nc.nn.Linear(3, 2, rng=0)
+        >>> y = layer(np.ones((1, 3), "float32"))
+        >>> layer.backward_parameters(np.ones_like(y))
+        >>> layer.bias.grad
+        array([1., 1.], dtype=float32)
+        """
+        self.backward(dy)
 
     def keep(self, value: Any) -> None:
         """Keep `value`, anything the backward pass needs, for `recall`; in evaluation mode keep nothing."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 from typing import Any, ClassVar
 
 from npconv.nn.arguments import Array, Ints, check_shape, flag, floating, per_axis, positive, widened
 from npconv.nn.module import Module
+
+SHORT = 128
+"""Elements up to which a mean is taken by a product, whose partial sums grow as long as the row."""
 
 
 class _Resample(Module):
@@ -52,11 +56,15 @@ class _Resample(Module):
         if 0 in x.shape[2:]:
             raise ValueError(f"x must not be empty along an axis after batch and channels, got shape {x.shape}")
         result = self._result(tuple(x.shape[2:]))
-        y = widened(xp, x)
-        for axis, out in enumerate(result, 2):
-            y = self._along(xp, y, axis, out)
+        y = self._resampled(xp, widened(xp, x), result)
         self.keep((tuple(x.shape), result))
         return y.astype(x.dtype, copy=False)
+
+    def _resampled(self, xp: ModuleType, x: Array, result: tuple[int, ...]) -> Array:
+        """Resample one axis after the other."""
+        for axis, out in enumerate(result, 2):
+            x = self._along(xp, x, axis, out)
+        return x
 
     def _along(self, xp: ModuleType, x: Array, axis: int, out: int) -> Array:
         """Resample one axis."""
@@ -160,6 +168,13 @@ class GlobalAvgPool(AdaptiveAvgPool):
 
     def __init__(self) -> None:
         super().__init__(1)
+
+    def _resampled(self, xp: ModuleType, x: Array, result: tuple[int, ...]) -> Array:
+        rows = x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
+        size = rows.shape[-1]
+        # A sum takes a while to begin: for many short rows a product with ones is five times as fast.
+        y = rows @ xp.full(size, 1, x.dtype) / size if size <= SHORT else rows.mean(axis=-1)
+        return y.reshape(*x.shape[:2], *result)
 
     def describe(self) -> str:
         """Return nothing: there is no choice."""

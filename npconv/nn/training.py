@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -12,14 +13,15 @@ from types import ModuleType
 from typing import Any
 
 from npconv.nn import init
-from npconv.nn.arguments import Array, namespace, positive
+from npconv.nn.adaptive import Adam
+from npconv.nn.arguments import Array, check_unmasked, namespace, positive
 from npconv.nn.checkpoint import Checkpoint
 from npconv.nn.data import Dataset, batches, dataset, evaluation_batches, fetched
 from npconv.nn.gradients import Cluster, Outcome, gradients
 from npconv.nn.history import History, Tally, right_classes
 from npconv.nn.losses import CrossEntropyLoss, Loss
 from npconv.nn.module import Module
-from npconv.nn.optim import Adam, Optimizer
+from npconv.nn.optim import Optimizer
 from npconv.nn.progress import bars, numbers, shown, shows
 from npconv.nn.schedule import LRScheduler
 
@@ -86,7 +88,8 @@ def fit(
     ------
     ValueError, TypeError
         If an argument is not what is described here; the message names it. Also if the checkpoint is damaged, or is of
-        another training: nothing is changed then. And if samples are not finite, before the step that meets them.
+        another training: nothing is changed then. And if samples or targets are not finite, before the step that meets
+        them.
     RuntimeError
         If the loss is no longer a finite number.
     ImportError
@@ -183,6 +186,7 @@ def predict(model: Module, data: Any, *, batch_size: int = 32) -> Array:
     if not isinstance(model, Module):
         raise TypeError(f"model must be a Module, got {type(model).__name__}")
     size = positive("batch_size", batch_size)
+    check_unmasked("data", data)
     xp = _device(model)
     if not getattr(data, "shape", None) and not (isinstance(data, list | tuple) and data):
         raise TypeError(f"data must be an array with samples along its first axis, got {data!r:.60}")
@@ -256,6 +260,7 @@ class _Training:
         """Train until so many epochs are done or nothing improves any more."""
         modes = _modes(self.model)
         try:
+            self._try_validation()
             while self.history.epochs < epochs and not self.history.stopped_early:
                 with shown(bar, self.history.epochs, epochs, len(self.data), self.tally.samples) as bar_of_epoch:
                     self._epoch(bar_of_epoch)
@@ -275,17 +280,12 @@ class _Training:
         self.model.train()
         for indices in batches(len(self.data), self.batch_size, order)[self.batch :]:
             start = time.perf_counter()
-            x, y = fetched("data", self.data, indices, init.of_step(self.seed, epoch, self.batch), self.xp)
-            if x.dtype.kind in "fc" and not self.xp.isfinite(x).all():
-                # Before the forward pass: running statistics would never be rid of a NaN.
-                raise ValueError(
-                    f"data must be finite, got samples that are not, in epoch {epoch + 1}, batch {self.batch + 1}"
-                )
+            rng, when = init.of_step(self.seed, epoch, self.batch), f" in epoch {epoch + 1}, batch {self.batch + 1}"
+            x, y = fetched("data", self.data, indices, rng, self.xp, f",{when}")
             outcome = self.gradients(self.model, self.loss, x, y)
             if not math.isfinite(outcome.loss):
                 raise RuntimeError(
-                    f"the loss is {outcome.loss} in epoch {epoch + 1}, batch {self.batch + 1}: try a lower learning "
-                    f"rate than {self.optimizer.lr:g}"
+                    f"the loss is {outcome.loss}{when}: try a lower learning rate than {self.optimizer.lr:g}"
                 )
             self.optimizer.step()
             self.tally.add(len(y), outcome.loss, outcome.right)
@@ -317,10 +317,22 @@ class _Training:
             self.schedule.step()
         self.batch, self.tally = 0, Tally()
 
-    def _validate(self, data: Dataset) -> Tally:
+    def _try_validation(self) -> None:
+        """Look at the first validation samples, so that what does not fit is known before an epoch is spent."""
+        if self.validation is None:
+            return
+        try:
+            self._validate(self.validation, most=1)
+        except (ValueError, TypeError) as error:
+            if str(error).startswith("validation"):
+                raise
+            raise type(error)(f"validation does not fit the network or the loss: {error}") from error
+
+    def _validate(self, data: Dataset, most: int | None = None) -> Tally:
+        """Loss and accuracy of the validation samples, or of so many batches of them."""
         tally = Tally()
         with _evaluating(self.model):
-            for x, y in evaluation_batches("validation", data, self.batch_size, self.xp):
+            for x, y in itertools.islice(evaluation_batches("validation", data, self.batch_size, self.xp), most):
                 prediction = self.model(x)
                 tally.add(len(y), self.loss(prediction, y), right_classes(prediction, y))
         return tally

@@ -70,12 +70,12 @@ def load(model: str | os.PathLike[str] | bytes, *, max_memory: int = MAX_MEMORY)
     if isinstance(max_memory, bool) or not isinstance(max_memory, int) or max_memory < 1:
         raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
     if isinstance(model, bytes | bytearray | memoryview):
-        data, folder = bytes(model), None
+        name, data, folder = "this", bytes(model), None
     elif isinstance(model, str | os.PathLike):
-        data, folder = _content(Path(model)), Path(model).parent
+        name, data, folder = str(model), _content(Path(model)), Path(model).parent
     else:
         raise TypeError(f"model must be a path or bytes, got {type(model).__name__}")
-    proto = _parsed(onnx, data)
+    proto = _parsed(onnx, data, name)
     budget = Budget(max_memory)
     for where, tensor in _tensors(onnx, proto):
         _check_tensor(onnx, where, tensor, folder, budget)
@@ -89,16 +89,16 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _parsed(onnx: Any, data: bytes) -> Any:
+def _parsed(onnx: Any, data: bytes, name: str) -> Any:
     """The message, which must be a model and not something else that can be read as one."""
     message = require("google.protobuf.message")
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
     except (message.DecodeError, RecursionError) as error:
-        raise ValueError(f"this is no ONNX model, or a truncated one: {error}") from error
+        raise ValueError(f"{name} is no ONNX model, or a truncated one: {error}") from error
     if not proto.ir_version or not proto.HasField("graph"):
-        raise ValueError("this is no ONNX model: it has no version and no graph")
+        raise ValueError(f"{name} is no ONNX model: it has no version and no graph")
     return proto
 
 

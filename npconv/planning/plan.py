@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,8 @@ class Plan:
         ValueError, TypeError
             If an array is not what was planned for.
         """
+        if out is None and self._is_planned(x, w, bias) and (compute := self._ready) is not None:
+            return compute(x, self.packed(w), bias, None, self.threads)
         operands = ConvOperands(self.backend.name, x=x, w=w, bias=bias)
         self._check(operands)
         operands.check_out(out, self.spec.y_shape, self.dtype)
@@ -145,6 +148,22 @@ class Plan:
     def packed(self, w: Array) -> Any:
         """Weights as the algorithm's forward takes them."""
         return ALGORITHMS[self.algorithm].pack(self._core, self.backend, w, self.reused)
+
+    def _is_planned(self, x: Array, w: Array, bias: Array | None) -> bool:
+        """Whether the operands are plain arrays just as planned, so that there is nothing to check or to convert."""
+        spec = self.spec
+        return (
+            (is_plain(x) and x.shape == spec.x_shape and x.dtype == self.dtype)
+            and (is_plain(w) and w.shape == spec.w_shape and w.dtype == self.dtype)
+            and (bias is None or (is_plain(bias) and bias.shape == (spec.out_channels,) and bias.dtype == self.dtype))
+        )
+
+    @cached_property
+    def _ready(self) -> Compute | None:
+        return self.ready()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_ready"}
 
     def _check(self, operands: Operands) -> None:
         """Raise unless the operands of a call are those that were planned for."""
@@ -354,6 +373,11 @@ class PackedConv:
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedConv, (self.plan, self.packed, self.bias)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that weights and bias take as they are held."""
+        return _nbytes(self.packed) + _nbytes(self.bias)
+
     def __call__(self, x: Array, *, out: Array | None = None) -> Array:
         """Convolve `x`, an array of the planned shape and dtype.
 
@@ -394,6 +418,14 @@ def measured_dtype(backend: Backend, dtype: np.dtype[Any]) -> np.dtype[Any]:
 def _is_ready(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     """Whether a result can be written there without further checks."""
     return is_plain(out) and out.shape == shape and out.dtype == dtype and bool(out.flags.writeable)
+
+
+def _nbytes(value: Any) -> int:
+    """Bytes of an array, or of all arrays in what an algorithm made of the weights."""
+    if hasattr(value, "nbytes"):
+        return int(value.nbytes)
+    parts = tuple(vars(value).values()) if is_dataclass(value) else value
+    return sum(map(_nbytes, parts)) if isinstance(parts, tuple) else 0
 
 
 def _threads(count: int) -> str:

@@ -33,7 +33,7 @@ def roofline(
     Raises
     ------
     ValueError, TypeError
-        If a machine's bandwidth is unknown, or there are not as many times as layers.
+        If a machine's bandwidth is unknown, there are not as many times as layers, or one of them is something else.
     ImportError
         If matplotlib is missing.
 
@@ -52,7 +52,12 @@ def roofline(
     """
     layers = list(costs)
     roofs = machines or (nc.this_machine(),)
+    for number, layer in enumerate(layers):
+        if not isinstance(layer, nc.cost.Cost):
+            raise TypeError(f"costs[{number}] must be a Cost, got {layer!r}")
     for roof in roofs:
+        if not isinstance(roof, nc.machine.Machine):
+            raise TypeError(f"machines must be of npconv.machine.Machine, such as its NAMED['h100'], got {roof!r}")
         if not np.isfinite(roof.bytes_per_second):
             raise ValueError(f"machines must have a bandwidth, and {roof.name} has none")
     if seconds is not None and len(seconds) != len(layers):
@@ -107,7 +112,7 @@ def algorithm_map(
     Raises
     ------
     ValueError, TypeError
-        As for `npconv.plan`.
+        As for `npconv.plan`, or if there are no channels or sizes.
     ImportError
         If matplotlib is missing.
 
@@ -120,6 +125,9 @@ def algorithm_map(
     """
     from matplotlib.colors import ListedColormap
 
+    for name, values in (("channels", channels), ("sizes", sizes)):
+        if not len(values):
+            raise ValueError(f"{name} must not be empty, got {values!r}")
     chosen = [
         [
             nc.plan((1, c, n, n), (c, c, kernel, kernel), stride, kernel // 2, dtype=dtype, backend=backend).algorithm

@@ -75,7 +75,8 @@ def _draw_accuracy(ax: Any, history: History) -> None:
     share = ax.twinx()
     share.plot(np.arange(1, len(shown) + 1), [100 * value for value in shown], color=COLORS[2], linestyle="--")
     share.set_ylabel("recognised (%)", color=COLORS[2])
-    share.set_ylim(min(90.0, 100 * min(shown)), 100.5)
+    lowest = min(90.0, 100 * min(shown))
+    share.set_ylim(lowest - (100 - lowest) / 20, 100 + (100 - lowest) / 20)
     ax.set_title(f"loss, and accuracy on samples {which}: {shown[-1]:.1%}", fontsize="medium")
     ax.get_legend().set_loc("center right")  # where neither a falling loss nor a rising accuracy is
 

@@ -59,12 +59,15 @@ class Bound:
         The result is the memory of the first input in another shape; there is nothing to run.
     in_place : bool
         The result may be the memory of the first input, if that has its shape and dtype and nobody else reads it.
+    held : int
+        Bytes of memory that `run` keeps from run to run, such as packed weights.
     """
 
     results: tuple[Value, ...] | None
     run: Callable[..., Any]
     view: bool = False
     in_place: bool = False
+    held: int = 0
 
 
 Build = Callable[[Node, Sequence["Value | None"], Where], Bound]

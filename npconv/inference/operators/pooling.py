@@ -12,6 +12,10 @@ import npconv as nc
 from npconv.inference.graph import Array, Node
 from npconv.inference.operators.binding import Bound, Pairs, Shape, Value, Where, axis_of
 
+SHORT = 128
+"""Elements up to which a mean is a product with ones: NumPy begins a sum slowly, so many short ones take five times as
+long. Partial sums of a product grow with its length, so longer ones are left to NumPy."""
+
 
 def max_pool(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
     """`npconv.max_pool`."""
@@ -106,6 +110,16 @@ def mean(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
     shape = kept if keepdims else tuple(n for axis, n in enumerate(x.shape) if axis not in axes)
     if x.dtype.kind != "f":
         return Bound(None, lambda x: (where.xp.asarray(x.mean(axis=axes, keepdims=keepdims)).astype(x.dtype),))
+
+    size = math.prod(x.shape[axis] for axis in axes)
+    if sorted(axes) == list(range(len(x.shape) - len(axes), len(x.shape))) and 0 < size <= SHORT and x.dtype != "f2":
+        ones = where.xp.full(size, 1, x.dtype)
+
+        def run_product(x: Array, y: Array) -> None:
+            where.xp.matmul(x.reshape(-1, size), ones, out=y.reshape(-1))
+            y /= size
+
+        return Bound((Value(shape, x.dtype),), run_product)
 
     def run(x: Array, y: Array) -> None:
         x.mean(axis=axes, keepdims=True, out=y.reshape(kept))

@@ -37,6 +37,7 @@ def conv(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
             activate(where.xp, plan(x, w, *(b for b in bias if b is not None), out=y), after)
 
         return Bound((result,), run)
+    where.budget.check(w.nbytes, f"node {node}")  # of which a plan makes a copy of its own
     packed = plan.pack(w.constant, None if bias is None else bias.constant)
 
     def run_packed(x: Array, _w: Array, *rest: Array) -> None:
@@ -44,7 +45,7 @@ def conv(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
         if after is not None:
             activate(where.xp, rest[-1], after)
 
-    return Bound((result,), run_packed)
+    return Bound((result,), run_packed, held=packed.nbytes)
 
 
 def conv_transpose(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
@@ -92,7 +93,7 @@ def affine(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
     def run(x: Array, scale: Array, shift: Array, y: Array) -> None:
         bound.run(x.reshape(image), scale.reshape(-1, 1, 1), shift, y.reshape(image))
 
-    return Bound((Value(x.shape, x.dtype),), run)
+    return Bound((Value(x.shape, x.dtype),), run, held=bound.held)
 
 
 ONE_BY_ONE = {"stride": 1, "padding": 0, "dilation": 1}

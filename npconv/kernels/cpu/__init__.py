@@ -24,6 +24,7 @@ from npconv.kernels.cpu import (
     loops,
     normalize,
     phases,
+    pooling,
     threads,
     weight_grad,
     winograd,
@@ -175,26 +176,31 @@ def fold(window: Window, columns: Any, x: Any) -> None:
 
 
 def max_pool(window: Window, x: Any, y: Any, winner: Any) -> None:
-    rows = x.shape[0] * x.shape[1] * window.positions // window.out[-1]
-    threads.run(
-        loops.max_pool, rows, y.size * window.taps,
-        _read(flatten(x, 2)), flatten(y, 2), flatten(winner, 2), *tables(window), stoppable=True,
-    )  # fmt: skip
+    geometry, spans = tables(window)
+    images, planes = (_read(flatten(x, 2)), flatten(y, 2), flatten(winner, 2)), x.shape[0] * x.shape[1]
+    if window.ndim == 2 and y.size and x.dtype.kind != "c":
+        threads.run(pooling.max_planes(True), planes, 2 * y.size * sum(window.kernel), *images, geometry)
+    else:
+        rows = planes * window.positions // window.out[-1]
+        threads.run(pooling.max_pool, rows, y.size * window.taps, *images, geometry, spans, stoppable=True)
 
 
 def max_values(window: Window, x: Any, y: Any) -> None:
     geometry, spans = tables(window)
     images, planes = (_read(flatten(x, 2)), flatten(y, 2)), x.shape[0] * x.shape[1]
-    if window.ndim == 2 and y.size:
-        threads.run(loops.max_planes, planes, y.size * sum(window.kernel), *images, geometry)
+    if window.ndim == 2 and y.size and window.stride[0] > 1:
+        threads.run(pooling.max_strided, planes, y.size * sum(window.kernel), *images, geometry)
+    elif window.ndim == 2 and y.size:
+        nobody = np.empty((*images[1].shape[:2], 0), np.int64)
+        threads.run(pooling.max_planes(False), planes, y.size * sum(window.kernel), *images, nobody, geometry)
     else:
         rows = planes * window.positions // window.out[-1]
-        threads.run(loops.max_values, rows, y.size * window.taps, *images, geometry, spans)
+        threads.run(pooling.max_values, rows, y.size * window.taps, *images, geometry, spans)
 
 
 def max_pool_grad(window: Window, dy: Any, winner: Any, dx: Any) -> None:
     threads.run(
-        loops.max_pool_grad, dx.shape[0] * dx.shape[1], dy.size * window.taps,
+        pooling.max_pool_grad, dx.shape[0] * dx.shape[1], dy.size * window.taps,
         _read(flatten(dy, 2)), _read(flatten(winner, 2)), flatten(dx, 2), *linear_places(window),
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ from npconv.geometry import Size
 from npconv.kernels.cpu import threads
 from npconv.kernels.cpu.blocking import processor
 from npconv.kernels.cpu.fourier import conv_fourier, tables_for
+from npconv.kernels.cpu.signals import between, blocks_for, conv_signal
 from npconv.kernels.cpu.stencil import (
     DIRECT,
     LEFT,
@@ -31,6 +32,11 @@ BLOCK_COLUMNS = 2**15
 
 BETWEEN_BYTES = 128 * 1024
 """What lies between two passes stays in L2."""
+
+# What one core of an AMD EPYC (Zen 3) takes, in cycles: for a strip and for a row of the kernel over it, besides the
+# products; for one tap of a strip of one row; for a row of the copy at an edge. And in seconds, for a cycle.
+_STRIP, _ROW, _TAP_OF_ROW, _EDGE = 90, 16, 7.3, 75
+_CYCLE = 1 / 3.7e9
 
 Runner = Callable[[Any, Any, Any, Any], None]
 """``run(x, w, outside, y)``: arrays in C order and of the dtype, and the constant beyond the edge."""
@@ -59,7 +65,7 @@ def stencil(
     low : int
         Columns of the padded plane before the first of the image.
     """
-    strip = strip_for(dtype, kernel[0])
+    strip = strip_for(dtype, kernel[0], kernel[1])
     reach, wide = (kernel[1] - 1) * spread, strip.columns
     firsts = [max(0, min(first, out[1] - wide)) for first in range(0, out[1], wide)]
     places = [_place(first, wide, reach, low, size[1], out[1]) for first in firsts]
@@ -75,13 +81,22 @@ def stencil(
     tasks = batch * len(leads) * -(-out[0] // block_h) * -(-len(firsts) // block_s)
     work = batch * len(leads) * out[0] * out[1] * leads.shape[1] * kernel[0] * kernel[1]
     loop, longest = conv_stencil(dtype, strip), max(size[1], edges[0][0], edges[1][0])
-    constant = _has_constant(leads, rows, columns)
+    constant, call = _has_constant(leads, rows, columns), threads.prepared(loop, tasks, work)
 
     def run(x: Any, w: Any, outside: Any, y: Any) -> None:
-        beyond = np.full(longest, outside, dtype) if constant else x
-        threads.run(loop, tasks, work, x, w, beyond, y, outside, tables)
+        call(x, w, np.full(longest, outside, dtype) if constant else x, y, outside, tables)
 
     return run
+
+
+def stencil_seconds(dtype: np.dtype[Any], planes: int, leads: int, out: Size, kernel: Size) -> float:
+    """About how long `stencil` takes on one core for so many planes of the result with so many leading taps."""
+    strip = strip_for(dtype, *kernel)
+    tap = _TAP_OF_ROW if strip.rows == 1 else strip.rows * strip.vectors / 2
+    strips = planes * -(-out[0] // strip.rows) * -(-out[1] // strip.columns)
+    tasks = planes * -(-out[0] // _evenly(out[0], max(BLOCK_ROWS, kernel[0]), strip.rows))
+    edges = tasks * leads * (out[0] * planes // tasks + kernel[0] - 1) * (2 if kernel[1] > 1 else 0)
+    return (strips * (leads * kernel[0] * (kernel[1] * tap + _ROW) + _STRIP) + edges * _EDGE) * _CYCLE
 
 
 def separable(
@@ -102,11 +117,10 @@ def separable(
     shape = (*size, *out, *kernel, spread, block_h)
     tables = Passes(*map(_table, (shape, rows, columns, (len(columns), low, size[1]))))
     tasks, work = planes * -(-out[0] // block_h), planes * out[0] * out[1] * (kernel[0] + kernel[1])
-    loop, constant = conv_separable(dtype, down, across), _has_constant(rows)
+    constant, call = _has_constant(rows), threads.prepared(conv_separable(dtype, down, across), tasks, work)
 
     def run(x: Any, w_down: Any, w_across: Any, outside: Any, y: Any) -> None:
-        beyond = np.full(size[1], outside, dtype) if constant else x
-        threads.run(loop, tasks, work, x, w_down, w_across, beyond, y, outside, tables)
+        call(x, w_down, w_across, np.full(size[1], outside, dtype) if constant else x, y, outside, tables)
 
     return run
 
@@ -134,6 +148,27 @@ def transformed(
         loop(0, 1, kernel, kernel, spectrum, factors, bad, kernel, 0.0, making)
         beyond = np.full(size[-1], outside, dtype)
         threads.run(loop, pairs, work, x, beyond, spectrum, factors, bad, y, outside, tables)
+        return bool(bad[0] == 0)
+
+    return run
+
+
+def signals(
+    dtype: np.dtype[Any], batch: int, samples: int, out: int, block: Size, sources: Any, low: int, work: int
+) -> Callable[[Any, Any, Any, Any], bool]:
+    """A filter of signals on transformed blocks made ready, ``block[0] * block[1]`` samples each; see `transformed`."""
+    width, count = lanes(dtype), math.prod(block)
+    loop = conv_signal(dtype, width)
+    tables, factors = blocks_for(samples, out, block, sources, low, dtype)
+    making, _ = blocks_for(count, count, block, np.arange(count), 0, dtype, making=1)
+    pairs = batch * -(-int(tables.shape[5]) // 2)
+
+    def run(x: Any, w: Any, outside: Any, y: Any) -> bool:
+        kernel, spectrum, bad = np.zeros(count, dtype), np.empty(2 * count, dtype), np.zeros(1, dtype)
+        kernel[: w.size] = w.ravel() / dtype.type(count)
+        middle = between(*block, dtype, width)
+        loop(0, 1, kernel, spectrum, factors, middle, bad, kernel, 0.0, making)
+        threads.run(loop, pairs, work, x, spectrum, factors, middle, bad, y, outside, tables)
         return bool(bad[0] == 0)
 
     return run

@@ -91,7 +91,7 @@ def _dft(vectors: Vectors, radix: int, z: Parts) -> Parts:
     ]  # fmt: skip
 
 
-def _times(vectors: Vectors, a: tuple[Any, Any], b: tuple[Any, Any], conjugate: bool = False) -> tuple[Any, Any]:
+def times(vectors: Vectors, a: tuple[Any, Any], b: tuple[Any, Any], conjugate: bool = False) -> tuple[Any, Any]:
     """``a * b``, or ``a * conj(b)``."""
     mul, minus = vectors.builder.fmul, vectors.builder.fneg
     turned = b[1] if conjugate else minus(b[1])
@@ -125,11 +125,11 @@ def _pass(itemsize: int, lanes: int, radix: int, forward: bool) -> Any:
                 z = [(vectors.load(start, c), vectors.load(start, builder.add(c, number(lanes)))) for c in cells]
                 if forward:
                     z = _dft(vectors, radix, z)
-                    z = [z[0], *(_times(vectors, a, b) for a, b in zip(z[1:], w, strict=True))]
+                    z = [z[0], *(times(vectors, a, b) for a, b in zip(z[1:], w, strict=True))]
                 else:
                     # Parts exchanged, the way back is the way there.
                     z = [(im, re) for re, im in z]
-                    z = [z[0], *(_times(vectors, a, b) for a, b in zip(z[1:], w, strict=True))]
+                    z = [z[0], *(times(vectors, a, b) for a, b in zip(z[1:], w, strict=True))]
                     z = [(im, re) for re, im in _dft(vectors, radix, z)]
                 for c, (re, im) in zip(cells, z, strict=True):
                     vectors.store(re, start, c)
@@ -145,7 +145,7 @@ def _pass(itemsize: int, lanes: int, radix: int, forward: bool) -> Any:
     return on_addresses(run, itemsize, lanes)
 
 
-def _movers(itemsize: int, lanes: int) -> tuple[Any, ...]:
+def movers(itemsize: int, lanes: int) -> tuple[Any, ...]:
     """``turn_in(line, rows, offset, step, groups)`` takes one part of a line from as many rows as there are lanes,
     ``turn_out(line, rows, offset, step, count, seen)`` takes `count` elements of it back and adds zero times each to
     the vector `seen`; ``move(target, target_step, source, source_step, count)`` copies complex elements; and
@@ -214,7 +214,7 @@ def _movers(itemsize: int, lanes: int) -> tuple[Any, ...]:
         def one(i: Any, _: list[Any]) -> list[Any]:
             cells = [builder.add(builder.mul(i, number(element)), number(part * lanes)) for part in range(2)]
             a, b = ((vectors.load(p, cells[0]), vectors.load(p, cells[1])) for p in (start, factors))
-            for value, cell in zip(_times(vectors, a, b, conjugate=True), cells, strict=True):
+            for value, cell in zip(times(vectors, a, b, conjugate=True), cells, strict=True):
                 vectors.store(value, start, cell)
             return []
 
@@ -270,7 +270,7 @@ class Tiles(NamedTuple):
 def conv_fourier(dtype: np.dtype[Any], lanes: int) -> Callable[..., None]:
     """The driver for float32 or float64 and vectors of so many lanes."""
     size, kind = dtype.itemsize, dtype.type
-    turn_in, turn_out, move, multiply = _movers(size, lanes)
+    turn_in, turn_out, move, multiply = movers(size, lanes)
     transform = transformer(size, lanes)
     element = 2 * lanes
 

@@ -39,6 +39,9 @@ from npconv.kernels.cpu.vectors import (
 MOST_ROWS = 4
 """Rows of a strip: with more, too few vectors are left for a row, and weights are loaded as often as the image."""
 
+WRITTEN_OUT = ((3, 3), (5, 5))
+"""Kernels whose loops are written out: a loop of three rounds takes as long for its counter as for its products."""
+
 MOST_VECTORS = 8
 """Vectors of a strip of one row: what hides the time that an addition takes."""
 
@@ -52,6 +55,8 @@ class Strip(NamedTuple):
     rows: int
     vectors: int
     lanes: int
+    taps: tuple[int, int] = (0, 0)
+    """Rows and columns of the kernel that the loops are written out for; 0 for any number."""
 
     @property
     def columns(self) -> int:
@@ -59,11 +64,12 @@ class Strip(NamedTuple):
         return self.vectors * self.lanes
 
 
-def strip_for(dtype: np.dtype[Any], kernel_rows: int) -> Strip:
+def strip_for(dtype: np.dtype[Any], kernel_rows: int, kernel_columns: int = 0) -> Strip:
     """The strip for kernels of so many rows: every tap but those at its ends serves all rows of the strip."""
     rows = MOST_ROWS if kernel_rows >= MOST_ROWS - 1 else kernel_rows
     vectors = min(MOST_VECTORS if rows == 1 else MOST_ROWS, max(1, processor().sums // rows))
-    return Strip(rows, vectors, processor().register_bytes // dtype.itemsize)
+    taps = (kernel_rows, kernel_columns) if (kernel_rows, kernel_columns) in WRITTEN_OUT else (0, 0)
+    return Strip(rows, vectors, processor().register_bytes // dtype.itemsize, taps)
 
 
 def strip_sums(itemsize: int, strip: Strip) -> Any:
@@ -84,43 +90,52 @@ def strip_sums(itemsize: int, strip: Strip) -> Any:
     ) -> None:  # fmt: skip
         builder = vectors.builder
         addresses, weights = builder.inttoptr(table, INT64.as_pointer()), vectors.pointer(w)
+        if strip.taps != (0, 0):
+            kernel_h, kernel_w = map(number, strip.taps)
         taps = builder.mul(kernel_h, kernel_w)
 
-        def line(lead: Any, row: Any, active: range, totals: list[Any]) -> list[Any]:
-            """Row `row` under the strip: what it adds to the active rows of the result."""
-            place = builder.add(builder.mul(lead, pitch), row)
-            start = vectors.pointer(builder.load(builder.gep(addresses, [place])))
-            start = builder.gep(start, [column])
-            first = builder.mul(lead, taps)
-            factors = [
-                builder.gep(weights, [builder.add(first, builder.mul(builder.sub(row, number(r)), kernel_w))])
-                for r in active
-            ]
+        def loop(known: int, count: Any, held: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+            if strip.taps == (0, 0):
+                return counted_loop(builder, count, held, body)
+            for n in range(known):
+                held = body(number(n), held)
+            return held
+
+        def lines(lead: Any, parts: list[tuple[Any, range]], totals: list[Any]) -> list[Any]:
+            """Rows of the image under the strip, each with the rows of the result that it serves, all rows in turn."""
+            served = []
+            for row, active in parts:
+                place = builder.add(builder.mul(lead, pitch), row)
+                start = builder.gep(vectors.pointer(builder.load(builder.gep(addresses, [place]))), [column])
+                first = builder.mul(lead, taps)
+                factors = [
+                    builder.gep(weights, [builder.add(first, builder.mul(builder.sub(row, number(r)), kernel_w))])
+                    for r in active
+                ]
+                served.append((start, factors))
 
             def body(j: Any, held: list[Any]) -> list[Any]:
-                here = builder.gep(start, [builder.mul(j, spread)])
-                image = [vectors.load(here, v * lanes) for v in range(strip.vectors)]
-                after = []
-                for n, factor in enumerate(factors):
-                    weight = vectors.broadcast(builder.load(builder.gep(factor, [j])))
-                    mine = held[n * strip.vectors : (n + 1) * strip.vectors]
-                    after += [vectors.multiply_add(weight, part, s) for part, s in zip(image, mine, strict=True)]
+                after: list[Any] = []
+                for start, factors in served:
+                    here = builder.gep(start, [builder.mul(j, spread)])
+                    image = [vectors.load(here, v * lanes) for v in range(strip.vectors)]
+                    for factor in factors:
+                        weight = vectors.broadcast(builder.load(builder.gep(factor, [j])))
+                        mine = held[len(after) : len(after) + strip.vectors]
+                        after += [vectors.multiply_add(weight, part, s) for part, s in zip(image, mine, strict=True)]
                 return after
 
-            own = slice(active.start * strip.vectors, active.stop * strip.vectors)
-            totals = list(totals)
-            totals[own] = counted_loop(builder, kernel_w, totals[own], body)
-            return totals
+            return loop(strip.taps[1], kernel_w, totals, body)
 
         def plane(lead: Any, totals: list[Any]) -> list[Any]:
-            for above in range(rows - 1):
-                totals = line(lead, number(above), range(above + 1), totals)
-            totals = counted_loop(
-                builder, builder.sub(kernel_h, number(rows - 1)), totals,
-                lambda n, held: line(lead, builder.add(n, number(rows - 1)), range(rows), held),
+            totals = loop(
+                strip.taps[0] - rows + 1, builder.sub(kernel_h, number(rows - 1)), totals,
+                lambda n, held: lines(lead, [(builder.add(n, number(rows - 1)), range(rows))], held),
             )  # fmt: skip
-            for below in range(rows - 1):
-                totals = line(lead, builder.add(kernel_h, number(below)), range(below + 1, rows), totals)
+            # A row above those and one below serve all rows of the result between them, so no unit has to wait.
+            for n in range(rows - 1):
+                below = builder.add(kernel_h, number(n))
+                totals = lines(lead, [(number(n), range(n + 1)), (below, range(n + 1, rows))], totals)
             return totals
 
         totals = counted_loop(builder, leads, [vectors.zeros] * (rows * strip.vectors), plane)
@@ -148,27 +163,37 @@ def strip_sums(itemsize: int, strip: Strip) -> Any:
 
 
 @functools.lru_cache(maxsize=8)
-def row_gatherer(dtype: np.dtype[Any]) -> Callable[..., None]:
-    """``gather(target, source, outside, columns, first, run, source_width)``: a row by the table of its columns.
+def rows_gatherer(dtype: np.dtype[Any]) -> Callable[..., None]:
+    """``gather(target, image, beyond, outside, rows, top, count, columns, first, run, width)``: rows of a plane.
 
-    Elements from ``columns[first]`` on, ``run[0]`` of them; `outside` where the table says -1. Of them ``run[2]`` from
-    the ``run[1]``-th on are neighbours in the source too.
+    Of the rows ``rows[top]`` and so on, `count` of them, the elements from ``columns[first]`` on, ``run[0]`` of them,
+    one row behind the other; `outside` where a table says -1. Of the columns ``run[2]`` from the ``run[1]``-th on are
+    neighbours in the source too. `image` is the address of a plane, `beyond` that of a row of nothing but `outside`;
+    an image of 0 has only such rows.
     """
     size, kind = dtype.itemsize, dtype.type
     _, copy_row, _ = row_movers(size, processor().register_bytes // size)
 
     @inner
-    def gather(target: Any, source: Any, outside: Any, columns: Any, first: int, run: Any, width: int) -> None:
-        count, head, length = run[0], run[1], run[2]
-        result, row = elements(target, count, kind), elements(source, width, kind)
-        for q in range(head):
-            c = columns[first + q]
-            result[q] = row[c] if c >= 0 else outside
-        if length > 0:
-            copy_row(target + head * size, source + columns[first + head] * size, length)
-        for q in range(head + length, count):
-            c = columns[first + q]
-            result[q] = row[c] if c >= 0 else outside
+    def gather(
+        target: int, image: int, beyond: int, outside: Any, rows: Any, top: int, count: int, columns: Any, first: int,
+        run: Any, width: int,
+    ) -> None:  # fmt: skip
+        total, head, length = run[0], run[1], run[2]
+        begin = columns[first + head] if length > 0 else 0
+        result = elements(target, count * total, kind)
+        for i in range(count):
+            number = rows[top + i]
+            source = image + number * width * size if number >= 0 and image != 0 else beyond
+            row, at = elements(source, width, kind), i * total
+            for q in range(head):
+                c = columns[first + q]
+                result[at + q] = row[c] if c >= 0 else outside
+            if length > 0:
+                copy_row(target + (at + head) * size, source + begin * size, length)
+            for q in range(head + length, total):
+                c = columns[first + q]
+                result[at + q] = row[c] if c >= 0 else outside
 
     return gather
 
@@ -181,7 +206,7 @@ class Tables(NamedTuple):
     the column of the image that column 0 of the padded one is, negated. `leads` is the plane for each leading place of
     the result and leading tap, `rows` and `columns` the row and the column that each of the padded plane is, all of
     them -1 for the constant. `strips` holds the first column of each strip and where it is read, `edges` what
-    `row_gatherer` needs to know of the left and of the right copy.
+    `rows_gatherer` needs to know of the left and of the right copy.
     """
 
     shape: Any
@@ -203,7 +228,7 @@ def signature(dtype: np.dtype[Any], addresses: int, *tables: Any) -> tuple[Any, 
 def conv_stencil(dtype: np.dtype[Any], strip: Strip) -> Callable[..., None]:
     """The driver for float32 or float64 and a strip."""
     size, high, wide = dtype.itemsize, strip.rows, strip.columns
-    sums, gather = strip_sums(size, strip), row_gatherer(dtype)
+    sums, gather = strip_sums(size, strip), rows_gatherer(dtype)
     kind = dtype.type
 
     @entry(*signature(dtype, 4, TABLE, GRID, TABLE, TABLE, GRID, GRID))
@@ -232,18 +257,16 @@ def conv_stencil(dtype: np.dtype[Any], strip: Strip) -> Callable[..., None]:
             top, rest = rest % row_blocks * block_h, rest // row_blocks
             bottom, place, n = min(top + block_h, out_h), rest % places, rest // places
             at_left, at_right = strips[first_strip, 1] == LEFT, strips[last_strip - 1, 1] == RIGHT
+            count = bottom - top + kernel_h - 1
             for tap in range(taps):
                 plane = leads[place, tap]
-                image = x + (n * planes + plane) * height * width * size
-                for i in range(bottom - top + kernel_h - 1):
-                    row = rows[top + i]
-                    source = image + row * width * size if row >= 0 and plane >= 0 else beyond
-                    if at_left:
-                        target = address_of(copies) + (tap * copied + i) * bytes_of[0]
-                        gather(target, source, outside, columns, firsts[0], edges[0], width)
-                    if at_right:
-                        target = address_of(copies) + left_bytes + (tap * copied + i) * bytes_of[1]
-                        gather(target, source, outside, columns, firsts[1], edges[1], width)
+                image = x + (n * planes + plane) * height * width * size if plane >= 0 else 0
+                target = address_of(copies) + tap * copied * bytes_of[0]
+                if at_left:
+                    gather(target, image, beyond, outside, rows, top, count, columns, 0, edges[0], width)
+                target = address_of(copies) + left_bytes + tap * copied * bytes_of[1]
+                if at_right:
+                    gather(target, image, beyond, outside, rows, top, count, columns, firsts[1], edges[1], width)
             for row_of_strip in range(top, bottom, high):
                 for tap in range(taps):
                     plane = leads[place, tap]
@@ -271,7 +294,7 @@ class Passes(NamedTuple):
     """What `conv_separable` works from, all of int64.
 
     `shape` holds height and width of a plane, of the result, taps of a column and of a row, distance of the latter, and
-    rows of a task; `rows` and `columns` are as in `Tables`, `run` is what `row_gatherer` needs to know of a whole row.
+    rows of a task; `rows` and `columns` are as in `Tables`, `run` is what `rows_gatherer` needs to know of a whole row.
     """
 
     shape: Any

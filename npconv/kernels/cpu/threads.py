@@ -13,6 +13,7 @@ thread sets. Ctrl-C, or whatever a signal's handler raises, comes through soon, 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import threading
@@ -98,6 +99,13 @@ def run(
         raise
     for future in futures:
         future.result()
+
+
+def prepared(kernel: Callable[..., None], tasks: int, work: int) -> Callable[..., None]:
+    """`run` for many calls: what takes the arguments of `kernel` that come after the tasks."""
+    if most_parts(work) == 1 or (tasks == 1 and work <= SLICE_OF_WORK):
+        return functools.partial(kernel, 0, tasks)
+    return functools.partial(run, kernel, tasks, work)
 
 
 class _Shares:
