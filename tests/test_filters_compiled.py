@@ -107,6 +107,17 @@ def test_sums_of_integers_are_exact_whatever_they_run_in(large: int, dtype: str)
     np.testing.assert_array_equal(nc.correlate(x, w, dtype="int16"), want.astype(np.int64).astype("int16"))
 
 
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (2, 3, 3)])
+def test_the_bits_of_a_sum_do_not_depend_on_its_place(kernel: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((5, 45, 87)).astype("f4"), rng.standard_normal(kernel).astype("f4")
+    how = {"axes": tuple(range(3 - len(kernel), 3)), "mode": "valid"}
+    y = nc.correlate(x, w, **how)
+    for cut in ((0, 1, 1), (0, 2, 5), (1, 3, 30)):
+        part = tuple(slice(n, None) for n in cut)
+        np.testing.assert_array_equal(nc.correlate(np.ascontiguousarray(x[part]), w, **how), y[part])
+
+
 def test_long_signals_are_many_tasks() -> None:
     x, w = whole((2**17 + 5,)), whole((21,), 1)
     want = np.convolve(np.pad(x, 10, mode="symmetric").astype(float), w[::-1].astype(float), "valid")

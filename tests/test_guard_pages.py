@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from guards import PageGuarded, run_python
 
+import npconv as nc
 from npconv.algorithms import ALGORITHMS, OPERATIONS
 from npconv.algorithms.base import image_shape, result_shape
 from npconv.arrays import require
@@ -29,6 +30,15 @@ SPECS = [
     ConvSpec.of((2, 3, 301), (5, 3, 5), padding=3, dilation=2),
     ConvSpec.of((1, 6, 5, 6, 7), (7, 6, 3, 2, 3), padding=1),
 ]
+
+FILTERS = [
+    ((19, 61), (3, 3), "direct", "reflect"),
+    ((3, 9, 40), (3, 5, 5), "direct", "constant"),
+    ((40, 61), (9, 12), "fft", "wrap"),
+    ((3, 700), (1, 90), "fft", "reflect"),
+    ((41,), (64,), "fft", "constant"),
+]
+"""Shapes of an image and of a kernel, the method, and the boundary."""
 
 
 def inside(at_end: bool) -> int:
@@ -53,6 +63,13 @@ def inside(at_end: bool) -> int:
                         found = plan.run(left, plan.packed(right) if op == "forward" else right)
                     np.testing.assert_array_equal(found, expected)
                     count += 1
+    for shape, kernel, method, boundary in FILTERS:
+        x, w = (rng.integers(-3, 4, size).astype("f4") for size in (shape, kernel))
+        expected = nc.correlate(x, w, method=method, boundary=boundary)
+        with PageGuarded(at_end) as guard:
+            found = nc.correlate(guard.copy(x), guard.copy(w), method=method, boundary=boundary)
+        np.testing.assert_array_equal(found, expected)
+        count += 1
     return count
 
 

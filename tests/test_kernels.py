@@ -13,7 +13,7 @@ from guards import OTHER_PROCESSORS, Guarded, run_python
 import npconv as nc
 from npconv.geometry import ConvSpec
 from npconv.kernels import cpu
-from npconv.kernels.cpu import threads
+from npconv.kernels.cpu import few_positions, threads
 
 SPECS = [
     ConvSpec.of((2, 3, 9), (4, 3, 3), padding=((2, 1),)),
@@ -73,6 +73,46 @@ def test_kernels_stay_inside_their_arrays(spec, n_threads, monkeypatch):
         np.testing.assert_array_equal(product, a @ b)
     finally:
         nc.set_num_threads(None)
+
+
+@pytest.mark.parametrize("most_bytes", [1, 2**20], ids=["two at once", "all at once"])
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "options"),
+    [
+        ((5, 6, 2, 3), (8, 6, 3, 3), {"padding": 1, "activation": "relu6"}),
+        ((5, 6, 5, 4), (16, 3, 3, 2), {"padding": ((0, 1), (1, 0)), "stride": 2, "groups": 2, "activation": "relu"}),
+    ],
+)
+def test_images_of_few_positions_lie_side_by_side(x_shape, w_shape, options, most_bytes, monkeypatch):
+    for name, value in (("WORTH_COPYING", 0), ("MOST_BYTES", most_bytes)):
+        monkeypatch.setattr(few_positions, name, value)
+    geometry = {name: value for name, value in options.items() if name != "activation"}
+    spec, rng = ConvSpec.of(x_shape, w_shape, **geometry), np.random.default_rng(0)
+    x, w, bias = (rng.integers(-3, 4, shape).astype(np.float32) for shape in (x_shape, w_shape, w_shape[:1]))
+    assert few_positions.suits_forward(spec.window, spec.batch, spec.macs)
+    y = np.full(spec.y_shape, np.nan, np.float32)
+    cpu._tile_runner.cache_clear()  # whose answers are those for other limits
+    try:
+        cpu.conv_forward(spec, x, w, bias, options.get("activation"), y)
+    finally:
+        cpu._tile_runner.cache_clear()
+    expected = nc.conv(x, w, bias, backend="numpy", algorithm="direct", **options)
+    np.testing.assert_allclose(y, expected, rtol=1e-6, atol=0)
+
+
+def test_many_small_images_are_right_and_their_plan_says_how():
+    rng = np.random.default_rng(0)
+    x, w = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((8, 128, 2, 2), (128, 128, 3, 3)))
+    how = {"padding": 1, "algorithm": "direct"}
+    expected = nc.conv(x, w, backend="numpy", **how)
+    np.testing.assert_array_equal(nc.conv(x, w, backend="numba", **how), expected)
+    np.testing.assert_array_equal(nc.plan(x.shape, w.shape, backend="numba", **how).pack(w)(x), expected)
+    w[0, 0, 0, 0] = np.inf  # which meets zeros of the padding
+    with np.errstate(invalid="ignore"):
+        expected = nc.conv(x, w, backend="numpy", **how)
+    np.testing.assert_array_equal(nc.conv(x, w, backend="numba", **how), expected)
+    assert "side by side" in str(nc.plan(x.shape, w.shape, backend="numba", **how))
+    assert "side by side" not in str(nc.plan((1, *x.shape[1:]), w.shape, backend="numba", **how))
 
 
 def test_numba_s_own_bounds_checks_find_nothing():

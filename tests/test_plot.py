@@ -213,6 +213,23 @@ def test_covering_what_a_score_sees_lowers_it():
     assert np.argwhere(drop).tolist() == [[2, 1]]
 
 
+def test_a_drop_is_drawn_where_the_patch_was_and_a_rise_not_at_all():
+    image = np.zeros((1, 32, 32))
+    image[0, 10:14, 20:24] = 1
+    for sign, most in ((1, 1), (-1, 0)):
+        ax = plot.occlusion(lambda x, sign=sign: sign * x.max(axis=(1, 2, 3)), image, patch=8, stride=4, fill=0)
+        drawn = ax.images[1]
+        left, right, bottom, top = drawn.get_extent()
+        rows, columns = drawn.get_array().shape
+        strength = np.broadcast_to(drawn.get_alpha(), (rows, columns))
+        assert strength.max() == pytest.approx(0.6 * most)
+        if sign > 0:  # the two pixels are covered by patches whose centre is near
+            row, column = np.argwhere(strength == strength.max()).mean(axis=0)
+            at = top + (row + 0.5) * (bottom - top) / rows, left + (column + 0.5) * (right - left) / columns
+            assert at == pytest.approx((11.5, 21.5))
+        assert ax.get_xlim() == (-0.5, 31.5)
+
+
 @pytest.mark.parametrize(
     ("draw", "error", "words"),
     [
@@ -247,8 +264,15 @@ def test_bad_input_is_named_before_anything_is_drawn(draw, error, words):
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ImportError, match=r"pip install 'npconv\[plot\]'"):
-        plot.training_curves({"loss": [1, 2]})
+    for module in ("matplotlib", "matplotlib.colors", "matplotlib.ticker"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for draw in (
+        lambda: plot.training_curves({"loss": [1, 2]}),
+        lambda: plot.roofline([LAYER], MACHINE),
+        lambda: plot.algorithm_map((1,), (7,), backend="numpy"),
+    ):
+        with pytest.raises(ImportError, match=r"pip install 'npconv\[plot\]'"):
+            draw()
 
 
 def test_the_palette_is_seen_on_white_and_on_black():

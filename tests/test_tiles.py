@@ -485,19 +485,27 @@ WINOGRAD = [
     ConvSpec.of((7, 3, 1, 70), (4, 3, 3, 3), padding=((1, 1), (0, 5))),
     ConvSpec.of((2, 3, 50), (4, 3, 3), padding=1),
     ConvSpec.of((5, 4, 3), (9, 4, 3)),
+    # Planes of zeros: for some tiles of a panel, for whole panels, and below, above and instead of all planes.
+    ConvSpec.of((1, 9, 2, 6, 5), (13, 9, 3, 3, 3), padding=1),
+    ConvSpec.of((2, 40, 3, 9, 70), (13, 40, 3, 3, 3), padding=(4, 1, 1)),
 ]
 
 
 @pytest.mark.parametrize(("dtype", "m"), [("float32", 4), ("float64", 6)])
 @pytest.mark.parametrize("spec", WINOGRAD, ids=shapes)
 def test_winograd_convolution_stays_inside_its_arrays(spec, dtype, m, monkeypatch):
-    dtype, matrices = np.dtype(dtype), (transforms(m, 3),) * spec.ndim
-    for count in (1, 3):
+    dtype, matrices = np.dtype(dtype), (transforms(m, 3),) * min(2, spec.ndim)
+    # A few channels at a time, so that there are several blocks of weights that are transformed on the way.
+    monkeypatch.setattr(cpu, "WEIGHT_BYTES", 36 * 12 * 16 * dtype.itemsize)
+    for count, ahead in ((1, True), (3, True), (1, False), (3, False)):
         use_threads(count, monkeypatch)
         rng, guard = np.random.default_rng(0), Guarded()
         x, w, bias, y = conv_arrays(guard, rng, spec, dtype)
-        u = guarded_weights(guard, spec, matrices, w)
         form = planar(spec)
+        stacked = form.planes.shape[1]
+        u = cpu.winograd_weights(form.spec, matrices, w, stacked=stacked, ahead=ahead)
+        if ahead and stacked == 1:
+            u = u._replace(values=cpu._read(guarded_weights(guard, spec, matrices, w).reshape(-1)))
         cpu.winograd_runner(form.spec, x.dtype, matrices, "relu", form.planes)(x, u, bias, y)
         near(dtype, y, portable(spec, *(value.astype("f8") for value in (x, w, bias)), "relu"))
         guard.check()
@@ -510,10 +518,9 @@ def guarded_weights(guard, spec, matrices, w):
     rows, points = cpu.winograd_tile(w.dtype).rows, len(down.g) * len(across.g)
     u = guard.array(winograd.weights_shape(spec.groups, outputs, channels, points, rows), None, w.dtype)
     held = spec.groups * -(-outputs // rows) * rows * -(-channels // CHUNK) * CHUNK
-    loop = winograd.winograd_weights(w.dtype, rows, down.g, across.g)
-    taps = len(down.g[0]) * len(across.g[0])
-    steps = outputs, channels, channels * taps, taps
-    threads.run(loop, spec.groups * -(-outputs // rows), w.size, cpu._read(w.reshape(-1)), u, *steps)
+    loop = winograd.winograd_weights(w.dtype, rows, down, across)
+    layout = cpu._weights_layout(spec, turned=False, stacked=1)
+    threads.run(loop, spec.groups * -(-outputs // rows), w.size, cpu._read(w.reshape(-1)), u, layout)
     assert np.isnan(u[:, held:]).all()
     taps = w.reshape(spec.out_channels, channels, len(down.g[0]), len(across.g[0])).astype("f8")
     expected = np.zeros((points, spec.groups, outputs, -(-channels // CHUNK) * CHUNK))
@@ -522,16 +529,18 @@ def guarded_weights(guard, spec, matrices, w):
 
     def used(laid_out):
         """By output channel and channel; what pads the last block of rows is not looked at."""
-        blocks = laid_out[:, :held].reshape(points, spec.groups, -1, expected.shape[3] // CHUNK, rows, CHUNK)
+        blocks = laid_out.reshape(points, -1)[:, :held].reshape(
+            points, spec.groups, -1, expected.shape[3] // CHUNK, rows, CHUNK
+        )
         return blocks.transpose(0, 1, 2, 4, 3, 5).reshape(points, spec.groups, -1, expected.shape[3])[:, :, :outputs]
 
     near(w.dtype, used(u), expected)
-    np.testing.assert_array_equal(used(u), used(cpu.winograd_weights(spec, matrices, w)))
+    np.testing.assert_array_equal(used(u), used(cpu.winograd_weights(spec, matrices, w).values))
     # The same weights as those of the convolution whose input gradient this is.
     flipped = np.flip(w, range(2, w.ndim)).reshape(spec.groups, outputs, channels, *w.shape[2:]).swapaxes(1, 2)
     back = guard.array((spec.groups * channels, outputs, *w.shape[2:]), None, w.dtype)
     back[...] = flipped.reshape(back.shape)
-    near(w.dtype, used(cpu.winograd_weights(spec, matrices, back, turned=True)), expected)
+    near(w.dtype, used(cpu.winograd_weights(spec, matrices, back, turned=True).values), expected)
     return u
 
 

@@ -78,20 +78,26 @@ def _depthwise(spec: ConvSpec) -> float:
 
 
 # Winograd: an operation of the products, on whole panels of tiles; a transformed number of the image; a number of the
-# result, which is joined from its tile; one of the image, which is read; a transformed weight that is read, and one
-# that is made; a product of a point and a group, however small.
+# result, which is joined from its tile; one of the image, which is read; a transformed weight that is read, one that is
+# made before, and one that is made on the way; a product of a point and a group, however small.
 POINT_OPERATION, POINT_STAGED, POINT_JOINED, POINT_READ = 1.54e-11, 6.8e-10, 1.8e-9, 2.1e-10
-WEIGHT_READ, WEIGHT_MADE, POINT_PRODUCT = 5.6e-11, 7.0e-10, 1.7e-7
+WEIGHT_READ, WEIGHT_MADE, WEIGHT_PASSED, POINT_PRODUCT = 5.6e-11, 7.0e-10, 1.9e-10, 1.7e-7
 PANEL = 16
 
 
-def winograd_seconds(spec: ConvSpec, points: int, tiles: int, itemsize: int, reused: bool) -> float:
-    """Predicted time of the compiled Winograd loops for so many tiles, each transformed to so many points."""
-    panels = -(-tiles // PANEL) * PANEL
+def winograd_seconds(
+    spec: ConvSpec, points: int, tiles: int, itemsize: int, reused: bool, passes: int = 0, filled: float = 1.0
+) -> float:
+    """Predicted time of the compiled Winograd loops for so many tiles, each transformed to so many points.
+
+    Weights that are not `reused` are transformed in so many `passes` on the way, or, if none, before. Only `filled` of
+    the planes under the tiles are not zeros.
+    """
+    panels = -(-tiles // PANEL) * PANEL * filled
     channels = _operations(spec) // max(2 * spec.batch * spec.window.positions * spec.window.taps, 1)
     weights = points * spec.parameters // spec.window.taps
     seconds = 2 * points * panels * channels * POINT_OPERATION + points * panels * spec.in_channels * POINT_STAGED
     seconds += spec.batch * spec.window.positions * spec.out_channels * POINT_JOINED
     seconds += _pixels(spec) * spec.in_channels * POINT_READ
-    seconds += weights * (WEIGHT_READ if reused else WEIGHT_READ + WEIGHT_MADE)
+    seconds += weights * (WEIGHT_READ + (0 if reused else WEIGHT_PASSED * passes if passes else WEIGHT_MADE))
     return CALL + spec.groups * points * POINT_PRODUCT + seconds * itemsize / 4

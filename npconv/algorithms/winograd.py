@@ -21,7 +21,7 @@ from npconv.algorithms.base import Runner, Work, is_narrow, is_tame, largest, re
 from npconv.algorithms.cook_toom import Tile, error_factor, overflow_growth
 from npconv.algorithms.direct import Direct
 from npconv.algorithms.planar import Planar, planar
-from npconv.algorithms.tile_times import winograd_seconds
+from npconv.algorithms.tile_times import PANEL, winograd_seconds
 from npconv.algorithms.winograd_steps import (
     HELD,
     block_shape,
@@ -39,6 +39,7 @@ from npconv.algorithms.winograd_tiles import (
     row_elements,
     tile_counts,
     tile_sizes,
+    transforms_on_the_way,
 )
 from npconv.arrays import Array, Backend, require
 from npconv.epilogue import activate, finish
@@ -106,11 +107,16 @@ class Winograd:
     def seconds(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool) -> float:
         if op == "input_grad":
             spec, op = turned(spec), "forward"
-        kernel, extra, spec = self.kernel(spec, op, backend, dtype), laid_out(spec), planar(spec).spec
+        kernel, extra, form = self.kernel(spec, op, backend, dtype), laid_out(spec), planar(spec)
+        spec = form.spec
         tile = tile_sizes(spec, op, reused)
         if kernel == "winograd_tiles":
             points, tiles = math.prod(points_per_axis(tile)), spec.batch * math.prod(tile_counts(spec, tile))
-            return winograd_seconds(spec, points, tiles, dtype.itemsize, reused) + extra * LAYING_OUT
+            passes = 0 if reused else transforms_on_the_way(spec, tile)
+            # A panel of tiles leaves out what is zeros for all of them.
+            filled = float((form.planes >= 0).mean()) if tiles >= PANEL * len(form.planes) else 1.0
+            seconds = winograd_seconds(spec, points, tiles, dtype.itemsize, reused, passes, filled)
+            return seconds + extra * LAYING_OUT
         # Rates are those of float32: vectors hold half as many of the other.
         effort = price(spec, tile, op, reused) * dtype.itemsize / 4
         return predicted_seconds(backend.name, kernel, effort, self.cost(spec, op, dtype.itemsize).bytes)
@@ -136,7 +142,9 @@ class Winograd:
             return Packed(w, tile, None, magnitude)
         taps = w.reshape(inner.w_shape)
         if backend.kernels is not None and is_compiled(spec, "forward", backend):
-            return Packed(w, tile, backend.kernels.winograd_weights(inner, matrices(tile), taps), magnitude)
+            stacked, ahead = planar(spec).planes.shape[1], reused or not transforms_on_the_way(inner, tile)
+            points = backend.kernels.winograd_weights(inner, matrices(tile), taps, stacked=stacked, ahead=ahead)
+            return Packed(w, tile, points, magnitude)
         return Packed(w, tile, weight_points(backend, inner, matrices(tile), taps), magnitude)
 
     def forward(
@@ -167,10 +175,11 @@ class Winograd:
             points = weight_points(backend, form.spec, fs, turned_weights(backend, spec, w).reshape(form.spec.w_shape))
             dx = correlated(backend, form.spec, tile, fs, form.divide(backend, dy), points)
             return form.joined(backend, dx, result_shape(back))
-        # Weights are read where they lie, unless several planes of an image are channels of one sum.
-        in_place = form.spec.in_channels == back.in_channels
+        # Weights are read where they lie, unless several planes of an image are channels of one sum and must be copied.
+        in_place = form.planes.shape[1] == 1 or _reads_planes(kernels)
         w = w if in_place else turned_weights(backend, spec, w).reshape(form.spec.w_shape)
-        points = kernels.winograd_weights(form.spec, fs, w, turned=in_place)
+        stacked, ahead = form.planes.shape[1], not transforms_on_the_way(form.spec, tile)
+        points = kernels.winograd_weights(form.spec, fs, w, turned=in_place, stacked=stacked, ahead=ahead)
         dx = backend.xp.empty(result_shape(back), dy.dtype)
         _compiled(form, backend, dy.dtype, tile, None)(dy, points, None, dx)
         return dx
@@ -216,6 +225,11 @@ def _magnitude(spec: ConvSpec, backend: Backend, value: Array) -> float:
     return largest(backend, value)
 
 
+def _reads_planes(kernels: Any) -> bool:
+    """Whether planes of an image that follow each other as channels of one sum are read where they lie."""
+    return hasattr(kernels, "divide_phases")
+
+
 @functools.lru_cache(maxsize=1024)
 def _runner(spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: str | None) -> Runner:
     """The compiled loops, or the direct form where an operand may not be transformed."""
@@ -243,7 +257,7 @@ def _compiled(
     """The compiled loops for a convolution and what it amounts to."""
     kernels: Any = backend.kernels
     run_planes: Callable[..., None] = kernels.winograd_runner(form.spec, dtype, matrices(tile), clamp, form.planes)
-    reads_planes = hasattr(kernels, "divide_phases")
+    reads_planes = _reads_planes(kernels)
     if form.planes.shape == (1, 1) or (reads_planes and not form.is_divided):
         return run_planes
     shape = form.images, form.spec.out_channels, len(form.planes), *form.spec.window.out

@@ -8,6 +8,9 @@ import numpy as np
 
 from npconv.plot.axes import axes_for, host, tiled
 
+OPACITY = 0.6
+"""Of the largest value that is laid over a picture, which then still shows through."""
+
 
 def feature_maps(maps: Any, *, columns: int | None = None, shared: bool = True, ax: Any = None) -> Any:
     """Draw the channels of a result as tiles.
@@ -103,7 +106,7 @@ def kernels(weights: Any, *, columns: int | None = None, ax: Any = None) -> Any:
     return ax
 
 
-def heat(image: Any, values: Any, *, opacity: float = 0.6, ax: Any = None) -> Any:
+def heat(image: Any, values: Any, *, opacity: float = OPACITY, ax: Any = None) -> Any:
     """Lay a field of values over a photograph: an activation, an occlusion, a gradient.
 
     Parameters
@@ -140,11 +143,18 @@ def heat(image: Any, values: Any, *, opacity: float = 0.6, ax: Any = None) -> An
     ax = axes_for(ax)
     show(ax, picture)
     height, width = picture.shape[-2:]
-    low, high = float(field.min()), float(field.max())
-    strength = (field - low) / max(high - low, np.finfo(float).tiny)
-    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    ax.imshow(field, cmap="inferno", alpha=opacity * strength, extent=extent, interpolation="nearest")
+    lay(ax, field - field.min(), opacity, (-0.5, width - 0.5, height - 0.5, -0.5))
     return ax
+
+
+def lay(ax: Any, field: Any, opacity: float, extent: tuple[float, float, float, float]) -> None:
+    """Draw values over what is shown already; 0 is transparent."""
+    strength = field / max(float(field.max()), np.finfo(float).tiny)
+    limits = ax.get_xlim(), ax.get_ylim()
+    ax.imshow(
+        strength, cmap="inferno", vmin=0, vmax=1, alpha=opacity * strength, extent=extent, interpolation="nearest"
+    )
+    ax.set(xlim=limits[0], ylim=limits[1])
 
 
 def photograph(image: Any) -> Any:

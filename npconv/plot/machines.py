@@ -63,6 +63,8 @@ def roofline(
     if seconds is not None and len(seconds) != len(layers):
         raise ValueError(f"seconds must be {len(layers)}, one for each cost, got {len(seconds)}")
     ax = axes_for(ax)
+    from matplotlib.ticker import NullFormatter
+
     intensities = [layer.intensity for layer in layers]
     ends = [*(x for x in intensities if x > 0), *(roof.ridge for roof in roofs)]
     span = np.geomspace(min(ends) / 4, max(ends) * 4, 200)
@@ -77,6 +79,9 @@ def roofline(
                 intensity, layer.flops / time, mark, color=COLORS[(number + len(roofs)) % len(COLORS)], label=layer.name
             )
     ax.set(xscale="log", yscale="log", xlabel="arithmetic intensity (FLOP/B)", ylabel="FLOP/s")
+    bottom, top = (np.log10(rate) for rate in ax.get_ylim())
+    ax.set_ylim(10 ** np.floor(bottom), max(10**top, 10 ** (np.floor(bottom) + 1)))  # a decade or more has labels
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.legend(frameon=False, fontsize="small")
     return ax
 
@@ -123,8 +128,6 @@ def algorithm_map(
     >>> len(ax.texts)
     4
     """
-    from matplotlib.colors import ListedColormap
-
     for name, values in (("channels", channels), ("sizes", sizes)):
         if not len(values):
             raise ValueError(f"{name} must not be empty, got {values!r}")
@@ -137,6 +140,8 @@ def algorithm_map(
     ]
     names = list(dict.fromkeys(name for row in chosen for name in row))
     ax = axes_for(ax)
+    from matplotlib.colors import ListedColormap
+
     numbers = [[names.index(name) for name in row] for row in chosen]
     palette = [COLORS[number % len(COLORS)] for number in range(len(names))]
     ax.imshow(numbers, cmap=ListedColormap(palette), vmin=-0.5, vmax=len(names) - 0.5, aspect="auto")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from npconv.plot.arrays import heat, photograph, show
+from npconv.plot.arrays import OPACITY, lay, photograph, show
 from npconv.plot.axes import COLORS, axes_for, host
 
 Box = tuple[int, int, int, int]
@@ -175,12 +175,22 @@ def _positive(name: str, value: Any) -> int:
     return number
 
 
-def occlusion(score: Callable[[Any], Any], image: Any, *, ax: Any = None, **options: Any) -> Any:
+def occlusion(
+    score: Callable[[Any], Any],
+    image: Any,
+    *,
+    patch: int | tuple[int, int] = 16,
+    stride: int = 8,
+    fill: float = 0.5,
+    ax: Any = None,
+) -> Any:
     """Draw over the image how much a score drops where it is covered.
+
+    Each drop is drawn around the centre of its patch. Where the score stays or rises the image is left as it is.
 
     Parameters
     ----------
-    score, image, **options
+    score, image, patch, stride, fill
         As for `occlusion_map`.
     ax : matplotlib.axes.Axes, optional
 
@@ -202,8 +212,13 @@ def occlusion(score: Callable[[Any], Any], image: Any, *, ax: Any = None, **opti
     >>> ax.images[1].get_array().shape
     (3, 3)
     """
-    photograph(image)
-    drop = occlusion_map(score, image, **options)
-    ax = heat(image, drop, ax=ax)
+    picture = photograph(image)
+    drop = occlusion_map(score, image, patch=patch, stride=stride, fill=fill)
+    height, width = patch if isinstance(patch, tuple) else (patch, patch)
+    left, top = (width - 1 - stride) / 2, (height - 1 - stride) / 2
+    rows, columns = drop.shape
+    ax = axes_for(ax)
+    show(ax, picture)
+    lay(ax, drop.clip(min=0), OPACITY, (left, left + columns * stride, top + rows * stride, top))
     ax.set_title("covered here, the score drops")
     return ax

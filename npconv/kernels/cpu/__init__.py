@@ -36,6 +36,7 @@ from npconv.kernels.cpu.blocking import (
     Blocks,
     Tile,
     blocks_for,
+    evenly,
     is_narrow,
     low_positions_for,
     low_tile_for,
@@ -45,6 +46,7 @@ from npconv.kernels.cpu.blocking import (
     tile_for,
 )
 from npconv.kernels.cpu.depthwise import MOST_TAPS, conv_depthwise, forward_strips, gradient_strips
+from npconv.kernels.cpu.microkernel import CHUNK
 from npconv.kernels.cpu.narrow import conv_narrow, matmul_narrow
 from npconv.kernels.cpu.tiled import conv_tiled
 from npconv.kernels.cpu.winograd import Factors
@@ -59,6 +61,9 @@ WORTH_WRITING_OUT = 2**15
 
 # Winograd tiles that a task transforms at once, about: what they hold for all channels should stay in L2.
 WINOGRAD_TILES = 48
+
+# Weights that are transformed on the way: for so many register tiles of outputs, and half of an L2 cache.
+WEIGHT_ROWS, WEIGHT_BYTES = 2, 256 * 1024
 
 # Output channels below which a tile would be mostly empty rows.
 FEWEST_TILE_ROWS = 4
@@ -268,32 +273,49 @@ def _read(value: Any) -> Any:
     return view
 
 
-def winograd_weights(spec: ConvSpec, transforms: tuple[Any, ...], w: Any, turned: bool = False) -> Any:
-    """Weights transformed for what `winograd_runner` makes.
+class WinogradWeights(NamedTuple):
+    """Weights for `winograd_runner`: transformed, with the distance of points; or, where that is 0, as they came."""
+
+    values: Any
+    points_apart: int
+    layout: Any
+
+
+def winograd_weights(
+    spec: ConvSpec, transforms: tuple[Any, ...], w: Any, turned: bool = False, stacked: int = 1, ahead: bool = True
+) -> WinogradWeights:
+    """Weights for what `winograd_runner` makes, transformed `ahead` or by it on the way.
 
     `turned` weights are those of the convolution whose input gradient `spec` is: outputs and inputs change places, and
-    the order of the taps is the opposite one. They are read where they lie.
+    the order of the taps is the opposite one. They are read where they lie, as all are: ``(C_out, C / groups, stacked,
+    *kernel)``, with so many planes of an image that follow each other as channels of `spec`.
     """
-    groups, channels, taps = spec.groups, spec.in_channels // spec.groups, spec.window.taps
+    layout, values = _weights_layout(spec, turned, stacked), _read(w.reshape(-1))
+    if not ahead:
+        return WinogradWeights(values, 0, layout)
+    groups, depth = spec.groups, spec.in_channels // spec.groups
     outputs = spec.out_channels // groups
-    loop, rows, points = _winograd_weights(w.dtype, transforms, turned)
-    u = workspace.empty(winograd.weights_shape(groups, outputs, channels, points, rows), w.dtype)
-    steps = (taps, outputs * taps) if turned else (channels * taps, taps)
-    threads.run(
-        loop, groups * -(-outputs // rows), channels * spec.out_channels * points * 4,
-        _read(w.reshape(-1)), u, outputs, channels, *steps,
-    )  # fmt: skip
-    return u
+    loop, rows, points = _winograd_weights(w.dtype, transforms)
+    u = workspace.empty(winograd.weights_shape(groups, outputs, depth, points, rows), w.dtype)
+    threads.run(loop, groups * -(-outputs // rows), depth * spec.out_channels * points * 4, values, u, layout)
+    return WinogradWeights(_read(u.reshape(-1)), u.shape[1], layout)
+
+
+@functools.lru_cache(maxsize=1024)
+def _weights_layout(spec: ConvSpec, turned: bool, stacked: int) -> Any:
+    """The `layout` of `winograd.weights_transform`."""
+    outputs, depth, taps = spec.out_channels // spec.groups, spec.in_channels // spec.groups, spec.window.taps
+    row, channel = (stacked * taps, outputs * stacked * taps) if turned else (depth * taps, stacked * taps)
+    first, tap = ((stacked - 1) * taps, -taps) if turned else (0, taps)
+    layout = outputs, depth, depth // stacked, outputs * depth * taps, row, channel, tap, first, turned
+    return _read(np.array(layout, np.int64))
 
 
 @functools.lru_cache(maxsize=64)
-def _winograd_weights(
-    dtype: np.dtype[Any], transforms: tuple[Any, ...], turned: bool
-) -> tuple[Callable[..., None], int, int]:
+def _winograd_weights(dtype: np.dtype[Any], transforms: tuple[Any, ...]) -> tuple[Callable[..., None], int, int]:
     """The loop that transforms weights, the rows of a tile, and the number of points."""
-    rows, factors = winograd_tile(dtype).rows, _factors(transforms)
-    down, across = (tuple(row[::-1] for row in f.g) if turned else f.g for f in factors)
-    return winograd.winograd_weights(dtype, rows, down, across), rows, len(down) * len(across)
+    rows, (down, across) = winograd_tile(dtype).rows, _factors(transforms)
+    return winograd.winograd_weights(dtype, rows, down, across), rows, len(down.g) * len(across.g)
 
 
 def winograd_runner(
@@ -324,15 +346,33 @@ def winograd_runner(
     loop = winograd.conv_winograd(dtype, tile, down, across)
     none, bounds = _read(np.zeros(spec.out_channels, dtype)), np.array(BOUNDS[clamp], dtype)
 
-    def run(x: Any, u: Any, bias: Any, y: Any, limit: int | None = None) -> None:
+    spans, depth = _spans(planes, channels), channels * planes.shape[1]
+    some_rows = min(most_shares, WEIGHT_ROWS)
+    some_depth = WEIGHT_BYTES // (len(down.bt) * len(across.bt) * WEIGHT_ROWS * tile.rows * dtype.itemsize)
+    some_depth = -(-evenly(depth, max(CHUNK, some_depth)) // CHUNK) * CHUNK
+
+    def run(x: Any, u: WinogradWeights, bias: Any, y: Any, limit: int | None = None) -> None:
         limit = get_num_threads() if limit is None else limit
         shares = max(1, min(most_shares, -(-limit // tasks)))
         threads.run(
-            loop, tasks * shares, spec.macs, _read(x.reshape(-1)), _read(u), none if bias is None else _read(bias),
-            y.reshape(-1), bounds, groups, shares, most_tiles, shape, planes, limit=limit,
+            loop, tasks * shares, spec.macs, _read(x.reshape(-1)), u.values, u.points_apart, u.layout,
+            none if bias is None else _read(bias), y.reshape(-1), bounds, groups, shares, most_tiles,
+            some_rows, some_depth, shape, planes, spans, limit=limit,
         )  # fmt: skip
 
     return run
+
+
+def _spans(planes: Any, channels: int) -> Any:
+    """The part of the depth, in whole chunks, that is not planes of zeros: see `winograd.conv_winograd`."""
+    spans = np.empty((len(planes), 2), np.int64)
+    for span, under in zip(spans, planes >= 0, strict=True):
+        taps = np.flatnonzero(under)
+        if len(taps) and channels:
+            span[:] = taps[0] * channels // CHUNK * CHUNK, -(-(taps[-1] + 1) * channels // CHUNK) * CHUNK
+        else:
+            span[:] = -(-planes.shape[1] * channels // CHUNK) * CHUNK, 0
+    return _read(spans)
 
 
 def divide_phases(planes: Any, before: tuple[int, ...], parts: Any) -> None:
@@ -414,9 +454,14 @@ def details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]
     """How `runner` would do it, as pairs of words for a person; nothing is compiled."""
     if not math.prod(spec.y_shape):
         return ()
-    depth = spec.parameters // max(spec.out_channels, 1)
-    driver = _driver(dtype, spec.batch, spec.groups, spec.out_channels // spec.groups, depth, spec.window)
-    return ("driver", driver.name), ("tile", driver.tile), ("blocks", driver.blocks)
+    depth, batch, window = spec.parameters // max(spec.out_channels, 1), spec.batch, spec.window
+    together = few_positions.suits_forward(window, batch, spec.macs)
+    if together:
+        _, window = few_positions.lines(window, batch, spec.in_channels, dtype.itemsize)
+        batch = 1
+    driver = _driver(dtype, batch, spec.groups, spec.out_channels // spec.groups, depth, window)
+    name = driver.name + ", images side by side" * together
+    return ("driver", name), ("tile", driver.tile), ("blocks", driver.blocks)
 
 
 def _driver(dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: int, window: Window) -> Driver:
@@ -481,6 +526,8 @@ def _tile_runner(
     size = batch * groups * outputs * window.positions
     if size == 0:
         return _nothing
+    if few_positions.suits_forward(window, batch, size * depth):
+        return _side_by_side(dtype, batch, groups, outputs, depth, activation, window)
     low, high = BOUNDS.get(activation, BOUNDS[None])
     settings = (float(low), float(high), ACTIVATIONS[activation], groups, outputs, depth)
     none = _read(np.zeros(groups * outputs, dtype))
@@ -495,6 +542,24 @@ def _tile_runner(
         threads.run(kernel, tasks, work, x, w, none if bias is None else bias, y, *rest, limit=limit)
 
     return run_spread if threads.most_parts(work) > 1 else run_alone
+
+
+def _side_by_side(
+    dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: int, activation: str | None, window: Window
+) -> Callable[..., None]:
+    """`_tile_runner` for many images of few positions each, which would not fill the columns of a tile."""
+    channels = groups * depth // window.taps
+    at_once, _ = few_positions.lines(window, batch, channels, dtype.itemsize)
+
+    def run(x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> None:
+        def product(columns: Any, results: Any) -> None:
+            line = few_positions.line(results.shape[1] * results.shape[2])
+            _tile_runner(dtype, 1, groups, outputs, depth, activation, line)(columns, w, bias, results, limit)
+
+        images, planes = x.reshape(batch, channels, *window.size), y.reshape(batch, groups * outputs, window.positions)
+        few_positions.forward(window, at_once, images, planes, product)
+
+    return run
 
 
 def _nothing(*_: Any) -> None:

@@ -145,8 +145,8 @@ def blocks_for(window: Window, most_positions: int) -> Blocks:
     plane, leading = last_axes(window, 2), first_axes(window, 2)
     (height, width), (out_h, out_w) = plane.size, plane.out
     (stride_h, stride_w), (low_h, low_w) = plane.stride, (low for low, _ in plane.padding)
-    block_w = _evenly(out_w, most_positions)
-    block_h = _evenly(out_h, max(1, most_positions // max(block_w, 1))) if block_w == out_w else 1
+    block_w = evenly(out_w, most_positions)
+    block_h = evenly(out_h, max(1, most_positions // max(block_w, 1))) if block_w == out_w else 1
     reach_h, reach_w = plane.reach
     tap_h, tap_w = (np.arange(k) * d for k, d in zip(plane.kernel, plane.dilation, strict=True))
     staged_h, staged_w = block_h + reach_h // stride_h, block_w + reach_w // stride_w
@@ -185,7 +185,7 @@ def is_narrow(outputs: int, planes: int, blocks: Blocks, itemsize: int) -> bool:
     return outputs <= LOW_ROWS or (outputs <= NARROW_ROWS and staged <= STAGED_BYTES)
 
 
-def _evenly(total: int, most: int) -> int:
+def evenly(total: int, most: int) -> int:
     """The largest part when `total` is divided into as few equal parts as `most` allows."""
     return -(-total // max(1, -(-total // most)))
 

@@ -65,7 +65,7 @@ def stencil(
     low : int
         Columns of the padded plane before the first of the image.
     """
-    strip = strip_for(dtype, kernel[0], kernel[1])
+    strip = strip_for(dtype, kernel[0])
     reach, wide = (kernel[1] - 1) * spread, strip.columns
     firsts = [max(0, min(first, out[1] - wide)) for first in range(0, out[1], wide)]
     places = [_place(first, wide, reach, low, size[1], out[1]) for first in firsts]
@@ -91,7 +91,7 @@ def stencil(
 
 def stencil_seconds(dtype: np.dtype[Any], planes: int, leads: int, out: Size, kernel: Size) -> float:
     """About how long `stencil` takes on one core for so many planes of the result with so many leading taps."""
-    strip = strip_for(dtype, *kernel)
+    strip = strip_for(dtype, kernel[0])
     tap = _TAP_OF_ROW if strip.rows == 1 else strip.rows * strip.vectors / 2
     strips = planes * -(-out[0] // strip.rows) * -(-out[1] // strip.columns)
     tasks = planes * -(-out[0] // _evenly(out[0], max(BLOCK_ROWS, kernel[0]), strip.rows))

@@ -39,9 +39,6 @@ from npconv.kernels.cpu.vectors import (
 MOST_ROWS = 4
 """Rows of a strip: with more, too few vectors are left for a row, and weights are loaded as often as the image."""
 
-WRITTEN_OUT = ((3, 3), (5, 5))
-"""Kernels whose loops are written out: a loop of three rounds takes as long for its counter as for its products."""
-
 MOST_VECTORS = 8
 """Vectors of a strip of one row: what hides the time that an addition takes."""
 
@@ -55,8 +52,6 @@ class Strip(NamedTuple):
     rows: int
     vectors: int
     lanes: int
-    taps: tuple[int, int] = (0, 0)
-    """Rows and columns of the kernel that the loops are written out for; 0 for any number."""
 
     @property
     def columns(self) -> int:
@@ -64,12 +59,11 @@ class Strip(NamedTuple):
         return self.vectors * self.lanes
 
 
-def strip_for(dtype: np.dtype[Any], kernel_rows: int, kernel_columns: int = 0) -> Strip:
+def strip_for(dtype: np.dtype[Any], kernel_rows: int) -> Strip:
     """The strip for kernels of so many rows: every tap but those at its ends serves all rows of the strip."""
     rows = MOST_ROWS if kernel_rows >= MOST_ROWS - 1 else kernel_rows
     vectors = min(MOST_VECTORS if rows == 1 else MOST_ROWS, max(1, processor().sums // rows))
-    taps = (kernel_rows, kernel_columns) if (kernel_rows, kernel_columns) in WRITTEN_OUT else (0, 0)
-    return Strip(rows, vectors, processor().register_bytes // dtype.itemsize, taps)
+    return Strip(rows, vectors, processor().register_bytes // dtype.itemsize)
 
 
 def strip_sums(itemsize: int, strip: Strip) -> Any:
@@ -90,52 +84,43 @@ def strip_sums(itemsize: int, strip: Strip) -> Any:
     ) -> None:  # fmt: skip
         builder = vectors.builder
         addresses, weights = builder.inttoptr(table, INT64.as_pointer()), vectors.pointer(w)
-        if strip.taps != (0, 0):
-            kernel_h, kernel_w = map(number, strip.taps)
         taps = builder.mul(kernel_h, kernel_w)
 
-        def loop(known: int, count: Any, held: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
-            if strip.taps == (0, 0):
-                return counted_loop(builder, count, held, body)
-            for n in range(known):
-                held = body(number(n), held)
-            return held
-
-        def lines(lead: Any, parts: list[tuple[Any, range]], totals: list[Any]) -> list[Any]:
-            """Rows of the image under the strip, each with the rows of the result that it serves, all rows in turn."""
-            served = []
-            for row, active in parts:
-                place = builder.add(builder.mul(lead, pitch), row)
-                start = builder.gep(vectors.pointer(builder.load(builder.gep(addresses, [place]))), [column])
-                first = builder.mul(lead, taps)
-                factors = [
-                    builder.gep(weights, [builder.add(first, builder.mul(builder.sub(row, number(r)), kernel_w))])
-                    for r in active
-                ]
-                served.append((start, factors))
+        def line(lead: Any, row: Any, active: range, totals: list[Any]) -> list[Any]:
+            """Row `row` under the strip: what it adds to the active rows of the result."""
+            place = builder.add(builder.mul(lead, pitch), row)
+            start = builder.gep(vectors.pointer(builder.load(builder.gep(addresses, [place]))), [column])
+            first = builder.mul(lead, taps)
+            factors = [
+                builder.gep(weights, [builder.add(first, builder.mul(builder.sub(row, number(r)), kernel_w))])
+                for r in active
+            ]
 
             def body(j: Any, held: list[Any]) -> list[Any]:
-                after: list[Any] = []
-                for start, factors in served:
-                    here = builder.gep(start, [builder.mul(j, spread)])
-                    image = [vectors.load(here, v * lanes) for v in range(strip.vectors)]
-                    for factor in factors:
-                        weight = vectors.broadcast(builder.load(builder.gep(factor, [j])))
-                        mine = held[len(after) : len(after) + strip.vectors]
-                        after += [vectors.multiply_add(weight, part, s) for part, s in zip(image, mine, strict=True)]
+                here = builder.gep(start, [builder.mul(j, spread)])
+                image = [vectors.load(here, v * lanes) for v in range(strip.vectors)]
+                after = []
+                for n, factor in enumerate(factors):
+                    weight = vectors.broadcast(builder.load(builder.gep(factor, [j])))
+                    mine = held[n * strip.vectors : (n + 1) * strip.vectors]
+                    after += [vectors.multiply_add(weight, part, s) for part, s in zip(image, mine, strict=True)]
                 return after
 
-            return loop(strip.taps[1], kernel_w, totals, body)
+            own = slice(active.start * strip.vectors, active.stop * strip.vectors)
+            totals = list(totals)
+            totals[own] = counted_loop(builder, kernel_w, totals[own], body)
+            return totals
 
         def plane(lead: Any, totals: list[Any]) -> list[Any]:
-            totals = loop(
-                strip.taps[0] - rows + 1, builder.sub(kernel_h, number(rows - 1)), totals,
-                lambda n, held: lines(lead, [(builder.add(n, number(rows - 1)), range(rows))], held),
+            # In the kernel's order for every row of the result, so that its bits do not depend on where it stands.
+            for above in range(rows - 1):
+                totals = line(lead, number(above), range(above + 1), totals)
+            totals = counted_loop(
+                builder, builder.sub(kernel_h, number(rows - 1)), totals,
+                lambda n, held: line(lead, builder.add(n, number(rows - 1)), range(rows), held),
             )  # fmt: skip
-            # A row above those and one below serve all rows of the result between them, so no unit has to wait.
-            for n in range(rows - 1):
-                below = builder.add(kernel_h, number(n))
-                totals = lines(lead, [(number(n), range(n + 1)), (below, range(n + 1, rows))], totals)
+            for below in range(rows - 1):
+                totals = line(lead, builder.add(kernel_h, number(below)), range(below + 1, rows), totals)
             return totals
 
         totals = counted_loop(builder, leads, [vectors.zeros] * (rows * strip.vectors), plane)
@@ -160,6 +145,49 @@ def strip_sums(itemsize: int, strip: Strip) -> Any:
                                 vectors.store_masked(value, cell, mask, v * lanes)
 
     return on_addresses(sums, itemsize, lanes)
+
+
+def sums_along(itemsize: int, strip: Strip) -> Any:
+    """``along(table, w, column, count, y, y_pitch, adding)``: strips of one vector side by side, for 3x3 alone.
+
+    For compiled code: as `strip_sums` with one leading tap and whole strips, `count` of them, into rows whose first
+    element is that for `column`. Weights stay in registers. Where `adding` is not 0 the sums are added to the result's.
+    """
+    rows, lanes, (kernel_h, kernel_w) = strip.rows, strip.lanes, (3, 3)
+
+    def along(
+        vectors: Vectors, table: Any, w: Any, column: Any, count: Any, y: Any, y_pitch: Any, adding: Any
+    ) -> None:  # fmt: skip
+        builder, result = vectors.builder, vectors.pointer(y)
+        addresses, weights = builder.inttoptr(table, INT64.as_pointer()), vectors.pointer(w)
+        factors = [
+            [vectors.broadcast(builder.load(builder.gep(weights, [number(i * kernel_w + j)]))) for j in range(kernel_w)]
+            for i in range(kernel_h)
+        ]
+        images = [
+            builder.gep(vectors.pointer(builder.load(builder.gep(addresses, [number(n)]))), [column])
+            for n in range(rows + kernel_h - 1)
+        ]
+        cells = [builder.gep(result, [builder.mul(y_pitch, number(r))]) for r in range(rows)]
+
+        def one(add: bool, n: Any, _: list[Any]) -> list[Any]:
+            here = builder.mul(n, number(lanes))
+            totals = [vectors.load(cell, here) if add else vectors.zeros for cell in cells]
+            for i, image in enumerate(images):
+                for j in range(kernel_w):
+                    part = vectors.load(image, builder.add(here, number(j)))
+                    for r in range(max(0, i - kernel_h + 1), min(rows, i + 1)):
+                        totals[r] = vectors.multiply_add(factors[i - r][j], part, totals[r])
+            for cell, total in zip(cells, totals, strict=True):
+                vectors.store(total, cell, here)
+            return []
+
+        with builder.if_else(builder.icmp_signed("!=", adding, number(0))) as (more, first):
+            for branch, add in ((more, True), (first, False)):
+                with branch:
+                    counted_loop(builder, count, [], functools.partial(one, add))
+
+    return on_addresses(along, itemsize, lanes)
 
 
 @functools.lru_cache(maxsize=8)
@@ -228,7 +256,7 @@ def signature(dtype: np.dtype[Any], addresses: int, *tables: Any) -> tuple[Any, 
 def conv_stencil(dtype: np.dtype[Any], strip: Strip) -> Callable[..., None]:
     """The driver for float32 or float64 and a strip."""
     size, high, wide = dtype.itemsize, strip.rows, strip.columns
-    sums, gather = strip_sums(size, strip), rows_gatherer(dtype)
+    sums, gather, along, lanes = strip_sums(size, strip), rows_gatherer(dtype), sums_along(size, strip), strip.lanes
     kind = dtype.type
 
     @entry(*signature(dtype, 4, TABLE, GRID, TABLE, TABLE, GRID, GRID))
@@ -257,6 +285,11 @@ def conv_stencil(dtype: np.dtype[Any], strip: Strip) -> Callable[..., None]:
             top, rest = rest % row_blocks * block_h, rest // row_blocks
             bottom, place, n = min(top + block_h, out_h), rest % places, rest // places
             at_left, at_right = strips[first_strip, 1] == LEFT, strips[last_strip - 1, 1] == RIGHT
+            # Strips that are read in the image lie side by side.
+            first_direct, last_direct = last_strip, first_strip
+            for number_of_strip in range(first_strip, last_strip):
+                if kernel_h == 3 and kernel_w == 3 and spread == 1 and strips[number_of_strip, 1] == DIRECT:
+                    first_direct, last_direct = min(first_direct, number_of_strip), number_of_strip + 1
             count = bottom - top + kernel_h - 1
             for tap in range(taps):
                 plane = leads[place, tap]
@@ -279,7 +312,21 @@ def conv_stencil(dtype: np.dtype[Any], strip: Strip) -> Callable[..., None]:
                         table[1, tap, i] = address_of(copies) + copy * bytes_of[0]
                         table[2, tap, i] = address_of(copies) + left_bytes + copy * bytes_of[1] - firsts[1] * size
                 target = y + ((n * places + place) * out_h + row_of_strip) * out_w * size
+                skipped = last_strip
+                if first_direct < last_direct and bottom - row_of_strip >= high:
+                    skipped, column = first_direct, strips[first_direct, 0]
+                    end = strips[last_direct - 1, 0] + wide
+                    many = (end - column) // lanes
+                    # The last vector overlaps the one before it, where there is less than a whole one left.
+                    for first, steps in ((column, many), (end - lanes, int(column + many * lanes < end))):
+                        for tap in range(taps if steps > 0 else 0):
+                            along(
+                                address_of(table) + tap * pitch * 8, w + tap * 9 * size, first, steps,
+                                target + first * size, out_w, tap,
+                            )  # fmt: skip
                 for number_of_strip in range(first_strip, last_strip):
+                    if skipped <= number_of_strip < last_direct:
+                        continue
                     column = strips[number_of_strip, 0]
                     sums(
                         address_of(table) + strips[number_of_strip, 1] * taps * pitch * 8, pitch, taps, kernel_h,

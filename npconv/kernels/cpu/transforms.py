@@ -58,6 +58,33 @@ def gatherer(itemsize: int, lanes: int, down: Rows, across: Rows) -> Any:
     return on_addresses(gather, itemsize, lanes)
 
 
+def kernel_transformer(itemsize: int, lanes: int, down: Rows, across: Rows) -> Any:
+    """``transform(base, offsets, target, distance)``: what `gatherer` makes of kernels, whose rows follow each other.
+
+    A kernel is small enough for registers: a column of its points, or two that share sums, is made and stored at once,
+    and nothing waits in memory in between.
+    """
+    height, width = len(down[0]), len(across[0])
+
+    def transform(vectors: Vectors, base: Any, offsets: Any, target: Any, distance: Any) -> None:
+        builder = vectors.builder
+        out, starts = vectors.pointer(target), _starts(vectors, base, offsets)
+        taps = []
+        # Kernels are read in short runs, which the processor does not foresee: those of the call after the next one.
+        for start in starts:
+            vectors.prefetch(builder.gep(start, [number(2 * lanes * height * width)]))
+        for i in range(height):
+            here = [builder.gep(start, [number(i * width)]) for start in starts]
+            taps.append(_read_columns(vectors, here, row_width(width))[:width])
+        for group in pairs(across):
+            some = tuple(across[j] for j in group)
+            for j, column in zip(group, zip(*(combine(vectors, some, row) for row in taps), strict=True), strict=True):
+                for i, value in enumerate(combine(vectors, down, list(column))):
+                    vectors.store(value, out, builder.mul(number(i * len(across) + j), distance))
+
+    return on_addresses(transform, itemsize, lanes)
+
+
 def scatterer(itemsize: int, lanes: int, down: Rows, across: Rows) -> Any:
     """``scatter(source, distance, scratch, base, offsets, pitch, shift, limits)``: the way back.
 
@@ -107,19 +134,30 @@ def combine(vectors: Vectors, matrix: Rows, values: list[Any]) -> list[Any]:
     that changes sign are summed once for both.
     """
     results: list[Any] = [None] * len(matrix)
-    for i, row in enumerate(matrix):
-        if results[i] is not None:
-            continue
-        partner = next((j for j in range(i + 1, len(matrix)) if results[j] is None and _are_pair(row, matrix[j])), None)
-        if partner is None:
+    for i, *rest in pairs(matrix):
+        row = matrix[i]
+        if not rest:
             results[i] = _weighted_sum(vectors, list(enumerate(row)), values)
             continue
-        other = matrix[partner]
+        other = matrix[rest[0]]
         same = _weighted_sum(vectors, [(k, v) for k, v in enumerate(row) if v == other[k]], values)
         changed = _weighted_sum(vectors, [(k, v) for k, v in enumerate(row) if v != other[k]], values)
         results[i] = vectors.builder.fadd(same, changed)
-        results[partner] = vectors.builder.fsub(same, changed)
+        results[rest[0]] = vectors.builder.fsub(same, changed)
     return results
+
+
+def pairs(matrix: Rows) -> list[tuple[int, ...]]:
+    """The rows of a matrix, those of a point and its opposite together."""
+    found: list[tuple[int, ...]] = []
+    left = list(range(len(matrix)))
+    while left:
+        i = left.pop(0)
+        partner = next((j for j in left if _are_pair(matrix[i], matrix[j])), None)
+        if partner is not None:
+            left.remove(partner)
+        found.append((i,) if partner is None else (i, partner))
+    return found
 
 
 def _are_pair(row: tuple[float, ...], other: tuple[float, ...]) -> bool:

@@ -137,8 +137,11 @@ def details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]
     return (("tile", f"{tile.m}x{tile.n} in slices of {tile.k}, {where}, {blocks} blocks of {tile.threads} threads"),)
 
 
-def winograd_weights(spec: ConvSpec, transforms: tuple[Any, ...], w: Any, turned: bool = False) -> Any:
-    """Weights transformed for what `winograd_runner` makes; see `npconv.kernels.cpu.winograd_weights`."""
+def winograd_weights(
+    spec: ConvSpec, transforms: tuple[Any, ...], w: Any, turned: bool = False, stacked: int = 1, ahead: bool = True
+) -> Any:
+    """Weights for what `winograd_runner` makes; see `npconv.kernels.cpu.winograd_weights`. Always transformed ahead."""
+    del stacked, ahead  # planes that are stacked come as channels
     count = math.prod(len(f.bt) for f in transforms)
     values = _cupy().empty((count, spec.out_channels, spec.in_channels // spec.groups), w.dtype)
     points = winograd.Points(values, w, turned)
