@@ -29,6 +29,9 @@ Array: TypeAlias = Any
 
 DTYPES = "float16, float32, float64, complex64, complex128 and all integer types"
 
+NARROW = ("float16", "bfloat16")
+"""Names of the floats that are summed in float32; the second is `ml_dtypes`'s, and for GPUs alone."""
+
 _OPTIONAL = ("bias",)
 _DLPACK_CPU = 1
 
@@ -177,9 +180,11 @@ class Operands:
         for a bias that was left out.
     """
 
+    _bfloat16 = False
+
     def __init__(self, backend: str | None, **operands: Any) -> None:
         given = {name: value for name, value in operands.items() if value is not None or name not in _OPTIONAL}
-        self._given = {name: _enter(name, value) for name, value in given.items()}
+        self._given = {name: _enter(name, value, self._bfloat16) for name, value in given.items()}
         homes = {_home(operands[name]) for name in self._given}
         if "cupy" in homes and len(homes) > 1:
             owners = ", ".join(f"{name} is a {_type_name(operands[name])}" for name in self._given)
@@ -188,11 +193,13 @@ class Operands:
         self._exit = _foreign_exit(next(iter(operands.values()))) if self.home == "numpy" else None
         self.backend = _choose_backend(backend, self.home, next(iter(self._given)))
         self.dtype = _result_dtype(self._given)
+        for name, value in self._given.items():
+            _check_bfloat16(name, value.dtype, self.backend)
         self.compute_dtype = compute_dtype(self.dtype)
 
     def companion(self, **operands: Any) -> Operands:
         """Take in arrays that come later to the same call, such as a gradient, on its backend and device."""
-        later = Operands(self.backend.name, **operands)
+        later = type(self)(self.backend.name, **operands)
         if later.home != self.home:
             name, value = next(iter(operands.items()))
             kind = "a CuPy array" if self.home == "cupy" else "in the CPU's memory"
@@ -235,7 +242,7 @@ class Operands:
         if out is None:
             return
         dtype = self.dtype if dtype is None else dtype
-        view = _enter("out", out)
+        view = _enter("out", out, self._bfloat16)
         if _home(out) != self.home:
             raise TypeError(f"out must live on the same device as the inputs, got {_type_name(out)}")
         if tuple(view.shape) != shape:
@@ -256,9 +263,15 @@ class Operands:
         if self.home == "numpy" and self.backend.name == "cupy":
             result = self.backend.xp.asnumpy(result)
         if out is not None:
-            _enter("out", out)[...] = result
+            _enter("out", out, self._bfloat16)[...] = result
             return out
         return result if self._exit is None else self._exit(result)
+
+
+class ConvOperands(Operands):
+    """Operands of a convolution or its gradients, which a GPU computes in bfloat16, too."""
+
+    _bfloat16 = True
 
 
 def is_plain(value: Any) -> bool:
@@ -274,10 +287,15 @@ def contiguous(backend: Backend, value: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """What a dtype is computed in: float16 in float32, every integer in int64 (which wraps to the narrower ones)."""
+    """What a dtype is computed in: narrow floats in float32, integers in int64 (which wraps to the narrower ones)."""
     if dtype.kind in "iu":
         return np.dtype(np.int64)
-    return np.dtype(np.float32) if dtype == np.float16 else dtype
+    return np.dtype(np.float32) if dtype.name in NARROW else dtype
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether a dtype is one of real floating-point numbers; NumPy has no kind for bfloat16."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 def to_channels_first(xp: ModuleType, value: Array, layout: str, batched: bool) -> Array:
@@ -309,7 +327,7 @@ def flatten(value: Array, leading: int) -> Array:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def _enter(name: str, value: Any) -> Array:
+def _enter(name: str, value: Any, bfloat16: bool = False) -> Array:
     """The operand as a NumPy or CuPy array, without a copy; anything else is a `TypeError` that names it."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
@@ -324,21 +342,32 @@ def _enter(name: str, value: Any) -> Array:
         array = _from_dlpack(name, value)
     else:
         raise TypeError(f"{name} must be an array (NumPy, CuPy, or one that speaks DLPack), got {_type_name(value)}")
-    if not _is_supported(array.dtype):
+    if not (_is_supported(array.dtype) or (bfloat16 and array.dtype.name == "bfloat16")):
         raise TypeError(f"{name} has dtype {array.dtype}; supported are {DTYPES}")
     return array
 
 
-def supported_dtype(name: str, value: Any) -> np.dtype[Any]:
-    """A dtype that a result may have, from anything that NumPy takes for one."""
+def supported_dtype(name: str, value: Any, backend: Backend | None = None) -> np.dtype[Any]:
+    """A dtype that a result may have, from anything that NumPy takes for one; on a GPU that may be bfloat16."""
     try:
         dtype = np.dtype(value)
     except TypeError:
         raise TypeError(f"{name} must be one of {DTYPES}, got {value!r}") from None
-    if value is None or dtype.kind == "b" or not _is_supported(dtype):
+    if backend is not None:
+        _check_bfloat16(name, dtype, backend)
+    known = _is_supported(dtype) or (backend is not None and dtype.name == "bfloat16")
+    if value is None or dtype.kind == "b" or not known:
         raise TypeError(f"{name} must be one of {DTYPES}, got {value!r}")
     native: np.dtype[Any] = dtype.newbyteorder("=")
     return native
+
+
+def _check_bfloat16(name: str, dtype: Any, backend: Backend) -> None:
+    if dtype.name == "bfloat16" and backend.name != "cupy":
+        raise TypeError(
+            f"{name} has dtype bfloat16, which is computed on a GPU only (backend 'cupy'), and the backend is "
+            f"{backend.name!r}; supported there are {DTYPES}"
+        )
 
 
 def _is_supported(dtype: Any) -> bool:
@@ -397,7 +426,7 @@ def _result_dtype(given: dict[str, Array]) -> np.dtype[Any]:
 
 
 def _overlap(xp: ModuleType, a: Array, b: Array) -> bool:
-    if xp is not np:
+    if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
         return bool(xp.may_share_memory(a, b))
     try:
         return np.shares_memory(a, b, max_work=_MAX_OVERLAP_WORK)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from npconv import epilogue, planning
-from npconv.arrays import Array, Operands
+from npconv.arrays import Array, ConvOperands
 from npconv.geometry import ConvSpec
 from npconv.lazy import is_lazy, later, stand_in
 from npconv.planning import recent
@@ -42,7 +42,8 @@ def conv(
     ----------
     x : array
         ``(N, C, *spatial)``, or ``(C, *spatial)`` for one without a batch. NumPy, CuPy, or anything that speaks
-        DLPack; for a dask array, see `npconv.dask`. float16, float32, float64, complex64, complex128 or any integer.
+        DLPack; for a dask array, see `npconv.dask`. float16, float32, float64, complex64, complex128 or any integer;
+        on a GPU also bfloat16 of the package ml_dtypes.
     w : array
         ``(C_out, C / groups, *kernel)``; its rank decides the number of dimensions.
     bias : array, optional
@@ -72,7 +73,7 @@ def conv(
     -------
     array
         ``(N, C_out, *out)``, in the dtype of ``numpy.result_type`` of the operands. Integers wrap as NumPy's do;
-        float16 is computed in float32 and rounded once.
+        float16 and bfloat16 are summed in float32 and rounded once.
 
     Raises
     ------
@@ -129,7 +130,7 @@ def _forward(
         key = recent.key(ndim, x, w, bias, geometry, words)
         if key is not None and (call := recent.find(key)) is not None:
             return call(x, w, bias)
-    operands = Operands(backend, x=stand_in(x), w=stand_in(w), bias=stand_in(bias))
+    operands = ConvOperands(backend, x=stand_in(x), w=stand_in(w), bias=stand_in(bias))
     spec = ConvSpec.of(
         operands.shape("x"), operands.shape("w"), stride, padding, dilation, groups, padding_mode, layout, ndim=ndim
     )
@@ -142,8 +143,9 @@ def _forward(
         )  # fmt: skip
     operands.check_out(out, spec.y_shape)
     plan = planning.plan_for(spec, "forward", operands.backend, operands.dtype, algorithm, activation)
-    packed = plan.packed(operands.load("w"))
-    y = plan.finish(operands, packed, None if bias is None else operands.load("bias"), out)
+    dtype = plan.operand_dtype
+    packed = plan.packed(operands.load("w", dtype))
+    y = plan.finish(operands, packed, None if bias is None else operands.load("bias", dtype), out)
     if key is not None and (compute := plan.ready()) is not None:
         recent.remember(key, lambda x, w, bias: compute(x, plan.packed(w), bias))
     return y

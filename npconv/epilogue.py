@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from npconv.arrays import Array, Backend, Operands, check_shape
+from npconv.arrays import Array, Backend, Operands, check_shape, is_float
 from npconv.geometry import choice
 
 ACTIVATIONS = (None, "relu", "relu6", "hardswish")
@@ -22,7 +22,7 @@ def check(operands: Operands, channels: int, activation: str | None) -> None:
 def check_activation(dtype: np.dtype[Any], activation: str | None) -> None:
     """Raise unless the activation is known, and defined for a result of this dtype."""
     choice("activation", activation, ACTIVATIONS)
-    if activation is not None and (dtype.kind == "c" or (activation == "hardswish" and dtype.kind != "f")):
+    if activation is not None and (dtype.kind == "c" or (activation == "hardswish" and not is_float(dtype))):
         raise TypeError(f"activation {activation!r} is not defined for {dtype}")
 
 
@@ -60,6 +60,6 @@ def slope(backend: Backend, before: Array, activation: str | None) -> Array:
     if activation == "relu6":
         return ((before > 0) & (before < 6)).astype(before.dtype)
     if activation == "hardswish":
-        between = xp.clip(before, -3, 3) / 3 + xp.asarray(0.5, before.dtype)
+        between = xp.clip(before, -3, 3) / 3 + before.dtype.type(0.5)
         return xp.where(before <= -3, 0, xp.where(before < 3, between, 1)).astype(before.dtype)
     return xp.ones_like(before)

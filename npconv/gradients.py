@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from npconv import epilogue, planning
-from npconv.arrays import Array, Operands, check_shape, compute_dtype, from_channels_first
+from npconv.arrays import Array, ConvOperands, check_shape, compute_dtype, from_channels_first
 from npconv.geometry import ConvSpec
 from npconv.lazy import is_lazy, later, stand_in
 from npconv.planning import recent
@@ -83,7 +83,7 @@ def conv_input_grad(
     )
     if key is not None and (call := recent.find(key)) is not None:
         return call(dy, w, None)
-    operands = Operands(backend, dy=stand_in(dy), w=stand_in(w))
+    operands = ConvOperands(backend, dy=stand_in(dy), w=stand_in(w))
     spec = ConvSpec.of(
         input_shape, operands.shape("w"), stride, padding, dilation, groups, padding_mode, layout, x_name="input_shape"
     )
@@ -96,7 +96,10 @@ def conv_input_grad(
         )  # fmt: skip
     operands.check_out(out, spec.x_shape)
     plan = planning.plan_for(spec, "input_grad", operands.backend, operands.dtype, algorithm)
-    dx = plan.run(operands.load_image("dy", layout, spec.batched), _conj(operands.load("w")))
+    dtype = plan.operand_dtype
+    if plan.reads_channels_last:
+        return operands.deliver(plan.run_last(operands.load("dy", dtype), _conj(operands.load("w", dtype))), out)
+    dx = plan.run(operands.load_image("dy", layout, spec.batched, dtype), _conj(operands.load("w", dtype)))
     _remember(key, plan)
     return operands.deliver(from_channels_first(operands.backend.xp, dx, layout, spec.batched), out)
 
@@ -163,7 +166,7 @@ def conv_weight_grad(
     )
     if key is not None and (call := recent.find(key)) is not None:
         return call(x, dy, None)
-    operands = Operands(backend, x=stand_in(x), dy=stand_in(dy))
+    operands = ConvOperands(backend, x=stand_in(x), dy=stand_in(dy))
     spec = ConvSpec.of(
         operands.shape("x"),
         weight_shape,
@@ -184,7 +187,10 @@ def conv_weight_grad(
         )  # fmt: skip
     operands.check_out(out, spec.w_shape)
     plan = planning.plan_for(spec, "weight_grad", operands.backend, operands.dtype, algorithm)
-    x_, dy_ = (operands.load_image(name, layout, spec.batched) for name in ("x", "dy"))
+    if plan.reads_channels_last:
+        x_, dy_ = (operands.load(name, plan.operand_dtype) for name in ("x", "dy"))
+        return operands.deliver(plan.run_last(_conj(x_), dy_), out)
+    x_, dy_ = (operands.load_image(name, layout, spec.batched, plan.operand_dtype) for name in ("x", "dy"))
     dw = plan.run(_conj(x_), dy_)
     _remember(key, plan)
     return operands.deliver(dw, out)
@@ -233,7 +239,7 @@ def conv_vjp(
     >>> dx, dw, db
     (array([[[1., 3., 3., 2.]]]), array([[[3., 6.]]]), array([3.]))
     """
-    operands = Operands(backend, x=x, w=w, bias=bias)
+    operands = ConvOperands(backend, x=x, w=w, bias=bias)
     spec = ConvSpec.of(
         operands.shape("x"), operands.shape("w"), stride, padding, dilation, groups, padding_mode, layout
     )
@@ -243,8 +249,11 @@ def conv_vjp(
         for op in ("forward", "input_grad", "weight_grad")
     }
     xp = operands.backend.xp
-    x_, w_ = operands.load_image("x", layout, spec.batched), operands.load("w")
-    after = plans["forward"].run(x_, plans["forward"].packed(w_), None if bias is None else operands.load("bias"))
+    # What an activation sees must not have been rounded.
+    here = operands.compute_dtype if activation else plans["forward"].operand_dtype
+    x_, w_ = operands.load_image("x", layout, spec.batched, here), operands.load("w", here)
+    bias_ = None if bias is None else operands.load("bias", here)
+    after = plans["forward"].run(x_, plans["forward"].packed(w_), bias_)
     slope = None
     if activation:
         slope = epilogue.slope(operands.backend, epilogue.wrapped(after, operands.dtype), activation)
@@ -256,13 +265,21 @@ def conv_vjp(
         check_shape("dy", grads.shape("dy"), spec.y_shape, "that of the result")
         dtype = np.result_type(grads.dtype, operands.dtype)
         wide = compute_dtype(dtype)
-        dz = grads.load_image("dy", layout, spec.batched, wide)
+        narrow = slope is None and dtype == operands.dtype
+        dz = grads.load_image("dy", layout, spec.batched, plans["weight_grad"].operand_dtype if narrow else wide)
         if slope is not None:
             # Where the activation is flat nothing passes, not even infinity.
             dz = xp.where(slope == 0, 0, dz) * slope.astype(wide, copy=False)
-        dx = plans["input_grad"].run(dz, _conj(w_.astype(wide, copy=False)))
-        dw = plans["weight_grad"].run(_conj(x_.astype(wide, copy=False)), dz)
-        db = None if bias is None else grads.deliver(dz.sum(axis=(0, *range(2, dz.ndim))), dtype=dtype)
+
+        def cast(op: str, *values: Array) -> Iterator[Array]:
+            own = plans[op].operand_dtype if narrow else wide
+            return (value.astype(own, copy=False) for value in values)
+
+        dz_, factor = cast("input_grad", dz, w_)
+        dx = plans["input_grad"].run(dz_, _conj(factor))
+        factor, dz_ = cast("weight_grad", x_, dz)
+        dw = plans["weight_grad"].run(_conj(factor), dz_)
+        db = None if bias is None else grads.deliver(dz.sum(axis=(0, *range(2, dz.ndim)), dtype=wide), dtype=dtype)
         dx = from_channels_first(xp, dx, layout, spec.batched)
         return grads.deliver(dx, dtype=dtype), grads.deliver(dw, dtype=dtype), db
 
@@ -277,7 +294,7 @@ def _key(op: str, a: Array, b: Array, out: Array | None, *arguments: Any) -> Any
 def _remember(key: Any, plan: Plan) -> None:
     """Keep a call whose operands and result need no conversion."""
     spec = plan.spec
-    plain = spec.batched and spec.layout == "channels_first" and plan.dtype.kind == "f"
+    plain = spec.batched and spec.layout == "channels_first" and plan.dtype.kind == "f" and plan.backend.xp is np
     if key is not None and plain and compute_dtype(plan.dtype) == plan.dtype:
         recent.remember(key, lambda a, b, _: plan.run(a, b))
 

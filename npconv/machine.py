@@ -108,6 +108,7 @@ SUSTAINED = {
     ("numba", "rows"): 6e9,
     ("numba", "winograd_matmul"): 10e9,
     ("cupy", "tiles"): 30e12,
+    ("cupy", "tensor_tiles"): 200e12,
     ("cupy", "unfold_tiles"): 20e12,
     ("cupy", "winograd_matmul"): 0.5e12,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from npconv import epilogue, planning
-from npconv.arrays import Array, Operands, from_channels_first
+from npconv.arrays import Array, ConvOperands, from_channels_first
 from npconv.geometry import ConvSpec, join_shape
 from npconv.lazy import is_lazy, later, stand_in
 
@@ -93,7 +93,7 @@ def _transpose(
     backend: str | None,
     out: Array | None,
 ) -> Array:
-    operands = Operands(backend, x=stand_in(x), w=stand_in(w), bias=stand_in(bias))
+    operands = ConvOperands(backend, x=stand_in(x), w=stand_in(w), bias=stand_in(bias))
     spec, beyond = ConvSpec.transposed(
         operands.shape("x"), operands.shape("w"), stride, padding, output_padding, dilation, groups, layout, ndim=ndim
     )
@@ -108,7 +108,9 @@ def _transpose(
         )  # fmt: skip
     operands.check_out(out, y_shape)
     plan = planning.plan_for(spec, "input_grad", operands.backend, operands.dtype, algorithm)
-    y = plan.run(operands.load_image("x", layout, spec.batched), operands.load("w"))
+    # What is still to be added to sums must not meet rounded ones.
+    dtype = plan.operand_dtype if bias is None and activation is None else operands.compute_dtype
+    y = plan.run(operands.load_image("x", layout, spec.batched, dtype), operands.load("w", dtype))
     if any(beyond):
         y = operands.backend.xp.pad(y, ((0, 0), (0, 0), *((0, extra) for extra in beyond)))
     y = epilogue.finish(operands.backend, y, None if bias is None else operands.load("bias"), None)

@@ -48,10 +48,12 @@ def test_every_contestant_of_ours_computes_the_layer(layer) -> None:
         for layout in ("channels_first", "channels_last"):
             call, back = gpu_cases.npconv_call(layer, op, layout)
             np.testing.assert_allclose(back(call()), expected, rtol=0, atol=1e-4)
-        call, back = gpu_cases.npconv_kernel(layer, op, "float16")
-        np.testing.assert_allclose(back(call()), expected, rtol=0, atol=1e-2 * abs(expected).max())
-    call, back = gpu_cases.npconv_kernel(layer, "forward", "bfloat16")
-    np.testing.assert_allclose(back(call()), right["forward"], rtol=0, atol=2e-2 * abs(right["forward"]).max())
+    for dtype, loss in (("float16", 2e-3), ("bfloat16", 2e-2), ("tf32", 2e-3), ("3xtf32", 1e-5)):
+        if dtype == "bfloat16":
+            pytest.importorskip("ml_dtypes")
+        call, back = gpu_cases.first_images(gpu_cases.npconv_call(layer, "forward", dtype=dtype), "forward")
+        expected = right["forward"][: gpu_cases.CHECKED]
+        np.testing.assert_allclose(back(call()), expected, rtol=0, atol=loss * abs(expected).max())
 
 
 @pytest.mark.usefixtures("cupy")
@@ -64,11 +66,13 @@ def test_a_section_whose_peers_fail_still_has_our_times(monkeypatch, tmp_path) -
 
     monkeypatch.setattr(gpu_cases, "pytorch_call", broken)
     gpu.measure("forward", tmp_path / "rows")
-    rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
+    rows, begun = gpu.written("forward", tmp_path / "rows")
     assert [row["kind"] for row in rows] == ["3x3 stride 1", "depthwise"]
+    assert begun == 1
     for row in rows:
         assert set(row["seconds"]) == {"npconv", "npconv channels-last"}
         assert row["errors"] == dict.fromkeys(gpu_cases.PYTORCH, "RuntimeError: no cuDNN")
+        assert "in broken" in row["tracebacks"]["PyTorch"]
         assert row["differs"] == {}
         assert gpu.ratio(row) is None
 
@@ -119,8 +123,8 @@ def test_a_time_is_that_of_a_call_with_a_cold_cache() -> None:
 
 
 def test_sections_that_fail_or_take_too_long_leave_the_others(monkeypatch, tmp_path, capsys) -> None:
-    row = {"case": "a", "seconds": {"npconv": 1e-3, "PyTorch": 2e-3}, "kind": "depthwise", "how": {}, "errors": {}}
-    text = json.dumps({**row, "differs": {}}) + "\n{"
+    row = {"section": "forward", "number": 0, "case": "a", "seconds": {"npconv": 1e-3, "PyTorch": 2e-3}}
+    text = json.dumps({**row, "kind": "depthwise", "how": {}, "errors": {}, "differs": {}}) + "\n{"
     programs = {
         "device": "print('x')",
         "check": "import sys; print('1 failed'); sys.exit(1)",
@@ -129,12 +133,13 @@ def test_sections_that_fail_or_take_too_long_leave_the_others(monkeypatch, tmp_p
         "scipy": "raise RuntimeError('an illegal address')",
     }  # fmt: skip
 
-    def command(name, rows):
+    def command(name, rows, *_):
         return programs[name] and [sys.executable, "-c", programs[name], str(rows)]
 
     monkeypatch.setattr(gpu, "command", command)
     monkeypatch.setattr(gpu, "LIMITS", {**gpu.LIMITS, "forward": 1})
-    monkeypatch.setattr("npconv.available_backends", lambda: ("numpy", "cupy"))
+    monkeypatch.setattr(gpu, "ALL", sum(gpu.LIMITS[name] for name in programs))
+    monkeypatch.setattr("npconv.arrays.require", lambda _: None)
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
     assert gpu.main(["--only", "check", "memcheck", "forward", "scipy"]) == 1
     page = (tmp_path / "out" / "gpu-unknown.md").read_text()
@@ -147,6 +152,32 @@ def test_sections_that_fail_or_take_too_long_leave_the_others(monkeypatch, tmp_p
     found = json.loads((tmp_path / "out" / "gpu-unknown.json").read_text())
     assert list(found["sections"]) == ["device", "check", "memcheck", "forward", "scipy"]
     assert "written" in capsys.readouterr().out
+
+
+def test_a_case_that_breaks_its_process_leaves_the_next_ones(monkeypatch, tmp_path) -> None:
+    program = """
+import os, pathlib, sys
+from benchmarks import gpu
+
+def cases():
+    yield lambda: {"case": "good"}
+    yield lambda: {"case": "breaks", "errors": {"npconv": "cudaErrorIllegalAddress: an illegal memory access"}}
+    yield lambda: os._exit(3)
+    yield lambda: 1 / 0
+    yield lambda: {"case": "last"}
+
+gpu.MEASURED["forward"] = cases
+gpu.measure("forward", pathlib.Path(sys.argv[1]), int(sys.argv[2]))
+"""
+    monkeypatch.setattr(
+        gpu, "command", lambda _, rows, first, *__: [sys.executable, "-c", program, str(rows), str(first)]
+    )
+    section = gpu.run("forward", 60, tmp_path / "rows")
+    assert [row["case"] for row in section.rows] == ["good", "breaks", "case 3", "last"]
+    assert "ZeroDivisionError" in section.rows[2]["tracebacks"]["npconv"]
+    assert section.state.startswith("FAILED with status 3")
+    assert gpu.failed(section)
+    assert "broke the GPU's context" in section.output
 
 
 def test_what_a_section_started_ends_with_it() -> None:
@@ -167,9 +198,25 @@ def test_the_tests_that_a_gpu_runs_exist() -> None:
 
 
 def test_no_gpu_is_said(monkeypatch, capsys) -> None:
-    monkeypatch.setattr("npconv.available_backends", lambda: ("numpy",))
+    def missing(_):
+        raise RuntimeError("the backend 'cupy' needs an NVIDIA GPU")
+
+    monkeypatch.setattr("npconv.arrays.require", missing)
     assert gpu.main([]) == 2
-    assert "no GPU" in capsys.readouterr().err
+    assert "no GPU can be used here: the backend 'cupy' needs" in capsys.readouterr().err
+
+
+def test_a_few_sections_share_the_time_and_none_begins_after_it(monkeypatch, tmp_path) -> None:
+    limits = []
+    monkeypatch.setattr("npconv.arrays.require", lambda _: None)
+    monkeypatch.setattr(gpu, "run", lambda name, limit, _: limits.append(limit) or gpu.Section(name, "done"))
+    monkeypatch.setenv("OUT", str(tmp_path))
+    assert gpu.main(["--only", "memcheck"]) == 0
+    assert sum(limits) == pytest.approx(gpu.ALL)
+    monkeypatch.setattr(gpu, "ALL", 3)
+    assert gpu.main(["--only", "memcheck"]) == 0
+    assert len(limits) == 2
+    assert "not run: the time was up" in (tmp_path / "gpu-unknown.md").read_text()
 
 
 def test_all_sections_fit_into_eight_minutes() -> None:

@@ -15,7 +15,7 @@ from fake_cupy import poisoned
 
 from npconv.algorithms.winograd import matrices
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cuda import depthwise, implicit_gemm, launch, loader, windows, winograd
+from npconv.kernels.cuda import depthwise, depthwise_last, implicit_gemm, launch, loader, windows, winograd
 from npconv.kernels.cuda.launch import Launch
 
 ARCHITECTURES = (75, 80, 90, 120)
@@ -89,6 +89,13 @@ def test_depthwise(element: str) -> None:
         check(plan, SOME[element])
 
 
+@pytest.mark.parametrize("element", ["float32", "bfloat16"])
+def test_depthwise_of_channels_last(element: str) -> None:
+    architectures = (75, 120) if element == "float32" else (90,)
+    for plan in convolutions(depthwise_last, depthwise_spec((56, 56), (3, 3)), element):
+        check(plan, architectures)
+
+
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "dilation"),
     [
@@ -138,6 +145,16 @@ def test_tensor_cores(products: str, number: int, architectures, monkeypatch) ->
         check(plan, architectures)
 
 
+@pytest.mark.parametrize(
+    ("element", "products", "architectures"), [("float32", None, (75,)), ("float16", "float16", (90,))]
+)
+def test_images_with_channels_last(element: str, products: str | None, architectures) -> None:
+    spec = gemm_spec()
+    x, w, y = (poisoned(shape, element) for shape in (spec.x_shape, spec.w_shape, spec.y_shape))
+    check(implicit_gemm.forward(spec, x, w, None, "relu", y, products=products, last=True), architectures)
+    check(implicit_gemm.input_grad(spec, y, w, x, products=products, last=True), architectures)
+
+
 @pytest.mark.parametrize("element", ["float32", "float64"])
 def test_pointwise(element: str) -> None:
     spec = ConvSpec.of((4, 64, 14, 14), (64, 64, 1, 1))
@@ -174,7 +191,7 @@ def test_winograd(tile, architectures) -> None:
     # F(6,3), 5 s a kernel here, fits as well.
     spec, fs = ConvSpec.of((4, 16, 24, 24), (16, 16, 3, 3), padding=1), matrices(tile)
     x, w, y = (poisoned(shape, "float32") for shape in (spec.x_shape, spec.w_shape, spec.y_shape))
-    points = poisoned((len(fs[0].bt) ** 2, 16, 16), "float32")
+    points = winograd.Points(poisoned((len(fs[0].bt) ** 2, 16, 16), "float32"), w)
     data, _, results = winograd.forward(spec, fs, x, points, None, "relu", y, poisoned)
-    for plan in (winograd.weights(spec, fs, w, points), data, results):
+    for plan in (winograd.weights(spec, fs, points), data, results):
         check(plan, architectures)

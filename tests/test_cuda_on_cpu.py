@@ -8,7 +8,7 @@ import cuda_on_cpu
 import numpy as np
 import pytest
 from cuda_on_cpu import KernelError, RawModule, schedule
-from fake_cupy import installed, poisoned, upload
+from fake_cupy import download, installed, poisoned, upload
 from test_cuda_kernels import DEPTHWISE, GEMM, Case
 
 from npconv.kernels.cuda import depthwise, implicit_gemm, loader
@@ -33,18 +33,18 @@ def test_threads_exchange_through_shared_memory_and_warps() -> None:
     x, y = upload(np.arange(THREADS, dtype=np.float32)), poisoned(THREADS, np.float32)
     reverse = "__shared__ float s[64]; int i = threadIdx.x; s[i] = x[i]; __syncthreads(); y[i] = s[63 - i];"
     run(reverse, x, y)
-    np.testing.assert_array_equal(y.view(np.ndarray), np.arange(THREADS)[::-1])
+    np.testing.assert_array_equal(download(y), np.arange(THREADS)[::-1])
     run("int i = threadIdx.x; y[i] = __shfl_xor_sync(0xffffffffu, x[i], 5);", x, y)
-    np.testing.assert_array_equal(y.view(np.ndarray), np.arange(THREADS) ^ 5)
+    np.testing.assert_array_equal(download(y), np.arange(THREADS) ^ 5)
     run("int i = threadIdx.x; y[i] = __shfl_down_sync(0xffffffffu, x[i], 4) + __shfl_sync(0xffffffffu, x[i], 2);", x, y)
     lanes = np.arange(THREADS)
     down = np.where(lanes % 32 + 4 < 32, lanes + 4, lanes)
-    np.testing.assert_array_equal(y.view(np.ndarray), down + lanes // 32 * 32 + 2)
+    np.testing.assert_array_equal(download(y), down + lanes // 32 * 32 + 2)
     dynamic = (
         "DYNAMIC_SHARED(s); float* f = (float*)s; int i = threadIdx.x; f[i] = x[i]; __syncthreads(); y[i] = f[63 - i];"
     )
     run(dynamic, x, y, shared=4 * THREADS)
-    np.testing.assert_array_equal(y.view(np.ndarray), np.arange(THREADS)[::-1])
+    np.testing.assert_array_equal(download(y), np.arange(THREADS)[::-1])
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_faults_are_caught(body: str, message: str) -> None:
     with pytest.raises(KernelError, match=message):
         run(body, x, y)
     run("y[threadIdx.x] = 2;", x, y)
-    assert (y.view(np.ndarray) == 2).all(), "the next launch is not harmed"
+    assert (download(y) == 2).all(), "the next launch is not harmed"
 
 
 def test_arguments_must_be_what_the_kernel_takes() -> None:
@@ -83,16 +83,16 @@ def test_arguments_must_be_what_the_kernel_takes() -> None:
     with pytest.raises(AssertionError, match="CuPy would guess"):
         run("", x, 3, parameters="const float* x, int n")
     run("y[0] = x == nullptr;", None, y)
-    assert y.view(np.ndarray)[0] == 1
+    assert download(y)[0] == 1
 
 
 def test_a_copy_is_not_there_before_it_was_waited_for() -> None:
     copied = COPY.format("x + i, i % 2 == 0") + "{} __syncthreads(); y[i] = s[63 - i];"
     x, y = upload(np.ones(THREADS, np.float32)), poisoned(THREADS, np.float32)
     run(copied.format("copy_async_wait<0>();"), x, y)
-    np.testing.assert_array_equal(y.view(np.ndarray), np.arange(THREADS) % 2)
+    np.testing.assert_array_equal(download(y), np.arange(THREADS) % 2)
     run(copied.format("copy_async_wait<1>();"), x, y)
-    assert np.isnan(y.view(np.ndarray)).any()
+    assert np.isnan(download(y)).any()
 
 
 def test_halves_are_converted_as_by_numpy() -> None:
@@ -105,8 +105,8 @@ def test_halves_are_converted_as_by_numpy() -> None:
         for given in (exact, np.nextafter(exact, np.float32(1)), (exact + np.roll(exact, -1)) / 2):
             wide, narrow = poisoned(2**16, np.float32), poisoned(2**16, np.uint16)
             run(body, upload(halves), upload(given), wide, narrow, parameters=parameters)
-            np.testing.assert_array_equal(wide.view(np.ndarray), exact)
-            np.testing.assert_array_equal(narrow.view(np.ndarray).view(np.float16), given.astype(np.float16))
+            np.testing.assert_array_equal(download(wide), exact)
+            np.testing.assert_array_equal(download(narrow).view(np.float16), given.astype(np.float16))
 
 
 def passes(case: Case) -> bool:

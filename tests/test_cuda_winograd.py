@@ -5,7 +5,7 @@ from __future__ import annotations
 import cuda_on_cpu
 import numpy as np
 import pytest
-from fake_cupy import device, download, poisoned, upload  # noqa: F401 - a fixture
+from fake_cupy import device, download, poisoned, upload, waiting  # noqa: F401 - a fixture
 from strategies import Problem
 from test_cuda_kernels import problem
 
@@ -36,8 +36,9 @@ def bound(spec: ConvSpec, tile, x: np.ndarray, w: np.ndarray, dtype: str) -> np.
 
 def forward(spec, fs, x, w, bias, activation, dtype: str, turned: bool = False) -> np.ndarray:
     count = int(np.prod([len(f.bt) for f in fs]))
-    points = poisoned((count, spec.out_channels, spec.in_channels // spec.groups), dtype)
-    loader.run(winograd.weights(spec, fs, upload(w), points, turned))
+    values = poisoned((count, spec.out_channels, spec.in_channels // spec.groups), dtype)
+    points = winograd.Points(values, upload(w), turned)
+    loader.run(winograd.weights(spec, fs, points))
     y = poisoned((spec.batch, spec.out_channels, *spec.window.out), dtype)
     bias = None if bias is None else upload(bias)
     loader.run(*winograd.forward(spec, fs, upload(x), points, bias, activation, y, poisoned))
@@ -75,7 +76,6 @@ def test_forward_and_input_gradient(name: str, dtype: str, monkeypatch) -> None:
 
 @pytest.mark.usefixtures("device")
 def test_the_public_functions_run_them(monkeypatch) -> None:
-    monkeypatch.setattr(algorithm, "WORTH_COMPILING", 0)
     launched = []
     run = loader.run
     monkeypatch.setattr(nc.kernels.cuda, "run", lambda *plans: (launched.extend(plans), run(*plans)))
@@ -93,3 +93,57 @@ def test_the_public_functions_run_them(monkeypatch) -> None:
     np.testing.assert_allclose(y, nc.conv(deep, taps, **how, algorithm="direct"), atol=1e-4)
     names = [plan.kernel.name for plan in launched]
     assert names == 3 * ["winograd_weights", "winograd_data", "implicit_gemm", "winograd_results"]
+
+
+@pytest.mark.usefixtures("device")
+def test_nan_infinity_and_huge_numbers_stay_where_they_are() -> None:
+    given = problem(3, 4, 1, (13, 9), (3, 3), padding=1)
+    steps = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
+    rng = np.random.default_rng(0)
+    x, w, dy = (
+        rng.integers(-3, 4, shape).astype(np.float32) for shape in (given.x_shape, given.w_shape, given.y_shape)
+    )
+    x[0, 1, 2, 3], x[0, 2, 12, 8], dy[0, 0, 0, 0] = np.nan, np.inf, -np.inf
+    how = {"padding": 1, "algorithm": "winograd"}
+    y, pullback = nc.conv_vjp(upload(x), upload(w), **how)
+    with np.errstate(invalid="ignore"):
+        right = reference.conv(x, w, **steps), reference.conv_input_grad(dy, w, (13, 9), **steps)
+    for actual, expected in zip((y, pullback(upload(dy))[0]), right, strict=True):
+        assert not np.isfinite(expected).all()
+        np.testing.assert_allclose(download(actual), expected, rtol=1e-6, atol=1e-3)
+    # No result of this is larger than the largest float32, but numbers within the transforms are.
+    x, w = np.zeros_like(x), np.ones_like(w)
+    x[1, 0, 3, 3] = 2.0**127
+    y = download(nc.conv(upload(x), upload(w), **how))
+    expected = nc.conv(x, w, padding=1, algorithm="direct")
+    assert np.isfinite(y).all()
+    assert (abs(y - expected) <= 1e-4 * x.max() * w.max()).all()
+
+
+@pytest.mark.usefixtures("device")
+def test_nothing_waits_for_the_device(monkeypatch) -> None:
+    # What kernels compute is of no interest here, and to compile all of them would take long.
+    launched = []
+    monkeypatch.setattr(nc.kernels.cuda, "run", lambda *plans: launched.extend(plans))
+    rng = np.random.default_rng(0)
+    x, w, b = (upload(rng.standard_normal(shape, np.float32)) for shape in ((2, 4, 8, 8), (4, 4, 3, 3), (4,)))
+    deep = upload(rng.standard_normal((4, 1, 3, 3), np.float32))
+    how = {"padding": 1}
+    with waiting() as waits:
+        for algorithm_ in ("direct", "winograd", "im2col"):
+            for activation in (None, "relu", "hardswish"):
+                y = nc.conv2d(x, w, b, **how, activation=activation, algorithm=algorithm_)
+            nc.conv_input_grad(y, w, x.shape, **how, algorithm=algorithm_)
+        for activation in ("relu6", "hardswish"):
+            y, pullback = nc.conv_vjp(x, w, b, **how, activation=activation)
+            pullback(y)
+        y, pullback = nc.conv_vjp(x, deep, b, **how, groups=4)
+        pullback(y)
+        nc.conv_transpose2d(x, w, b, stride=2, activation="relu")
+        _, pullback = nc.max_pool_vjp(x, 2)
+        pullback(x[..., :4, :4])
+        nc.fold(nc.unfold(x, 3), (8, 8), 3)
+        y, _, _, pullback = nc.batch_norm_vjp(x, b, b, activation="relu")
+        pullback(y)
+    assert not waits
+    assert len(launched) > 30

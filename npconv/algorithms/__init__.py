@@ -17,4 +17,7 @@ ALGORITHMS: dict[str, Algorithm] = {
 TRANSFORMED = frozenset({"winograd", "fft"})
 """Those that do not sum the definition's products, so that they round in another way; `npconv.strict` forbids them."""
 
-__all__ = ["ALGORITHMS", "OPERATIONS", "TRANSFORMED", "Algorithm", "Work"]
+NARROW_ON_GPU = frozenset({"pointwise", "depthwise", "direct"})
+"""Those whose CUDA kernels read float16 and bfloat16 as they are, and sum them in float32."""
+
+__all__ = ["ALGORITHMS", "NARROW_ON_GPU", "OPERATIONS", "TRANSFORMED", "Algorithm", "Work"]

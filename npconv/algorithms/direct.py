@@ -46,7 +46,10 @@ class Direct:
     def kernel(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> str:
         if backend.kernels is None:
             return self.portable_kernel(spec)
-        return "tiles" if backend.kernels.uses_tiles(dtype) else "rows"
+        if not backend.kernels.uses_tiles(dtype):
+            return "rows"
+        on_tensor_cores = backend.name == "cupy" and backend.kernels.uses_tensor_cores(spec, dtype)
+        return "tensor_tiles" if on_tensor_cores else "tiles"
 
     def seconds(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool) -> float:
         work, kernel = self.cost(spec, op, dtype.itemsize), self.kernel(spec, op, backend, dtype)
@@ -58,7 +61,7 @@ class Direct:
     def details(
         self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool
     ) -> tuple[tuple[str, str], ...]:
-        if op != "forward" or backend.kernels is None or self.kernel(spec, op, backend, dtype) != "tiles":
+        if op != "forward" or backend.kernels is None or self.kernel(spec, op, backend, dtype) == "rows":
             return ()
         found: tuple[tuple[str, str], ...] = backend.kernels.details(spec, dtype)
         return found

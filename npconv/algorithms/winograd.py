@@ -137,7 +137,7 @@ class Winograd:
 
     def pack(self, spec: ConvSpec, backend: Backend, w: Array, reused: bool) -> Packed:
         inner = planar(spec).spec
-        tile, magnitude = tile_sizes(inner, "forward", reused), largest(backend, w)
+        tile, magnitude = tile_sizes(inner, "forward", reused), _magnitude(spec, backend, w)
         if not _is_tame(inner, tile, "forward", w, magnitude):
             return Packed(w, tile, None, magnitude)
         taps = w.reshape(inner.w_shape)
@@ -167,7 +167,7 @@ class Winograd:
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         back = turned(spec)
         form = planar(back)
-        tile, magnitudes = tile_sizes(form.spec, "forward"), (largest(backend, w), largest(backend, dy))
+        tile, magnitudes = tile_sizes(form.spec, "forward"), [_magnitude(back, backend, value) for value in (w, dy)]
         if not _is_tame(form.spec, tile, "forward", dy, *magnitudes):
             return Direct().input_grad(spec, backend, dy, w)
         fs, kernels = matrices(tile), backend.kernels
@@ -206,10 +206,23 @@ def laid_out(spec: ConvSpec) -> int:
 def is_compiled(spec: ConvSpec, op: str, backend: Backend) -> bool:
     """Whether the backend's own loops run: not for weight gradients, and not for little work.
 
-    Every pair of tiles is machine code of its own, which takes seconds to make.
+    Every pair of tiles is machine code of its own, which takes seconds to make. On a GPU it runs in any case, because
+    the other forms wait for the device.
     """
-    worth = spec.macs >= WORTH_COMPILING * spec.batch
+    worth = spec.macs >= WORTH_COMPILING * spec.batch or guards_itself(backend)
     return hasattr(backend.kernels, "winograd_runner") and op != "weight_grad" and worth
+
+
+def guards_itself(backend: Backend) -> bool:
+    """Whether compiled loops look themselves after tiles that must not be transformed."""
+    return bool(getattr(backend.kernels, "WINOGRAD_GUARDS_ITSELF", False))
+
+
+def _magnitude(spec: ConvSpec, backend: Backend, value: Array) -> float:
+    """The largest magnitude of an operand of a convolution, or 0 where nobody has to know it."""
+    if guards_itself(backend) and is_compiled(spec, "forward", backend):
+        return 0.0
+    return largest(backend, value)
 
 
 def _reads_planes(kernels: Any) -> bool:
@@ -226,7 +239,8 @@ def _runner(spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: 
 
     def run(x: Array, packed: Packed, bias: Array | None, y: Array, limit: int | None = None) -> None:
         tile = packed.tile
-        if packed.points is None or not _is_tame(form.spec, tile, "forward", x, packed.largest, largest(backend, x)):
+        magnitudes = packed.largest, _magnitude(spec, backend, x)
+        if packed.points is None or not _is_tame(form.spec, tile, "forward", x, *magnitudes):
             kernels.runner(spec, dtype, activation)(x, packed.weights, bias, y, limit)
             return
         _compiled(form, backend, dtype, tile, clamp)(x, packed.points, bias, y, limit)

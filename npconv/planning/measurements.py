@@ -206,7 +206,7 @@ def _machine(backend: Backend) -> dict[str, str]:
     if backend.name == "cupy":
         runtime = backend.xp.cuda.runtime
         facts["cupy"] = backend.xp.__version__
-        facts["device"] = str(runtime.getDeviceProperties(runtime.getDevice())["name"])
+        facts["device"] = runtime.getDeviceProperties(runtime.getDevice())["name"].decode()
     return facts
 
 

@@ -12,9 +12,20 @@ from typing import Any
 import numpy as np
 
 from npconv import epilogue
-from npconv.algorithms import ALGORITHMS
+from npconv.algorithms import ALGORITHMS, NARROW_ON_GPU
 from npconv.algorithms.base import Work
-from npconv.arrays import Array, Backend, Operands, check_shape, compute_dtype, from_channels_first, is_plain
+from npconv.arrays import (
+    NARROW,
+    Array,
+    Backend,
+    ConvOperands,
+    Operands,
+    check_shape,
+    compute_dtype,
+    from_channels_first,
+    is_float,
+    is_plain,
+)
 from npconv.config import limit_threads
 from npconv.geometry import ConvSpec
 from npconv.machine import TYPICAL_PEAK
@@ -111,10 +122,10 @@ class Plan:
         """
         if out is None and self._is_planned(x, w, bias) and (compute := self._ready) is not None:
             return compute(x, self.packed(w, once=True), bias, None, self.threads)
-        operands = Operands(self.backend.name, x=x, w=w, bias=bias)
+        operands = ConvOperands(self.backend.name, x=x, w=w, bias=bias)
         self._check(operands)
         operands.check_out(out, self.spec.y_shape, self.dtype)
-        packed = self.packed(operands.load("w", compute_dtype(self.dtype)), once=True)
+        packed = self.packed(operands.load("w", self.operand_dtype), once=True)
         return self.finish(operands, packed, self._bias(operands), out)
 
     def pack(self, w: Array, bias: Array | None = None) -> PackedConv:
@@ -130,9 +141,9 @@ class Plan:
         ValueError, TypeError
             If an array is not what was planned for.
         """
-        operands = Operands(self.backend.name, w=w, bias=bias)
+        operands = ConvOperands(self.backend.name, w=w, bias=bias)
         self._check(operands)
-        own = operands.load("w", compute_dtype(self.dtype)).copy()
+        own = operands.load("w", self.operand_dtype).copy()
         return PackedConv(self, self.packed(own), self._bias(operands, copy=True))
 
     def packed(self, w: Array, once: bool = False) -> Any:
@@ -167,7 +178,7 @@ class Plan:
     def _bias(self, operands: Operands, copy: bool = False) -> Array | None:
         if not operands.has("bias"):
             return None
-        bias = operands.load("bias", compute_dtype(self.dtype))
+        bias = operands.load("bias", self.operand_dtype)
         return bias.copy() if copy else bias
 
     @property
@@ -216,11 +227,43 @@ class Plan:
     def finish(self, operands: Operands, packed: Any, bias: Array | None, out: Array | None) -> Array:
         """Run on an image that was taken in, and hand the result over."""
         spec = self.spec
-        x = operands.load_image("x", spec.layout, spec.batched, compute_dtype(self.dtype))
+        if self.reads_channels_last:
+            y = self.run_last(operands.load("x", self.operand_dtype), packed, bias)
+            return operands.deliver(y, out, self.dtype)
+        x = operands.load_image("x", spec.layout, spec.batched, self.operand_dtype)
         if is_plain(out) and (compute := self.ready()) is not None:
             return compute(x.reshape(spec.x_shape), packed, bias, out, self.threads)
         y = self.run(x, packed, bias)
         return operands.deliver(from_channels_first(self.backend.xp, y, spec.layout, spec.batched), out, self.dtype)
+
+    @property
+    def reads_channels_last(self) -> bool:
+        """Whether `run_last` takes channels-last arrays as they are."""
+        spec, kernels = self.spec, self.backend.kernels
+        if spec.layout != "channels_last" or spec.padding_mode != "zeros" or self.algorithm not in NARROW_ON_GPU:
+            return False
+        if self.activation is not None and not is_float(self.dtype):
+            return False
+        return (
+            self.backend.name == "cupy"
+            and kernels is not None
+            and bool(kernels.reads_channels_last(spec, self.op, self.operand_dtype))
+        )
+
+    def run_last(self, a: Array, b: Array, bias: Array | None = None) -> Array:
+        """`run` on channels-last arrays, with or without a batch, where `reads_channels_last`; `b` as there."""
+        spec, kernels, xp = self.spec, self.backend.kernels, self.backend.xp
+        assert kernels is not None
+        if self.op == "forward":
+            result = xp.empty(spec.y_shape, a.dtype)
+            kernels.conv_forward_last(spec, a, b, bias, self.activation, result)
+        elif self.op == "input_grad":
+            result = xp.empty(spec.x_shape, a.dtype)
+            kernels.conv_input_grad_last(spec, a, b, result)
+        else:
+            result = xp.empty(spec.w_shape, a.dtype)
+            kernels.conv_weight_grad_last(spec, a, b, result)
+        return result
 
     def run(self, a: Array, b: Array, bias: Array | None = None) -> Array:
         """Run on arrays as algorithms take them: ``(x, packed(w))``, ``(dy, w)`` or ``(x, dy)``, depending on `op`."""
@@ -237,7 +280,7 @@ class Plan:
             a = pad(self.backend, a, padding, mode)
         if self.op == "weight_grad":
             return algorithm.weight_grad(spec, self.backend, a, b)
-        if self.dtype.kind == "f":
+        if is_float(self.dtype):
             return algorithm.forward(spec, self.backend, a, b, bias, self.activation)
         y = algorithm.forward(spec, self.backend, a, b, bias, None)
         return epilogue.activate(self.backend, epilogue.wrapped(y, self.dtype), self.activation)
@@ -264,9 +307,9 @@ class Plan:
         lines = [
             ("window", f"stride {_times(window.stride)}, dilation {_times(window.dilation)}, groups {spec.groups}"),
             ("padding", f"{padding} {spec.padding_mode}, {spec.layout}"),
-            ("backend", f"{self.backend.name}, {_threads(self.threads)}"),
+            ("backend", self.backend.name + (f", {_threads(self.threads)}" if self.backend.name != "cupy" else "")),
             ("algorithm", f"{self.algorithm} ({self.kernel})"),
-            *ALGORITHMS[self.algorithm].details(self._core, self.op, self.backend, self._wide, self.reused),
+            *ALGORITHMS[self.algorithm].details(self._core, self.op, self.backend, self.operand_dtype, self.reused),
             ("work", f"{amount(self.macs, 'MAC')} = {amount(self.flops, 'FLOP')}"),
             ("memory", f"{amount(self.bytes, 'B')} of operands, {amount(self.workspace, 'B')} of workspace"),
             ("predicted", f"{duration(self.predicted_seconds)} on a typical machine{self._rates()}"),
@@ -276,6 +319,11 @@ class Plan:
         if self.measured_seconds is not None:
             lines.append(("measured", f"{duration(self.measured_seconds)} on {_threads(self.measured_threads or 1)}"))
         return lines + [(f"not {name}", reason) for name, reason in self.rejections]
+
+    @property
+    def operand_dtype(self) -> np.dtype[Any]:
+        """What operands are handed to the algorithm in."""
+        return operand_dtype(self.algorithm, self.spec, self.op, self.backend, self.dtype)
 
     @property
     def _wide(self) -> np.dtype[Any]:
@@ -346,10 +394,26 @@ class PackedConv:
             if _is_ready(out, y_shape, dtype) and not np.may_share_memory(x, out):
                 return into(x, out)
         plan = self.plan
-        operands = Operands(plan.backend.name, x=x)
+        operands = ConvOperands(plan.backend.name, x=x)
         plan._check(operands)
         operands.check_out(out, plan.spec.y_shape, plan.dtype)
         return plan.finish(operands, self.packed, self.bias, out)
+
+
+def operand_dtype(algorithm: str, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What an algorithm computes a result's dtype from: narrow floats as they are where a GPU sums them in float32.
+
+    The adjoint of a padding mode adds elements of a gradient, which then must not have been rounded.
+    """
+    adds = op == "input_grad" and spec.padding_mode != "zeros"
+    if backend.name == "cupy" and dtype.name in NARROW and algorithm in NARROW_ON_GPU and not adds:
+        return dtype
+    return compute_dtype(dtype)
+
+
+def measured_dtype(backend: Backend, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype that times are remembered by: on a GPU narrow floats take times of their own."""
+    return dtype if backend.name == "cupy" and dtype.name in NARROW else compute_dtype(dtype)
 
 
 def _is_ready(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:

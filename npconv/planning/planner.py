@@ -13,11 +13,11 @@ import numpy as np
 from npconv import config, epilogue
 from npconv.algorithms import ALGORITHMS, TRANSFORMED
 from npconv.algorithms.base import Work
-from npconv.arrays import Backend, compute_dtype, require, supported_dtype
+from npconv.arrays import Backend, require, supported_dtype
 from npconv.config import get_num_threads, is_strict
 from npconv.geometry import ConvSpec, choice, integer
 from npconv.planning import measurements
-from npconv.planning.plan import Plan
+from npconv.planning.plan import Plan, measured_dtype, operand_dtype
 from npconv.units import amount, duration
 
 AUTO_WORKSPACE = 2**30
@@ -56,9 +56,9 @@ def checked(
     dtype: Any, activation: str | None, backend: str | None, threads: int | None, max_workspace: int | None
 ) -> tuple[Backend, np.dtype[Any], int, int | None]:
     """Return the backend, dtype, threads and workspace that a caller without arrays asks for, or raise."""
-    dtype = supported_dtype("dtype", dtype)
-    epilogue.check_activation(dtype, activation)
     chosen = config.get_backend() if backend is None else choice("backend", backend, config.BACKENDS)
+    dtype = supported_dtype("dtype", dtype, None if chosen != "cupy" else require(chosen))
+    epilogue.check_activation(dtype, activation)
     threads = get_num_threads() if threads is None else config.thread_count("threads", threads)
     max_workspace = None if max_workspace is None else integer("max_workspace", max_workspace)
     return require(chosen), dtype, threads, max_workspace
@@ -83,10 +83,10 @@ def candidates(
 ) -> tuple[dict[str, Candidate], dict[str, str]]:
     """The algorithms that may be chosen, and why the others may not."""
     core = spec if spec.padding_mode == "zeros" else spec.without_padding()
-    wide = compute_dtype(dtype)
     possible: dict[str, Candidate] = {}
     rejected: dict[str, str] = {}
     for name, algorithm in ALGORITHMS.items():
+        wide = operand_dtype(name, spec, op, backend, dtype)
         work = algorithm.cost(core, op, wide.itemsize)
         reason = algorithm.supports(core, op, backend, wide)
         if reason is None and strict and name in TRANSFORMED:
@@ -140,7 +140,7 @@ def _measured(
     spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool, possible: dict[str, Candidate]
 ) -> measurements.Entry | None:
     """What was measured, if it was for all that may be chosen here: the best of some is not the best."""
-    entry = measurements.find(backend, spec, op, compute_dtype(dtype))
+    entry = measurements.find(backend, spec, op, measured_dtype(backend, dtype))
     if entry is None:
         return None
     seconds = entry.seconds(reused)

@@ -16,7 +16,7 @@ from npconv.arrays import Array, Backend, compute_dtype
 from npconv.config import is_strict, limit_threads
 from npconv.geometry import ConvSpec, choice
 from npconv.planning import measurements
-from npconv.planning.plan import Plan
+from npconv.planning.plan import Plan, measured_dtype
 from npconv.planning.planner import AUTO_WORKSPACE, candidates, checked, plan_for
 
 RUNS = 9
@@ -109,7 +109,7 @@ def autotune(
     where, dtype, threads, max_workspace = checked(dtype, activation, backend, threads, max_workspace)
     with _one_at_a_time:  # two at once would measure each other
         entry = measure(spec, op, where, dtype, activation, threads, max_workspace)
-        measurements.keep(where, spec, op, compute_dtype(dtype), entry)
+        measurements.keep(where, spec, op, measured_dtype(where, dtype), entry)
     return plan_for(spec, op, where, dtype, "auto", activation, threads, max_workspace, reused=op == "forward")
 
 
@@ -126,7 +126,7 @@ def measure(
     forms: dict[str, measurements.Seconds] = {"call": {}, "packed": {}}
     jobs: dict[Label, Callable[[], Any]] = {}
     limit = AUTO_WORKSPACE if max_workspace is None else max_workspace
-    a, b = operands(spec, op, backend, compute_dtype(dtype))
+    whole = operands(spec, op, backend, compute_dtype(dtype))
     for form in ("call", "packed") if op == "forward" else ("call",):
         reused = form == "packed"
         possible, _ = candidates(spec, op, backend, dtype, limit, is_strict(), reused)
@@ -135,6 +135,7 @@ def measure(
             forms[form][name] = None
             if candidate.seconds <= HOPELESS * best:
                 plan = plan_for(spec, op, backend, dtype, name, activation, threads, max_workspace, reused)
+                a, b = (value.astype(plan.operand_dtype, copy=False) for value in whole)
                 jobs[form, name] = job(plan, a, b)
     with limit_threads(threads):
         for (form, name), seconds in medians(jobs, synchronizer(backend)).items():

@@ -97,8 +97,8 @@ def _argument(value) -> tuple[np.ndarray, int, int]:
     """Memory, its size, and whether it is an array of the device; CuPy's rules for what may be passed."""
     if value is None:
         return np.zeros(1, np.int64), 8, 0
-    if hasattr(value, "__cuda_array_interface__"):
-        return value.view(np.ndarray), value.nbytes, 1
+    if type(value).__module__ == "cupy":
+        return value._value, value.nbytes, 1
     if isinstance(value, np.ndarray):
         assert value.size == 1, "CuPy passes arrays of one element by value, and no others"
         return value, value.nbytes, 0

@@ -23,8 +23,13 @@
 // share of k and writes its sums to `result`, (splits, *shape of dw) of Sum; `sum_shares` adds them in order, so that
 // every run gives the same bits.
 //
+// LAST: image, dy, result and dx are channels-last, (batch, *spatial, groups * channels); not for weight gradients. Then k
+// is (taps, channels) or (taps, outputs), so that neighbours in k are neighbours in B, and in the weights, which are
+// (groups, outputs, taps, channels) or (groups, channels, taps, outputs).
+//
 // LOAD elements of B are copied at once where a whole row of k is as contiguous as n, for kernels of one tap: then the
-// positions and b's address are multiples of LOAD, and nothing is padded. LOAD_A elements of A are copied at once where
+// positions and b's address are multiples of LOAD, and nothing is padded. With LAST they are copied along k (on tensor
+// cores), where a group's channels or outputs, and b's address, are multiples of LOAD. LOAD_A elements of A are copied at once where
 // rows of A, and shares of them, are multiples of LOAD_A, as is a's address. STORE elements of D are written at once where
 // neighbours in n are neighbours in memory, in runs that are multiples of STORE, as is the result's address.
 //
@@ -48,16 +53,19 @@ struct Shape {
 
 typedef Core::Held Held;
 constexpr int THREADS = Core::THREADS;
-constexpr bool B_ALONG_K = OPERATION == WEIGHT_GRAD;  // along which side of B neighbours in memory lie
+constexpr bool B_ALONG_K = OPERATION == WEIGHT_GRAD || LAST;  // along which side of B neighbours in memory lie
 constexpr int ROWS_OF_A = TILE_K / LOAD_A;            // of LOAD_A elements each, in one m
 constexpr int COPIES_A = TILE_M * ROWS_OF_A / THREADS;
 constexpr int COLUMNS = TILE_N / LOAD;  // of LOAD elements each
 constexpr int COPIES_B = COLUMNS * TILE_K / THREADS;
+constexpr int ROWS_OF_B = TILE_K / LOAD;  // of LOAD elements each, in one n, where they lie along k
 constexpr bool ASYNC_A = ASYNC && LOAD_A * sizeof(Held) >= 4, ASYNC_B = ASYNC && LOAD * sizeof(Held) >= 4;
 // Columns of B that a thread brings along n, the same ones in every slice; along k it keeps none, which would take too
 // many registers.
 constexpr int OWN = B_ALONG_K ? 1 : COLUMNS > THREADS ? COLUMNS / THREADS : 1;
-static_assert(LOAD == 1 || (LOAD == 16 / sizeof(Held) && ASYNC && !B_ALONG_K), "vectors are copied as they are, along n");
+static_assert(LOAD == 1 || (LOAD == 16 / sizeof(Held) && ASYNC && (LAST ? MMA != NONE : !B_ALONG_K)),
+              "vectors are copied as they are, along the side that lies in memory");
+static_assert(!LAST || (OPERATION != WEIGHT_GRAD && STORE == 1), "weight gradients are of channels-first arrays");
 static_assert(LOAD_A == 1 || (LOAD_A == 16 / sizeof(Held) && ASYNC), "vectors are copied as they are, along k");
 static_assert(STORE == 1 || STORE == Core::STORED, "a pack or its elements are stored");
 static_assert(THREADS % ROWS_OF_A == 0 && TILE_M * ROWS_OF_A % THREADS == 0, "whole loads of A");
@@ -173,6 +181,12 @@ __device__ __forceinline__ Place place_of_k(const Window& window, const Shape& s
     const Index n = place_position(window, p, k, place);
     place.element += n * shape.groups * shape.channels * p.elements;
     place.other += n * shape.groups * shape.outputs * p.positions;
+  } else if (LAST) {
+    const Index inner = OPERATION == FORWARD ? shape.channels : shape.outputs;
+    Index tap;
+    place_tap(window, p, k / inner, place, tap);
+    place.element = place.element * shape.groups * inner + k % inner;
+    place.other = tap * inner + k % inner;
   } else {
     Index tap;
     const Index channel = place_tap(window, p, k, place, tap);
@@ -194,6 +208,12 @@ __device__ __forceinline__ Place place_of_n(const Window& window, const Shape& s
     const Index channel = place_tap(window, p, n, place, tap);
     place.element += channel * p.elements;
     place.other = n;
+  } else if (LAST) {
+    const Index image = place_position(window, p, n, place);
+    place.element += image * (OPERATION == FORWARD ? p.elements : p.positions);
+    place.element *= shape.groups * (OPERATION == FORWARD ? shape.channels : shape.outputs);
+    place.other += image * (OPERATION == FORWARD ? p.positions : p.elements);
+    place.other *= shape.groups * p.rows;
   } else {
     const Index image = place_position(window, p, n, place);
     place.element += image * shape.groups * (OPERATION == FORWARD ? shape.channels * p.elements : shape.outputs * p.positions);
@@ -245,10 +265,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
   const Index slices = stop_k > first_k ? (stop_k - first_k + TILE_K - 1) / TILE_K : 0;
 
   // How far rows of A and D lie apart, and where the group begins.
-  const Index pitch_a = OPERATION == WEIGHT_GRAD ? p.positions : OPERATION == FORWARD ? p.depth : p.all_taps;
-  const Index pitch_d = OPERATION == FORWARD ? p.positions : OPERATION == INPUT_GRAD ? p.elements : p.cols;
+  const Index pitch_a = OPERATION == WEIGHT_GRAD ? p.positions
+                        : OPERATION == FORWARD   ? p.depth
+                                                 : p.all_taps * (LAST ? shape.outputs : 1);
+  const Index pitch_d = LAST ? 1 : OPERATION == FORWARD ? p.positions : OPERATION == INPUT_GRAD ? p.elements : p.cols;
   a += group * shape.outputs * (OPERATION == WEIGHT_GRAD ? p.positions : shape.channels * p.all_taps);
-  b += group * (OPERATION == INPUT_GRAD ? shape.outputs * p.positions : shape.channels * p.elements);
+  b += group * (OPERATION == INPUT_GRAD ? shape.outputs * (LAST ? 1 : p.positions)
+                                        : shape.channels * (LAST ? 1 : p.elements));
   result += group * p.rows * pitch_d;
   if (OPERATION == WEIGHT_GRAD) result += split * shape.groups * p.rows * p.cols;
 
@@ -282,8 +305,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 #pragma unroll
     for (int i = 0; i < COPIES_B; i++) {
       const int number = thread + i * THREADS;
-      const int k = B_ALONG_K ? number % TILE_K : number / COLUMNS;
-      const int n = B_ALONG_K ? number / TILE_K : number % COLUMNS * LOAD;
+      const int k = B_ALONG_K ? number % ROWS_OF_B * LOAD : number / COLUMNS;
+      const int n = B_ALONG_K ? number / ROWS_OF_B : number % COLUMNS * LOAD;
       const Place from_k = of_k[k], &from_n = B_ALONG_K ? storage.of_n[n] : own[i % OWN];
       bool valid = from_k.other >= 0 && from_n.other >= 0;
       if (valid) {

@@ -109,21 +109,28 @@ TENSOR_TILES = {
 
 def forward(
     spec: ConvSpec, x: Array, w: Array, bias: Array | None, activation: str | None, y: Array,
-    element: str | None = None, products: str | None = None,
+    element: str | None = None, products: str | None = None, last: bool = False,
 ) -> Launch:  # fmt: skip
-    """``y = activation(x * w + bias)``, for a result that has elements; `products` is one of `FORMATS`."""
+    """``y = activation(x * w + bias)``, for a result that has elements; `products` is one of `FORMATS`.
+
+    With `last`, `x` and `y` are channels-last, and weights ``(C_out, taps, C / groups)``.
+    """
     element = element_name(x, element)
     checked(element, x=x, w=w, bias=bias, y=y)
-    return _launch(spec, "forward", element, products, w, x, bias, y, ACTIVATIONS[activation])
+    return _launch(spec, "forward", element, products, w, x, bias, y, ACTIVATIONS[activation], last=last)
 
 
 def input_grad(
-    spec: ConvSpec, dy: Array, w: Array, dx: Array, element: str | None = None, products: str | None = None
-) -> Launch:
-    """The gradient in the image, which has elements."""
+    spec: ConvSpec, dy: Array, w: Array, dx: Array, element: str | None = None, products: str | None = None,
+    last: bool = False,
+) -> Launch:  # fmt: skip
+    """The gradient in the image, which has elements.
+
+    With `last`, `dy` and `dx` are channels-last, and weights ``(groups, C / groups, taps, C_out / groups)``.
+    """
     element = element_name(dy, element)
     checked(element, dy=dy, w=w, dx=dx)
-    return _launch(spec, "input_grad", element, products, w, dy, None, dx)
+    return _launch(spec, "input_grad", element, products, w, dy, None, dx, last=last)
 
 
 def weight_grad(
@@ -196,10 +203,17 @@ class Widths:
     store: int
 
 
-def widths(spec: ConvSpec, op: str, element: str, products: str | None, a: Array, b: Array, result: Array) -> Widths:
+def widths(
+    spec: ConvSpec, op: str, element: str, products: str | None, a: Array, b: Array, result: Array, last: bool = False
+) -> Widths:
     """16 bytes of operands, and of the result what a thread holds side by side; or one."""
     window, channels = spec.window, spec.in_channels // spec.groups
     pack = 16 // (itemsize(element) if products else sum_dtype(element).itemsize)
+    if last:
+        inner = channels if op == "forward" else spec.out_channels // spec.groups
+        whole = products is not None and inner % pack == 0
+        load_a, load_b = (pack if whole and address(value) % 16 == 0 else 1 for value in (a, b))
+        return Widths(load_a, load_b, 1)
     stored = 2 if products else pack
     is_copied = products is not None or not is_widened(element)
     along_n = op != "weight_grad" and window.taps == 1 and set(window.stride) == {1} and not window.has_padding
@@ -221,7 +235,9 @@ def widths(spec: ConvSpec, op: str, element: str, products: str | None, a: Array
     )
 
 
-def shared_bytes(tile: Tile, op: str, element: str, products: str | None, index: str, axes: int) -> int:
+def shared_bytes(
+    tile: Tile, op: str, element: str, products: str | None, index: str, axes: int, last: bool = False
+) -> int:
     """Bytes of ``Storage`` in ``implicit_gemm.cu``."""
     place = ceil_div((2 + axes) * (4 if index == "int" else 8), 16) * 16
     tables = (2 * tile.k + tile.n) * place
@@ -231,13 +247,13 @@ def shared_bytes(tile: Tile, op: str, element: str, products: str | None, index:
         return tile.stages * tile.k * (tile.m + tile.n + 2 * pad) * size + tables
     size = itemsize(element)
     pitch = tile.k + 16 // size
-    slice_b = tile.n * pitch if op == "weight_grad" else tile.k * (tile.n + 8)
+    slice_b = tile.n * pitch if op == "weight_grad" or last else tile.k * (tile.n + 8)
     return tile.stages * (tile.m * pitch + slice_b) * size + tables
 
 
 def _launch(
     spec: ConvSpec, op: str, element: str, products: str | None, a: Array, b: Array, bias: Array | None, result: Array,
-    activation: int = 0, shares: int = 1, per_share: int | None = None,
+    activation: int = 0, shares: int = 1, per_share: int | None = None, last: bool = False,
 ) -> Launch:  # fmt: skip
     window, groups = planar(spec.window), spec.groups
     rows, cols, depth = extents(spec, op)
@@ -250,14 +266,14 @@ def _launch(
         a.size, b.size, result.size, spec.batch * max(spec.in_channels, spec.out_channels) * span(window), blocks,
         rows + tile.m, cols + tile.n, depth + per_share,
     )  # fmt: skip
-    width = widths(spec, op, element, products, a, b, result)
+    width = widths(spec, op, element, products, a, b, result, last)
     defines: tuple[tuple[str, str | int], ...] = (
         ("ELEMENT", ELEMENTS[element][0]), ("INDEX", index), ("AXES", window.ndim), ("OPERATION", OPERATIONS[op]),
         ("TILE_M", tile.m), ("TILE_N", tile.n), ("TILE_K", tile.k), ("ROWS", tile.rows), ("COLS", tile.cols),
         ("STAGES", tile.stages), ("RESIDENT", tile.resident),
         ("ASYNC", int(products is not None or not is_widened(element))),
         ("MMA", FORMATS[products]), ("SPLITS", int(shares > 1)), ("LOAD_A", width.load_a), ("LOAD", width.load_b),
-        ("STORE", width.store),
+        ("STORE", width.store), ("LAST", int(last)),
     )  # fmt: skip
     shape = structure(index, spec.batch, groups, spec.in_channels // groups, spec.out_channels // groups)
     counts = (offset(index, value) for value in (phases, tiles_m, tiles_n, per_share))
@@ -266,6 +282,5 @@ def _launch(
         np.int32(activation),
     )  # fmt: skip
     kernel = Kernel("implicit_gemm.cu", "implicit_gemm", defines)
-    return Launch(
-        kernel, blocks, tile.threads, arguments, shared_bytes(tile, op, element, products, index, window.ndim)
-    )
+    shared = shared_bytes(tile, op, element, products, index, window.ndim, last)
+    return Launch(kernel, blocks, tile.threads, arguments, shared)

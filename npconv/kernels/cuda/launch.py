@@ -116,7 +116,7 @@ def checked(element: str, **arrays: Array | None) -> None:
 
 def address(value: Array) -> int:
     """Where an array's elements begin in the device's memory."""
-    return int(value.__cuda_array_interface__["data"][0])
+    return int(value.data.ptr)
 
 
 def index_type(*extents: int) -> str:

@@ -26,7 +26,7 @@ struct Core {
   static constexpr int STORED = 2;                     // neighbours in n that a lane holds
   static constexpr int STEP = 2 * PACK;                // k of one instruction
   static constexpr int WARPS_M = TILE_M / ROWS, WARPS_N = TILE_N / COLS, THREADS = 32 * WARPS_M * WARPS_N;
-  static constexpr bool ALONG_K = OPERATION == WEIGHT_GRAD, TURNED = !ALONG_K && sizeof(Held) == 2;
+  static constexpr bool ALONG_K = OPERATION == WEIGHT_GRAD || LAST, TURNED = !ALONG_K && sizeof(Held) == 2;
   static constexpr int PITCH_A = TILE_K + PACK, PITCH_B = ALONG_K ? PITCH_A : TILE_N + 8;
   static constexpr int SLICE_A = TILE_M * PITCH_A, SLICE_B = (ALONG_K ? TILE_N : TILE_K) * PITCH_B;
   static_assert(TILE_M % ROWS == 0 && TILE_N % COLS == 0 && ROWS % 16 == 0 && COLS % 16 == 0, "whole fragments");

@@ -53,6 +53,18 @@ class Transforms(Protocol):
 _IDENTITY = np.ones((1, 1))
 
 
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Weights at their points, and as they came, which is what tiles without finite results are summed from.
+
+    `turned` ones came as those of the convolution whose input gradient they are for.
+    """
+
+    values: Array
+    weights: Array
+    turned: bool = False
+
+
 @dataclass(frozen=True)
 class Block:
     """Some rows of tiles, numbered through all images."""
@@ -61,28 +73,26 @@ class Block:
     rows: int
 
 
-def weights(spec: ConvSpec, fs: Sequence[Transforms], w: Array, points: Array, turned: bool = False) -> Launch:
-    """Weights at their points, ``(points, C_out, C / groups)``.
-
-    `turned` ones are those of the convolution whose input gradient `spec` is, as that has them.
-    """
+def weights(spec: ConvSpec, fs: Sequence[Transforms], points: Points) -> Launch:
+    """Fill the values of `points`, ``(points, C_out, C / groups)``."""
+    w, values = points.weights, points.values
     element = element_name(w)
-    checked(element, w=w, points=points)
+    checked(element, w=w, points=values)
     outputs, channels = spec.out_channels // spec.groups, spec.in_channels // spec.groups
     pairs = spec.out_channels * channels
-    index = index_type(points.size + THREADS, w.size)
-    arguments = (w, points, *(offset(index, n) for n in (outputs, channels, pairs)))
-    kernel = _kernel("winograd_weights", element, index, fs, turned=turned)
+    index = index_type(values.size + THREADS, w.size)
+    arguments = (w, values, *(offset(index, n) for n in (outputs, channels, pairs)))
+    kernel = _kernel("winograd_weights", element, index, fs, turned=points.turned)
     return Launch(kernel, ceil_div(pairs, THREADS), THREADS, arguments)
 
 
 def forward(
-    spec: ConvSpec, fs: Sequence[Transforms], x: Array, points: Array, bias: Array | None, activation: str | None,
+    spec: ConvSpec, fs: Sequence[Transforms], x: Array, points: Points, bias: Array | None, activation: str | None,
     y: Array, empty: Workspace,
 ) -> Iterator[Launch]:  # fmt: skip
-    """``y = activation(x * w + bias)`` from the `weights` at their points, for a result that has elements."""
+    """``y = activation(x * w + bias)`` from the weights at their points, for a result that has elements."""
     element = element_name(x)
-    checked(element, x=x, points=points, bias=bias, y=y)
+    checked(element, x=x, points=points.values, w=points.weights, bias=bias, y=y)
     rows, cols = _counts(spec, fs)
     count = math.prod(len(f.bt) for f in fs)
     blocks = list(_blocks(spec, rows * spec.batch, cols * count * x.dtype.itemsize))
@@ -95,8 +105,8 @@ def forward(
             part[: count * channels * pitch] for part, channels in ((data, spec.in_channels), (sums, spec.out_channels))
         )
         yield _data(spec, fs, element, x, some_data, tiles)
-        yield implicit_gemm.forward(_products(spec, count, pitch), some_data, points, None, None, some_sums)
-        yield _results(spec, fs, element, some_sums, bias, activation, y, tiles)
+        yield implicit_gemm.forward(_products(spec, count, pitch), some_data, points.values, None, None, some_sums)
+        yield _results(spec, fs, element, some_sums, x, points, bias, activation, y, tiles)
 
 
 def _products(spec: ConvSpec, count: int, pitch: int) -> ConvSpec:
@@ -119,16 +129,18 @@ def _data(
 
 
 def _results(
-    spec: ConvSpec, fs: Sequence[Transforms], element: str, sums: Array, bias: Array | None, activation: str | None,
-    y: Array, tiles: tuple[int, ...],
+    spec: ConvSpec, fs: Sequence[Transforms], element: str, sums: Array, x: Array, points: Points, bias: Array | None,
+    activation: str | None, y: Array, tiles: tuple[int, ...],
 ) -> Launch:  # fmt: skip
     window, threads = planar(spec.window), spec.out_channels * tiles[-2]
-    index = index_type(sums.size + THREADS, y.size, span(window), spec.batch * tiles[0] + tiles[-1])
+    extents = x.size, points.weights.size, span(window), spec.batch * tiles[0] + tiles[-1]
+    index = index_type(sums.size + THREADS, y.size, *extents)
+    groups = (spec.groups, spec.out_channels // spec.groups, spec.in_channels // spec.groups)
     arguments = (
-        sums, bias, y, window_structure(index, window), structure(index, *tiles), offset(index, spec.out_channels),
-        np.int32(ACTIVATIONS[activation]),
+        sums, bias, y, x, points.weights, window_structure(index, window), structure(index, *tiles),
+        *(offset(index, count) for count in groups), np.int32(ACTIVATIONS[activation]),
     )  # fmt: skip
-    kernel = _kernel("winograd_results", element, index, fs, store=_store(fs, y, window.out[-1]))
+    kernel = _kernel("winograd_results", element, index, fs, points.turned, _store(fs, y, window.out[-1]))
     return Launch(kernel, ceil_div(threads, THREADS), THREADS, arguments)
 
 
