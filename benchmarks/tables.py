@@ -119,28 +119,38 @@ def line(row: Row) -> str:
     return text + "".join(f"{two(row.ratio(ours)):>10}" for ours in (FUNCTIONAL, PACKED))
 
 
+def forms(rows: Sequence[Row]) -> list[str]:
+    """The forms of npconv that were measured; gradients have no packed weights."""
+    return [ours for ours in (FUNCTIONAL, PACKED) if any(ours in row.seconds for row in rows)]
+
+
+def _over(ours: str) -> str:
+    return "/ " + ours.removeprefix("npconv-")
+
+
 def table(rows: Sequence[Row]) -> str:
     """All layers, with the time of every peer; the fastest one's is bold."""
     peers = list(
         dict.fromkeys(name for row in rows for name in (*row.seconds, *row.wrong) if name not in (FUNCTIONAL, PACKED))
     )
     head = ["layer", "algorithm"]
-    for ours in (FUNCTIONAL, PACKED):
+    measured = forms(rows)
+    for ours in measured:
         head += [f"{ours} ms", "GFLOP/s", "of peak"]
-    head += [f"{peer} ms" for peer in peers] + ["fastest / npconv", "fastest / packed"]
-    return grid(head, (_cells(row, peers) for row in rows))
+    head += [f"{peer} ms" for peer in peers] + [f"fastest {_over(ours)}" for ours in measured]
+    return grid(head, (_cells(row, peers, measured) for row in rows))
 
 
-def _cells(row: Row, peers: Sequence[str]) -> list[str]:
+def _cells(row: Row, peers: Sequence[str], measured: Sequence[str]) -> list[str]:
     cells = [row.layer.name, row.algorithm or "-"]
-    for ours in (FUNCTIONAL, PACKED):
+    for ours in measured:
         known = ours in row.seconds
         cells += [milliseconds(row.seconds.get(ours))]
         cells += [f"{row.rate(ours) / 1e9:.1f}", f"{row.share(ours):.0%}"] if known else ["-", "-"]
     for peer in peers:
         text = "differs" if peer in row.wrong else milliseconds(row.seconds.get(peer))
         cells.append(f"**{text}**" if peer == row.fastest else text)
-    return cells + [two(row.ratio(ours)) for ours in (FUNCTIONAL, PACKED)]
+    return cells + [two(row.ratio(ours)) for ours in measured]
 
 
 def _mean_cells(rows: Iterable[Row], ours: str, peer: str | None = None) -> list[str]:
@@ -154,13 +164,13 @@ def _mean_cells(rows: Iterable[Row], ours: str, peer: str | None = None) -> list
 
 def means(rows: Sequence[Row]) -> str:
     """Geometric means of *time of the fastest peer / ours*, over all layers and a group at a time."""
-    head = ["layers", "count", "/ npconv", "lowest", "/ packed", "lowest"]
-    lines = []
+    measured, lines = forms(rows), []
+    head = ["layers", "count", *(cell for ours in measured for cell in (_over(ours), "lowest"))]
     for group in GROUPS:
         inside = [row for row in rows if group.holds(row.layer)]
         count = len(ratios(inside, FUNCTIONAL, group.peer))
         if count:
-            cells = (_mean_cells(inside, ours, group.peer) for ours in (FUNCTIONAL, PACKED))
+            cells = (_mean_cells(inside, ours, group.peer) for ours in measured)
             lines.append([group.name, str(count), *(cell for pair in cells for cell in pair)])
     return grid(head, lines)
 
@@ -182,12 +192,12 @@ def shares(rows: Sequence[Row]) -> str:
 
 def networks(rows: Sequence[Row]) -> str:
     """A row a network: what a reader of the README wants to know."""
-    head = ["network", "layers", "/ npconv", "lowest", "/ packed", "lowest"]
-    lines = []
+    measured, lines = forms(rows), []
+    head = ["network", "layers", *(cell for ours in measured for cell in (_over(ours), "lowest"))]
     for name in (*dict.fromkeys(row.layer.network for row in rows), "all"):
         inside = [row for row in rows if name in (row.layer.network, "all")]
         cells = []
-        for ours in (FUNCTIONAL, PACKED):
+        for ours in measured:
             mean, lowest = _mean_cells(inside, ours)
             cells += [mean, lowest.partition(" ")[0]]
         lines.append([name, str(len(inside)), *cells])
