@@ -242,6 +242,7 @@ def module(devices: int = 1) -> types.ModuleType:
         "arange", "zeros", "ones", "full", "ones_like", "zeros_like", "empty_like", "where", "maximum", "minimum",
         "clip", "matmul", "take", "moveaxis", "pad", "einsum", "tensordot", "isnan", "isfinite", "rint", "conj", "sqrt",
         "exp", "log", "log1p", "tanh", "multiply", "subtract", "divide", "reciprocal", "stack", "concatenate", "copyto",
+        "negative",
     ):  # fmt: skip
         setattr(fake, name, _on_device(getattr(np, name)))
     fake.result_type, fake.can_cast, fake.float32 = np.result_type, np.can_cast, np.float32
