@@ -79,9 +79,9 @@ def _depthwise(spec: ConvSpec) -> float:
 
 # Winograd: an operation of the products, on whole panels of tiles; a transformed number of the image; a number of the
 # result, which is joined from its tile; one of the image, which is read; a transformed weight that is read, one that is
-# made before, and one that is made on the way; a product of a point and a group, however small.
+# made before; a weight that is transformed on the way; a product of a point and a group, however small.
 POINT_OPERATION, POINT_STAGED, POINT_JOINED, POINT_READ = 1.54e-11, 6.8e-10, 1.8e-9, 2.1e-10
-WEIGHT_READ, WEIGHT_MADE, WEIGHT_PASSED, POINT_PRODUCT = 5.6e-11, 7.0e-10, 1.9e-10, 1.7e-7
+WEIGHT_READ, WEIGHT_MADE, WEIGHT_PASSED, POINT_PRODUCT = 5.6e-11, 7.0e-10, 8.5e-10, 1.7e-7
 PANEL = 16
 
 
@@ -99,5 +99,6 @@ def winograd_seconds(
     seconds = 2 * points * panels * channels * POINT_OPERATION + points * panels * spec.in_channels * POINT_STAGED
     seconds += spec.batch * spec.window.positions * spec.out_channels * POINT_JOINED
     seconds += _pixels(spec) * spec.in_channels * POINT_READ
-    seconds += weights * (WEIGHT_READ + (0 if reused else WEIGHT_PASSED * passes if passes else WEIGHT_MADE))
+    seconds += weights * (WEIGHT_READ + (0 if reused or passes else WEIGHT_MADE))
+    seconds += 0 if reused else spec.parameters * WEIGHT_PASSED * passes
     return CALL + spec.groups * points * POINT_PRODUCT + seconds * itemsize / 4
