@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import multiprocessing
 import os
 import platform
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import npconv as nc
 from npconv.geometry import ConvSpec
 from npconv.kernels import cpu
 from npconv.kernels.cpu import few_positions, threads
+from npconv.kernels.cpu.compile import sources
 
 SPECS = [
     ConvSpec.of((2, 3, 9), (4, 3, 3), padding=((2, 1),)),
@@ -230,6 +233,23 @@ def test_compiled_code_is_found_again_by_the_next_process(tmp_path):
     second = run_python(code + "\n" + counts, NPCONV_CACHE_DIR=str(tmp_path))
     assert second.returncode == 0, second.stderr
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")} == files, "nothing was compiled again"
+
+
+def _imported_rooms(path):
+    """The rooms of the kernels' folder that a file imports, as Python's own parser reads it."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ImportFrom)]
+    within = [node.module.removeprefix(f"{cpu.__name__}.") for node in nodes if node.module.startswith(cpu.__name__)]
+    beside = [alias.name for node in nodes if node.module == cpu.__name__ for alias in node.names]
+    return {*within, *beside} - {cpu.__name__}
+
+
+@pytest.mark.parametrize("path", sorted(Path(cpu.__file__).parent.glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_machine_code_depends_on_all_that_its_file_imports(path):
+    expected, ahead = set(), {path.stem}
+    while ahead:
+        ahead = set().union(*(_imported_rooms(path.with_name(f"{room}.py")) for room in ahead)) - expected
+        expected |= ahead
+    assert {source.stem for source in sources(path)} == expected
 
 
 def test_a_damaged_file_of_compiled_code_is_replaced(tmp_path):

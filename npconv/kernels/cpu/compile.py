@@ -13,6 +13,7 @@ import hashlib
 import inspect
 import pickle
 import platform
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ _runtime: Any = runtime.rtsys  # type: ignore[attr-defined]
 _compiler_lock: Any = compiler_lock.global_compiler_lock
 
 _CHECKSUM = hashlib.sha256().digest_size
+
+# `from npconv.kernels.cpu.ROOM import ...` or `from npconv.kernels.cpu import ROOM, ...`
+_IMPORTS = re.compile(rf"^ *from {re.escape(__package__)}(?:\.(\w+) import| import (\([^)]*\)|.*))", re.MULTILINE)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,12 +118,7 @@ def cache_folder() -> Path | None:
     root = config.cache_dir()
     if root is None:
         return None
-    # The processor is part of each file's name; here stands what else the machine code depends on.
-    sources = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        sources.update(path.read_bytes())
-    versions = f"{platform.python_version()}-numba{numba.__version__}-llvmlite{llvmlite.__version__}"
-    folder = root / "kernels" / f"{versions}-{sources.hexdigest()[:12]}"
+    folder = root / "kernels" / f"{platform.python_version()}-numba{numba.__version__}-llvmlite{llvmlite.__version__}"
     try:
         disk.make(folder)
         probe = folder / f"{uuid4().hex}.probe"
@@ -129,6 +128,45 @@ def cache_folder() -> Path | None:
         _cannot_be_kept(folder, error)
         return None
     return folder
+
+
+@functools.cache
+def sources(path: Path) -> frozenset[Path]:
+    """The files of this folder that a file's code is made from: its imports, and theirs. The file itself is another."""
+    found: set[Path] = set()
+    ahead = [path]
+    while ahead:
+        new = _imported(ahead.pop()) - found
+        found |= new
+        ahead += new
+    return frozenset(found)
+
+
+@functools.cache
+def _imported(path: Path) -> frozenset[Path]:
+    rooms = [
+        room
+        for one, several in _IMPORTS.findall(_text(path))
+        for room in ([one] if one else re.findall(r"\w+", several))
+    ]
+    return frozenset(Path(__file__).with_name(f"{room}.py") for room in rooms)
+
+
+@functools.cache
+def _fingerprint(path: Path) -> str:
+    """What the machine code of a file's functions depends on, beside versions and the processor."""
+    texts = [_text(path) for path in (path, *sorted(sources(path)))]
+    return hashlib.sha256("".join(texts).encode()).hexdigest()
+
+
+def _made_from(function: Any) -> str:
+    return _fingerprint(Path(function.__code__.co_filename))
+
+
+@functools.cache
+def _text(path: Path) -> str:
+    """A file's text; none where only bytecode was installed."""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _cannot_be_kept(folder: Path, error: OSError) -> None:
@@ -198,7 +236,7 @@ class _DiskCache(caching._Cache):
 
     def _path(self, sig: Any, codegen: Any) -> Path:
         options = (_numba_config.BOUNDSCHECK, _numba_config.OPT)
-        key = repr((self._function.__module__, sig, codegen.magic_tuple(), options))
+        key = repr((self._function.__module__, _made_from(self._function), sig, codegen.magic_tuple(), options))
         return self._folder / f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.nbc"
 
 
@@ -211,7 +249,8 @@ def _captured(function: Any) -> tuple[Any, ...]:
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         value = cell.cell_contents
         inner = getattr(value, "py_func", None) or getattr(value, "_defn", value)
-        found.append(
-            (name, inner.__qualname__, *_captured(inner)) if inspect.isfunction(inner) else (name, repr(inner))
-        )
+        if inspect.isfunction(inner):
+            found.append((name, inner.__qualname__, _made_from(inner), *_captured(inner)))
+        else:
+            found.append((name, repr(inner)))
     return tuple(found)

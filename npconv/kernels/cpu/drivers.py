@@ -1,0 +1,188 @@
+"""Which loop of the register tiles computes a convolution, with which tile, blocks and tasks."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npconv.geometry import ConvSpec, Window
+from npconv.kernels.cpu import few_positions, pointwise, threads
+from npconv.kernels.cpu.blocking import (
+    LOW_ROWS,
+    Blocks,
+    Tile,
+    blocks_for,
+    is_narrow,
+    low_positions_for,
+    low_tile_for,
+    positions_for,
+    slice_for,
+    tile_for,
+)
+from npconv.kernels.cpu.depthwise import MOST_TAPS, conv_depthwise, forward_strips
+from npconv.kernels.cpu.narrow import conv_narrow, matmul_narrow
+from npconv.kernels.cpu.operands import ACTIVATIONS, BOUNDS, nothing, read_only
+from npconv.kernels.cpu.tiled import conv_tiled
+
+# Products of an image from which on a depthwise kernel is worth machine code of its own, which takes seconds to make.
+WORTH_WRITING_OUT = 2**15
+
+
+def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Callable[..., None]:
+    """The forward convolution on tiles, prepared for many calls; for a spec that `uses_tiles` lets pass."""
+    depth = spec.parameters // max(spec.out_channels, 1)
+    return _tile_runner(
+        dtype, spec.batch, spec.groups, spec.out_channels // spec.groups, depth, activation, spec.window
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def panel_runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None, tile: Tile) -> Callable[..., None]:
+    """The forward convolution with weights from `weight_panels`, prepared for many calls."""
+    if spec.batch == 0:
+        return nothing
+    bounds = BOUNDS.get(activation, BOUNDS[None])
+    return pointwise.panel_runner(spec, dtype, tile, bounds, activation == "hardswish")
+
+
+def convolve(x: Any, w: Any, y: Any, groups: int, window: Window) -> None:
+    """A convolution without a bias."""
+    run_tiles(x, w, None, y, None, groups, window)
+
+
+def multiply(a: Any, b: Any, product: Any) -> None:
+    """A matrix product, ``(M, K)`` by ``(K, N)``."""
+    one_tap = Window(product.shape[1:], (1,), (1,), ((0, 0),), (1,))
+    run_tiles(b, a, None, product[None], None, 1, one_tap)
+
+
+def run_tiles(x: Any, w: Any, bias: Any, y: Any, activation: str | None, groups: int, window: Window) -> None:
+    """Convolve an image with weights ``(outputs, depth)``."""
+    _tile_runner(x.dtype, y.shape[0], groups, w.shape[0] // groups, w.shape[1], activation, window)(x, w, bias, y)
+
+
+class Driver(NamedTuple):
+    """What computes a convolution: its name, its tile and its blocks for a person; its code, tables and tasks."""
+
+    name: str
+    tile: str
+    blocks: str
+    compile: Callable[[], Callable[..., None]]
+    tables: tuple[Any, ...]
+    tasks: int
+
+
+def details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]:
+    """How `runner` would do it, as pairs of words for a person; nothing is compiled."""
+    if not math.prod(spec.y_shape):
+        return ()
+    depth, batch, window = spec.parameters // max(spec.out_channels, 1), spec.batch, spec.window
+    together = few_positions.suits_forward(window, batch, spec.macs)
+    if together:
+        _, window = few_positions.lines(window, batch, spec.in_channels, dtype.itemsize)
+        batch = 1
+    driver = _driver(dtype, batch, spec.groups, spec.out_channels // spec.groups, depth, window)
+    name = driver.name + ", images side by side" * together
+    return ("driver", name), ("tile", driver.tile), ("blocks", driver.blocks)
+
+
+def _driver(dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: int, window: Window) -> Driver:
+    """The driver of tiles that suits, its tables and its tasks."""
+    size = batch * groups * outputs * window.positions
+    staging = window.taps > 1 or window.has_padding or set(window.stride) != {1}
+    planes = depth // max(1, math.prod(window.kernel[-2:]))
+    line = Window((window.positions,), (1,), (1,), ((0, 0),), (1,))
+    low_tile = low_tile_for(dtype, outputs, window.positions)
+    if depth == window.taps <= MOST_TAPS and size // batch * depth >= WORTH_WRITING_OUT:
+        strip, strips, number = forward_strips(window, dtype.itemsize)
+        return Driver(
+            "rows of one channel, the taps written out",
+            f"{strip.rows} rows x {strip.vectors * strip.lanes} positions",
+            f"{number} strips a channel",
+            lambda: conv_depthwise(dtype, strip), (strips,), batch * groups * outputs * number,
+        )  # fmt: skip
+    if staging and is_narrow(outputs, planes, blocks_for(window, low_positions_for(planes)), dtype.itemsize):
+        blocks = blocks_for(window, low_positions_for(planes))
+        tile = low_tile_for(dtype, outputs, blocks.line)
+        return Driver(
+            "few channels, from the staged image", _tile_text(tile), _block_text(blocks),
+            lambda: conv_narrow(dtype, tile), (blocks[:4],), batch * groups * blocks.number,
+        )  # fmt: skip
+    if not staging and outputs <= LOW_ROWS and window.positions >= low_tile.columns:
+        number = -(-window.positions // low_tile.columns)
+        return Driver(
+            "few channels, a matrix product", _tile_text(low_tile), f"{number} of {low_tile.columns} positions",
+            lambda: matmul_narrow(dtype, low_tile), (blocks_for(line, 1)[:4],), batch * groups * number,
+        )  # fmt: skip
+    window = window if staging else line
+    tile = tile_for(dtype, outputs, window.positions)
+    blocks = blocks_for(
+        window, positions_for(outputs if depth > slice_for(tile, dtype.itemsize) else 1, dtype.itemsize)
+    )
+    slices = f"depth {depth} in slices of {min(depth, slice_for(tile, dtype.itemsize))}"
+    return Driver(
+        "implicit GEMM" if staging else "matrix product", _tile_text(tile), f"{_block_text(blocks)}, {slices}",
+        lambda: conv_tiled(dtype, tile), (blocks[:4], staging),
+        batch * groups * blocks.number * -(-outputs // tile.rows),
+    )  # fmt: skip
+
+
+def _tile_text(tile: Tile) -> str:
+    return f"{tile.rows} channels x {tile.columns} positions, {tile.rows * tile.vectors} registers of {tile.lanes}"
+
+
+def _block_text(blocks: Blocks) -> str:
+    return f"{blocks.number} of {blocks.shape[7]}x{blocks.shape[8]} positions"
+
+
+@functools.lru_cache(maxsize=1024)
+def _tile_runner(
+    dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: int, activation: str | None, window: Window
+) -> Callable[..., None]:
+    """Everything that can be known before the arrays are: the driver of tiles that suits, its tables and its tasks.
+
+    The runner takes an image, weights of ``groups * outputs`` rows of `depth`, a bias or None and a result, of which
+    nothing but the addresses is looked at: they must be in C order and of the dtype. `limit` is the number of threads,
+    by default what `npconv.get_num_threads` says.
+    """
+    size = batch * groups * outputs * window.positions
+    if size == 0:
+        return nothing
+    if few_positions.suits_forward(window, batch, size * depth):
+        return _side_by_side(dtype, batch, groups, outputs, depth, activation, window)
+    low, high = BOUNDS.get(activation, BOUNDS[None])
+    settings = (float(low), float(high), ACTIVATIONS[activation], groups, outputs, depth)
+    none = read_only(np.zeros(groups * outputs, dtype))
+    driver = _driver(dtype, batch, groups, outputs, depth, window)
+    kernel, tasks = driver.compile(), driver.tasks
+    work, rest = size * depth, (*settings, *driver.tables)
+
+    def run_alone(x: Any, w: Any, bias: Any, y: Any, _: int | None = None) -> None:
+        kernel(0, tasks, x, w, none if bias is None else bias, y, *rest)
+
+    def run_spread(x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> None:
+        threads.run(kernel, tasks, work, x, w, none if bias is None else bias, y, *rest, limit=limit)
+
+    return run_spread if threads.most_parts(work) > 1 else run_alone
+
+
+def _side_by_side(
+    dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: int, activation: str | None, window: Window
+) -> Callable[..., None]:
+    """`_tile_runner` for many images of few positions each, which would not fill the columns of a tile."""
+    channels = groups * depth // window.taps
+    at_once, _ = few_positions.lines(window, batch, channels, dtype.itemsize)
+
+    def run(x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> None:
+        def product(columns: Any, results: Any) -> None:
+            line = few_positions.line(results.shape[1] * results.shape[2])
+            _tile_runner(dtype, 1, groups, outputs, depth, activation, line)(columns, w, bias, results, limit)
+
+        images, planes = x.reshape(batch, channels, *window.size), y.reshape(batch, groups * outputs, window.positions)
+        few_positions.forward(window, at_once, images, planes, product)
+
+    return run
