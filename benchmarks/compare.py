@@ -9,7 +9,6 @@ says nothing. With the layers goes the peak of the core, measured in the same ro
 from __future__ import annotations
 
 import argparse
-import re
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
@@ -135,10 +134,9 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def stem(options: argparse.Namespace) -> str:
-    """Name of the result's files; a part of the table never takes the place of the whole."""
-    parts = ["compare", options.op, f"{options.threads}t"]
-    parts += [options.dtype] if options.dtype != DTYPES[0] else []
-    return "-".join(parts + [re.sub(r"\W+", "-", pattern).strip("-") for pattern in options.layers or ()])
+    """Name of the result's files."""
+    dtype = [options.dtype] if options.dtype != DTYPES[0] else []
+    return tables.stem("-".join(["compare", options.op, f"{options.threads}t", *dtype]), options.layers)
 
 
 def write(options: argparse.Namespace, rows: Sequence[Row], notes: Notes) -> None:

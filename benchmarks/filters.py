@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tables import grid, machine, milliseconds, two, versions
+from benchmarks.tables import grid, machine, milliseconds, stem, two, versions
 from benchmarks.workers import ROOT, pin
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -379,15 +379,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     packages = [PACKAGES[CONTESTANTS[name].module] for name in (OURS, *names)]
     about = f"float32, {cores} of an {machine()}; {versions([*packages, 'numpy'])}."
     print(f"\n{about}\n\n{means(rows)}")
-    if not options.cases:
-        command = f"Medians of `python -m {' '.join(['benchmarks.filters', *options.arguments])}`."
-        note = "A tilde marks the time of a corner of the array, scaled by the number of results."
-        parts = ["# Filters: npconv and its peers", about, f"{command} {note}", means(rows), table(rows)]
-        RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"filters-{options.threads}t.md"
-        path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-        draw(rows, about, path.with_suffix(".png"))
-        print(f"\nwritten: {path.relative_to(ROOT)} and .png")
+    command = f"Medians of `python -m {' '.join(['benchmarks.filters', *options.arguments])}`."
+    note = "A tilde marks the time of a corner of the array, scaled by the number of results."
+    parts = ["# Filters: npconv and its peers", about, f"{command} {note}", means(rows), table(rows)]
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{stem(f'filters-{options.threads}t', options.cases)}.md"
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    draw(rows, about, path.with_suffix(".png"))
+    print(f"\nwritten: {path.relative_to(ROOT)} and .png")
     return 1 if any(row.wrong for row in rows) else 0
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from benchmarks.cases import Case
 from benchmarks.layers import LAYERS, Layer, select
 from benchmarks.peers import OURS
-from benchmarks.tables import grid, machine, versions
+from benchmarks.tables import grid, machine, stem, versions
 from benchmarks.workers import ROOT, Failed, Worker, pin
 
 MIB = 2**20
@@ -45,7 +45,7 @@ def row(workers: Sequence[Worker], layer: Layer, threads: int) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.partition(":")[0])
-    parser.add_argument("--layers", nargs="+", metavar="PATTERN", help="networks or parts of names; prints only")
+    parser.add_argument("--layers", nargs="+", metavar="PATTERN", help="networks or parts of names, all by default")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     head = ["layer", "operands MiB", "limit MiB", *(cell for name in OURS for cell in (name, "extra MiB"))]
@@ -58,11 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (Failed, ValueError) as error:
         sys.exit(str(error))
     print(table)
-    if not options.layers:
-        path = ROOT / "benchmarks" / "results" / "memory.md"
-        path.parent.mkdir(exist_ok=True)
-        about = f"{machine()}; {versions(['npconv', 'numpy', 'numba'])}."
-        path.write_text(f"# Memory beyond operands and result\n\n{about}\n\n{table}\n", encoding="utf-8")
+    path = ROOT / "benchmarks" / "results" / f"{stem('memory', options.layers)}.md"
+    path.parent.mkdir(exist_ok=True)
+    about = f"{machine()}; {versions(['npconv', 'numpy', 'numba'])}."
+    path.write_text(f"# Memory beyond operands and result\n\n{about}\n\n{table}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

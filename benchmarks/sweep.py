@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.cases import Case
 from benchmarks.layers import Layer, conv, depthwise
-from benchmarks.tables import FUNCTIONAL, PACKED, grid, machine, milliseconds
+from benchmarks.tables import FUNCTIONAL, PACKED, grid, machine, milliseconds, stem
 from benchmarks.workers import ROOT, Worker, pin
 
 ROUNDS = 5
@@ -131,10 +131,17 @@ def draw(found: Sequence[Series], title: str, path: Path) -> None:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep", description=__doc__.partition("\n")[0])
+    parser.add_argument("--layers", nargs="+", metavar="TEXT", help="parts of names, all by default")
     parser.add_argument("--form", choices=(FUNCTIONAL, PACKED), default=PACKED)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=0.1, help="time for each point")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.chosen = [
+        layer for layer in LAYERS if not options.layers or any(part in layer.name for part in options.layers)
+    ]
+    if not options.chosen:
+        parser.error(f"no layer has one of {options.layers} in its name")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -145,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(str(error))
     found = []
     with Worker(options.form, options.threads) as worker:
-        for layer in LAYERS:
+        for layer in options.chosen:
             for size in sizes(layer):
                 found.append(measure(worker, layer, size, options.seconds))
                 print("  ".join(row(found[-1])), flush=True)
@@ -154,8 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = ROOT / "benchmarks" / "results"
     folder.mkdir(exist_ok=True)
     lines = ["# Time as the work grows", f"{about}; medians of `python -m benchmarks.sweep`.", table(found)]
-    (folder / "sweep.md").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
-    draw(found, about, folder / "sweep.png")
+    path = folder / f"{stem('sweep', options.layers)}.md"
+    path.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    draw(found, about, path.with_suffix(".png"))
 
 
 if __name__ == "__main__":

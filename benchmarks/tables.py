@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -218,6 +219,11 @@ def versions(modules: Iterable[str]) -> str:
     return ", ".join(
         f"{module} {npconv.__version__ if module == 'npconv' else metadata.version(module)}" for module in found
     )
+
+
+def stem(name: str, chosen: Iterable[str] | None = None) -> str:
+    """Name of a result's files; what only some of its rows were `chosen` for never takes the place of the whole."""
+    return "-".join([name, *(re.sub(r"\W+", "-", pattern).strip("-") for pattern in chosen or ())])
 
 
 def insert(text: str, mark: str, content: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tables import machine, versions
+from benchmarks.tables import machine, stem, versions
 from benchmarks.workers import ROOT
 
 # Name, batch, side of the pictures.
@@ -245,20 +245,21 @@ def main() -> None:
         cells = [f"`{name}`", f"{batch} x {size}x{size}", *(f"{1e3 * found[0]:.0f} ms" for found in results.values())]
         rows.append([*cells, f"{ratio:.2f}", *(f"{found[2] / 1e6:.0f} MB" for found in results.values())])
     if options.write:
-        write(rows, options.steps)
+        chosen = options.models if set(options.models) != set(CASES) else None
+        write(rows, options.steps, stem("training", chosen))
     return None
 
 
 HEAD = ["network", "batch", "npconv", "PyTorch", "ratio", "memory", "PyTorch"]
 
 
-def write(rows: list[list[str]], steps: int) -> None:
+def write(rows: list[list[str]], steps: int, name: str) -> None:
     """Keep the table."""
     about = f"One core of an {machine()}, float32; {versions(['npconv', 'torch', 'numpy', 'numba'])}."
     note = f"Medians of {steps - 2} steps; memory is the largest beyond what the process had before these steps."
     lines = ["| " + " | ".join(row) + " |" for row in (HEAD, ["---", "---", *["---:"] * 5], *rows)]
     text = "\n\n".join(["# A training step", f"{about} {note}", "\n".join(lines)])
-    (ROOT / "benchmarks" / "results" / "training.md").write_text(text + "\n", encoding="utf-8")
+    (ROOT / "benchmarks" / "results" / f"{name}.md").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

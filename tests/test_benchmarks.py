@@ -262,3 +262,32 @@ def test_the_report_names_programs_that_exist(capsys):
     for line in capsys.readouterr().out.splitlines():
         module = line.split(" -m ")[1].split()[0]
         assert importlib.util.find_spec(module) is not None
+
+
+def test_a_report_goes_on_behind_what_fails_and_is_resumed(monkeypatch, tmp_path, capsys):
+    """A part that writes nothing has failed, one that needs what is not there is left out, and both are said."""
+    (tmp_path / "fine.py").write_text("from pathlib import Path\nPath('made.md').write_text('x')\n")
+    (tmp_path / "mute.py").write_text("")
+    parts = {
+        "mute": report.Part("mute", ("nothing",)),
+        "fails": report.Part("nobody", ()),
+        "peerless": report.Part("fine", ("made",), needs=("no_such_package",)),
+        "fine": report.Part("fine", ("made",)),
+    }
+    monkeypatch.setattr(report, "PARTS", parts)
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setattr(report, "STATE", tmp_path / "build" / "report.json")
+    assert report.main(["--only", *parts]) == 1
+    said = capsys.readouterr().out
+    assert "mute: FAILED: wrote no nothing" in said
+    assert "fails: FAILED: exit status 1" in said
+    assert "peerless: left out: it needs no_such_package" in said
+    assert "fine: done" in said
+    (tmp_path / "mute.py").write_text("from pathlib import Path\nPath('nothing.md').write_text('x')\n")
+    (tmp_path / "made.md").unlink()
+    assert report.main(["--resume", "--only", "mute", "fine"]) == 0
+    said = capsys.readouterr().out
+    assert "mute: done" in said
+    assert "fine: was done before" in said
+    assert not (tmp_path / "made.md").exists()
+    assert not report.STATE.exists(), "all is done"

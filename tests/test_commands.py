@@ -234,15 +234,23 @@ done
 """
 
 
-def test_completion_completes(capsys, pictures):
-    """In bash itself; zsh at least reads its script, where there is one."""
-    pytest.importorskip("shtab")
-    for shell in ("bash", "zsh"):
+def test_completion_completes(capsys, pictures, monkeypatch):
+    """In bash and fish themselves; zsh at least reads its script. Where there is such a shell."""
+    shtab = pytest.importorskip("shtab")
+    monkeypatch.setattr(shtab, "SUPPORTED_SHELLS", [shell for shell in shtab.SUPPORTED_SHELLS if shell != "tcsh"])
+    status, out, err = run("completion tcsh", capsys)
+    assert (status, out) == (1, "")
+    assert "knows bash" in err
+    for shell in set(shtab.SUPPORTED_SHELLS) & {"bash", "zsh", "fish"}:
         status, out, _ = run(f"completion {shell}", capsys)
         assert status == 0
         (pictures / f"npconv.{shell}").write_text(out)
         if shutil.which(shell):
             subprocess.run([shell, "-n", f"npconv.{shell}"], check=True)
+    if shutil.which("fish") and "fish" in shtab.SUPPORTED_SHELLS:
+        ask = "source npconv.fish; complete -C 'npconv train --model mobile'"
+        done = subprocess.run(["fish", "--no-config", "-c", ask], capture_output=True, text=True, check=True)
+        assert [line.split()[0] for line in done.stdout.splitlines()] == ["mobilenet", "mobilenet_v2"]
     if not shutil.which("bash") or os.name != "posix":
         pytest.skip("there is no bash here")
     done = subprocess.run(["bash", "-c", COMPLETING], capture_output=True, text=True, check=True)

@@ -194,3 +194,13 @@ def test_there_is_one_version():
     assert 'dynamic = ["version"]' in project
     assert not re.search(r"^version\b", project, re.MULTILINE)
     assert "BSD-3-Clause" in project
+
+
+def test_the_page_on_networks_counts_right():
+    page = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| ([\d,]+)(?: \(28x28\))? \|$", page, re.MULTILINE)
+    assert [name for name, *_ in rows] == ["lenet5", "mobilenet_v1", "mobilenet_v2", "resnet18"]
+    for name, parameters, macs in rows:
+        shape = (1, 1, 28, 28) if name == "lenet5" else (1, 3, 224, 224)
+        cost = nc.cost.stack(nc.cost.model(getattr(nc.models, name)(rng=0), shape))
+        assert (f"{cost.parameters:,}", f"{cost.macs:,}") == (parameters, macs)

@@ -17,7 +17,7 @@ ROWS, PANEL = 6, 16
 CALL_COST, TRANSFORM_COST, STREAM_COST, WEIGHT_COST, PACK_COST = 3500, 3.5, 5, 1.6, 18
 """What takes as long as so many operations of the products, in the compiled form: a register tile, however deep; an
 operation of a transform; one transformed weight read for the products; an operation of the transform of the weights,
-and one transformed weight written. Fitted to 61 pairs of layers and tiles, see docs/kernels.md."""
+and one transformed weight written. Fitted to 61 pairs of layers and tiles, see docs/measurements-log.md."""
 
 
 FEW_TILES, TASK_TILES = 112, 64

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from npconv.commands import CommandError
 from npconv.commands.arguments import describe, need
 
 EXAMPLES = """
 npconv completion bash > ~/.local/share/bash-completion/completions/npconv
 npconv completion zsh > ~/.zfunc/_npconv
+npconv completion fish > ~/.config/fish/completions/npconv.fish
 """
 
 FILES = {"DATA", "FOLDER", "IMAGE", "INPUT", "KERNEL", "MODEL.onnx", "PATH", "WEIGHTS", "WHAT"}
@@ -19,7 +21,7 @@ FILES = {"DATA", "FOLDER", "IMAGE", "INPUT", "KERNEL", "MODEL.onnx", "PATH", "WE
 def add(commands: Any) -> None:
     """Describe the command."""
     parser = describe(commands, "completion", run, "complete commands and options in your shell", EXAMPLES)
-    parser.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    parser.add_argument("shell", choices=["bash", "zsh", "fish", "tcsh"])
 
 
 def run(options: argparse.Namespace) -> None:
@@ -32,6 +34,9 @@ def run(options: argparse.Namespace) -> None:
 
     from npconv.cli import parser
 
+    if options.shell not in shtab.SUPPORTED_SHELLS:
+        known = ", ".join(shtab.SUPPORTED_SHELLS)
+        raise CommandError(f"this shtab, {shtab.__version__}, knows {known}, not {options.shell}: pip install -U shtab")
     whole = parser()
     for action in _arguments(whole):
         if (action.metavar or action.dest.upper()) in FILES:

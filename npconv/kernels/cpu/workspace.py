@@ -1,7 +1,7 @@
 """Large scratch memory that is used again: pages that are new to a process cost more than what is written to them.
 
 The C library returns arrays above 32 MiB to the system when they are freed. To get 38 MB back page by page takes 12 ms
-on the machine of docs/kernels.md, four times as long as to write transformed weights into them.
+on the machine of docs/measurements-log.md, four times as long as to write transformed weights into them.
 """
 
 from __future__ import annotations
