@@ -165,7 +165,8 @@ def _tile_runner(
         kernel(0, tasks, x, w, none if bias is None else bias, y, *rest)
 
     def run_spread(x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> None:
-        threads.run(kernel, tasks, work, x, w, none if bias is None else bias, y, *rest, limit=limit)
+        shift = none if bias is None else bias
+        threads.run(kernel, tasks, work, x, w, shift, y, *rest, limit=limit, at_once=threads.TILE_SLICE)
 
     return run_spread if threads.most_parts(work) > 1 else run_alone
 

@@ -33,6 +33,10 @@ WORTH_A_THREAD = 200_000
 # Multiply-adds that are done without looking up: a millisecond of the fastest loops, half a second of the slowest.
 SLICE_OF_WORK = 2**25
 
+# The same for loops on register tiles, which do them in some ten milliseconds: every slice lays out anew the part of the
+# image that it begins in.
+TILE_SLICE = 2**28
+
 # Seconds below which the next slice is made twice as long.
 SHORT_SLICE = 0.05
 
@@ -53,6 +57,7 @@ def run(
     *arguments: Any,
     limit: int | None = None,
     stoppable: bool = False,
+    at_once: int = SLICE_OF_WORK,
 ) -> None:
     """Run `kernel` over all tasks.
 
@@ -69,17 +74,19 @@ def run(
     stoppable : bool
         The kernel takes one more argument, a table of one integer, and returns early once that is not 0: for kernels
         of which a single task may take long.
+    at_once : int
+        Multiply-adds that are done without looking up.
     """
     limit = get_num_threads() if limit is None else limit
     parts = max(1, min(limit, tasks, most_parts(work)))
-    if parts == 1 and work <= SLICE_OF_WORK:
+    if parts == 1 and work <= at_once:
         kernel(0, tasks, *arguments, *((_NEVER,) if stoppable else ()))
         return
-    shares = _Shares(kernel, tasks, parts, max(1, tasks * SLICE_OF_WORK // max(1, work)), arguments, stoppable)
+    shares = _Shares(kernel, tasks, parts, max(1, tasks * at_once // max(1, work)), arguments, stoppable)
     if hasattr(kernel, "overloads"):
         shares.compile()
     # Signals come to the main thread alone, which must not be inside a long task then.
-    waits = stoppable and work > SLICE_OF_WORK * tasks and threading.current_thread() is threading.main_thread()
+    waits = stoppable and work > at_once * tasks and threading.current_thread() is threading.main_thread()
     helpers = parts if waits else parts - 1
     futures: list[Future[None]] = []
     try:
