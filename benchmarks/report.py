@@ -147,9 +147,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--list", action="store_true", help="say what would run, and what would not")
-    parser.add_argument(
-        "--resume", action="store_true", help="leave out what an earlier, unfinished report has done"
-    )
+    parser.add_argument("--resume", action="store_true", help="leave out what an earlier, unfinished report has done")
     parser.add_argument("--quick", action="store_true", help="see whether all of it works; keep nothing")
     options = parser.parse_args(arguments)
     if options.quick and options.resume:
