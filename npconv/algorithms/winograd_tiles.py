@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 from npconv.algorithms.base import is_turnable
 from npconv.algorithms.cook_toom import SIZES, Matrix, Tile, Transforms, accurate_enough, transforms
+from npconv.algorithms.tile_times import PANEL, panels
 from npconv.geometry import ConvSpec, Size
 
-ROWS, PANEL = 6, 16
-"""Output channels and tiles that are multiplied at once, whether there are so many or not: most CPUs' register tile."""
+ROWS = 6
+"""Output channels that are multiplied at once, whether there are so many or not: most CPUs' register tile."""
 
 CALL_COST, TRANSFORM_COST, STREAM_COST, WEIGHT_COST, PACK_COST = 3500, 3.5, 5, 1.6, 18
 """What takes as long as so many operations of the products, in the compiled form: a register tile, however deep; an
@@ -59,8 +60,8 @@ def price(spec: ConvSpec, tile: Tile, op: str, reused: bool) -> float:
     _, transforming, weights = operations(spec, tile, op)
     tiles, points = spec.batch * math.prod(tile_counts(spec, tile)), math.prod(points_per_axis(tile))
     outputs, channels = spec.out_channels // spec.groups, spec.in_channels // spec.groups
-    columns, depth = (channels, tiles) if op == "weight_grad" else (tiles, channels)
-    products = points * spec.groups * -(-outputs // ROWS) * -(-columns // PANEL)
+    depth, wide = (tiles, -(-channels // PANEL)) if op == "weight_grad" else (channels, panels(tiles, channels))
+    products = points * spec.groups * -(-outputs // ROWS) * wide
     stream = points * spec.groups * outputs * channels
     packing = 0.0
     if not reused:
