@@ -33,8 +33,8 @@ WORTH_A_THREAD = 200_000
 # Multiply-adds that are done without looking up: a millisecond of the fastest loops, half a second of the slowest.
 SLICE_OF_WORK = 2**25
 
-# The same for loops on register tiles, which do them in some ten milliseconds: every slice lays out anew the part of the
-# image that it begins in.
+# The same for loops on register tiles, which do them in some ten milliseconds: every slice lays out anew the part of
+# the image that it begins in.
 TILE_SLICE = 2**28
 
 # Seconds below which the next slice is made twice as long.
