@@ -118,9 +118,13 @@ PARTS = {
     ),
     "memory": Part("benchmarks.memory", (f"{RESULTS}/memory",), "benchmarks.memory --layers tiny"),
     "dask": Part(
-        "benchmarks.dask_scale --gigabytes 20 --side 2000 --workers 1 2 --write", (f"{RESULTS}/dask-scale",),
-        "benchmarks.dask_scale --gigabytes 0.02 --side 500 --workers 1 2 --write", ("distributed", "matplotlib"),
+        "benchmarks.dask_scale times --write", (f"{RESULTS}/dask-scale",),
+        "benchmarks.dask_scale times --gigabytes 0.02 --side 500 --repeat 1 --write", ("distributed", "matplotlib"),
         cores=2,
+    ),
+    "dask-memory": Part(
+        "benchmarks.dask_scale memory --write", (f"{RESULTS}/dask-memory",),
+        "benchmarks.dask_scale memory --gigabytes 0.02 --side 500 --write", ("distributed",), cores=2,
     ),
     "gpu": Part("benchmarks.gpu", (f"{RESULTS}/gpu-",), "benchmarks.gpu --only device", gpu=True),
     "pictures": Part(

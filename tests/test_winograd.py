@@ -75,7 +75,14 @@ def test_rows_are_balanced() -> None:
 
 @pytest.mark.parametrize(
     ("tile", "size"),
-    [(((2, 3),) * 2, 16), (((4, 3),) * 2, 307), (((6, 3),) * 2, 1604), (((2, 5),) * 2, 397), (((4, 5),) * 2, 1769)],
+    [
+        (((2, 3),) * 2, 16),
+        (((3, 3),) * 2, 128),
+        (((4, 3),) * 2, 307),
+        (((6, 3),) * 2, 1604),
+        (((2, 5),) * 2, 397),
+        (((4, 5),) * 2, 1769),
+    ],
 )
 def test_growth_is_that_of_the_documentation(tile: Tile, size: int) -> None:
     assert round(growth(tile)) == size <= GROWTH_LIMIT
@@ -187,6 +194,7 @@ def test_the_bound_holds_for_every_tile_and_is_not_absurdly_loose(
     ("tile", "rms", "largest"),
     [
         (((2, 3),) * 2, 2.1, 13),
+        (((3, 3),) * 2, 4.9, 37),
         (((4, 3),) * 2, 9.1, 100),
         (((6, 3),) * 2, 26, 380),
         (((2, 5),) * 2, 10, 69),
@@ -336,6 +344,7 @@ def test_tiles_follow_the_output_and_the_channels() -> None:
 
     assert tile(56, 64, 5) == ((4, 5), (4, 5))
     assert tile(2, 512) == ((2, 3), (2, 3))
+    assert tile(12, 256) == ((3, 3), (3, 3))
     assert tile(96, 256) == ((6, 3), (6, 3))
     assert tile(56, 64) == ((4, 3), (4, 3))
 

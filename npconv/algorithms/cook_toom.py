@@ -27,11 +27,13 @@ _HALF = Fraction(1, 2)
 POINTS: dict[int, tuple[Fraction | int, ...]] = {
     1: (),
     4: (0, 1, -1),
+    5: (1, -1, _HALF, -_HALF),
     6: (0, 1, -1, _HALF, -2),
     8: (0, 1, -1, 2, -2, _HALF, -_HALF),
 }
 """Interpolation points besides infinity, by the number n of products of a tile. Small numbers and their reciprocals,
 since errors grow with their powers; powers of two, so that B^T and A^T are exact. With n = 10 errors would explode.
+Five are for results of three, such as the phases of a large dilation; without 0 they are two pairs, and round less.
 """
 
 SIZES = {kernel: tuple(n - kernel + 1 for n in POINTS if n > kernel) for kernel in range(2, 8)} | {1: (1,)}

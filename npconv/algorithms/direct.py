@@ -6,6 +6,7 @@ has its own loops, which read the image in place, a row at a time.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -63,16 +64,26 @@ class Direct:
     ) -> tuple[tuple[str, str], ...]:
         if op != "forward" or backend.kernels is None or self.kernel(spec, op, backend, dtype) == "rows":
             return ()
-        found: tuple[tuple[str, str], ...] = backend.kernels.details(spec, dtype)
+        kernels: Any = backend.kernels
+        panels = reused and takes_panels(spec, backend, dtype)
+        found: tuple[tuple[str, str], ...] = (kernels.panel_details if panels else kernels.details)(spec, dtype)
         return found
 
-    def pack(self, spec: ConvSpec, backend: Backend, w: Array, reused: bool) -> Array:
+    def pack(self, spec: ConvSpec, backend: Backend, w: Array, reused: bool) -> Any:
+        if reused and takes_panels(spec, backend, w.dtype):
+            kernels: Any = backend.kernels
+            return kernels.weight_panels(spec, w)
         return w
 
     def forward(
-        self, spec: ConvSpec, backend: Backend, x: Array, packed: Array, bias: Array | None, activation: str | None
+        self, spec: ConvSpec, backend: Backend, x: Array, packed: Any, bias: Array | None, activation: str | None
     ) -> Array:
         xp = backend.xp
+        if isinstance(packed, tuple):
+            kernels: Any = backend.kernels
+            y = xp.empty(result_shape(spec), x.dtype)
+            kernels.panel_runner(spec, x.dtype, activation)(x, packed, bias, y)
+            return y
         if not (backend.kernels is not None and backend.kernels.uses_tiles(x.dtype)):
             # Tiles write the padding down themselves.
             spec, x = explicit_zeros(spec, backend, x, packed)
@@ -89,7 +100,17 @@ class Direct:
     def prepare(self, spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: str | None) -> Runner | None:
         if backend.kernels is None or not backend.kernels.uses_tiles(dtype):
             return None
-        run: Runner = backend.kernels.runner(spec, dtype, activation)
+        kernels: Any = backend.kernels
+        if not takes_panels(spec, backend, dtype):
+            straight: Runner = kernels.runner(spec, dtype, activation)
+            return straight
+        # Whether weights come in panels is seen when they come; the other form's loops need not be compiled.
+        plain: Any = functools.cache(lambda: kernels.runner(spec, dtype, activation))
+        panels: Any = functools.cache(lambda: kernels.panel_runner(spec, dtype, activation))
+
+        def run(x: Array, packed: Any, bias: Array | None, y: Array, limit: int | None = None) -> None:
+            (panels if isinstance(packed, tuple) else plain)()(x, packed, bias, y, limit)
+
         return run
 
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
@@ -128,6 +149,12 @@ class Direct:
         left = flatten(dy.swapaxes(0, 1).swapaxes(1, 2), 2)
         right = flatten(part.swapaxes(0, 1).swapaxes(1, 2), 2)
         return backend.xp.matmul(left, right.swapaxes(1, 2))
+
+
+def takes_panels(spec: ConvSpec, backend: Backend, dtype: np.dtype[Any]) -> bool:
+    """Whether weights that are reused are worth laying out."""
+    kernels: Any = backend.kernels
+    return backend.name == "numba" and bool(kernels.takes_panels(spec, dtype))
 
 
 def explicit_zeros(spec: ConvSpec, backend: Backend, x: Array, factor: Array) -> tuple[ConvSpec, Array]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
 import numpy as np
 
-from npconv.algorithms.base import Runner, Work, image_shape, result_shape
+from npconv.algorithms.base import Runner, Work, image_shape
 from npconv.algorithms.direct import Direct
 from npconv.algorithms.im2col import Im2col
 from npconv.arrays import Array, Backend
@@ -33,25 +32,10 @@ class Pointwise(Im2col):
     def details(
         self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool
     ) -> tuple[tuple[str, str], ...]:
-        tile = self._tile(spec, backend, dtype) if reused and op == "forward" else None
-        if tile is None:
-            return Direct().details(spec, op, backend, dtype, reused)
-        return ("driver", "matrix product, weights in panels"), (
-            "tile",
-            f"{tile.rows} positions x {tile.columns} channels",
-        )
+        return Direct().details(spec, op, backend, dtype, reused)
 
     def pack(self, spec: ConvSpec, backend: Backend, w: Array, reused: bool) -> Any:
-        tile = self._tile(spec, backend, w.dtype) if reused else None
-        if tile is None:
-            return super().pack(spec, backend, w, reused)
-        kernels: Any = backend.kernels
-        return kernels.weight_panels(spec, w, tile)
-
-    def _tile(self, spec: ConvSpec, backend: Backend, dtype: np.dtype[Any]) -> Any:
-        """The tile for which weights are worth laying out, or None."""
-        kernels: Any = backend.kernels
-        return kernels.panel_tile(spec, dtype) if backend.name == "numba" else None
+        return Direct().pack(spec, backend, w, reused)
 
     def seconds(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool) -> float:
         if backend.kernels is None:
@@ -63,25 +47,10 @@ class Pointwise(Im2col):
     ) -> Array:
         if backend.kernels is None:
             return super().forward(spec, backend, x, packed, bias, activation)
-        if not isinstance(packed, tuple):
-            return Direct().forward(spec, backend, x, packed, bias, activation)
-        y = np.empty(result_shape(spec), x.dtype)
-        backend.kernels.panel_runner(spec, x.dtype, activation, packed[1])(x, packed, bias, y)
-        return y
+        return Direct().forward(spec, backend, x, packed, bias, activation)
 
     def prepare(self, spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: str | None) -> Runner | None:
-        tile = self._tile(spec, backend, dtype)
-        if tile is None:
-            return Direct().prepare(spec, backend, dtype, activation)
-        kernels: Any = backend.kernels
-        # Whether weights come in panels is seen when they come; the other form's loops need not be compiled.
-        plain: Any = functools.cache(lambda: kernels.runner(spec, dtype, activation))
-        panels: Any = functools.cache(lambda: kernels.panel_runner(spec, dtype, activation, tile))
-
-        def run(x: Array, packed: Any, bias: Array | None, y: Array, limit: int | None = None) -> None:
-            (panels if isinstance(packed, tuple) else plain)()(x, packed, bias, y, limit)
-
-        return run
+        return Direct().prepare(spec, backend, dtype, activation)
 
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         if backend.kernels is None:

@@ -86,12 +86,12 @@ PANEL = 16
 
 
 def winograd_seconds(
-    spec: ConvSpec, points: int, tiles: int, itemsize: int, reused: bool, passes: int = 0, filled: float = 1.0
+    spec: ConvSpec, points: int, tiles: int, itemsize: int, reused: bool, passed: bool = False, filled: float = 1.0
 ) -> float:
     """Predicted time of the compiled Winograd loops for so many tiles, each transformed to so many points.
 
-    Weights that are not `reused` are transformed in so many `passes` on the way, or, if none, before. Only `filled` of
-    the planes under the tiles are not zeros.
+    Weights that are not `reused` are transformed on the way where they are `passed`, else before. Only `filled` of the
+    planes under the tiles are not zeros.
     """
     panels = -(-tiles // PANEL) * PANEL * filled
     channels = _operations(spec) // max(2 * spec.batch * spec.window.positions * spec.window.taps, 1)
@@ -99,6 +99,6 @@ def winograd_seconds(
     seconds = 2 * points * panels * channels * POINT_OPERATION + points * panels * spec.in_channels * POINT_STAGED
     seconds += spec.batch * spec.window.positions * spec.out_channels * POINT_JOINED
     seconds += _pixels(spec) * spec.in_channels * POINT_READ
-    seconds += weights * (WEIGHT_READ + (0 if reused or passes else WEIGHT_MADE))
-    seconds += 0 if reused else spec.parameters * WEIGHT_PASSED * passes
+    seconds += weights * (WEIGHT_READ + (0 if reused or passed else WEIGHT_MADE))
+    seconds += spec.parameters * WEIGHT_PASSED * passed
     return CALL + spec.groups * points * POINT_PRODUCT + seconds * itemsize / 4

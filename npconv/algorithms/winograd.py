@@ -112,10 +112,10 @@ class Winograd:
         tile = tile_sizes(spec, op, reused)
         if kernel == "winograd_tiles":
             points, tiles = math.prod(points_per_axis(tile)), spec.batch * math.prod(tile_counts(spec, tile))
-            passes = 0 if reused else transforms_on_the_way(spec, tile)
+            passed = not reused and transforms_on_the_way(spec, tile)
             # A panel of tiles leaves out what is zeros for all of them.
             filled = float((form.planes >= 0).mean()) if tiles >= PANEL * len(form.planes) else 1.0
-            seconds = winograd_seconds(spec, points, tiles, dtype.itemsize, reused, passes, filled)
+            seconds = winograd_seconds(spec, points, tiles, dtype.itemsize, reused, passed, filled)
             return seconds + extra * LAYING_OUT
         # Rates are those of float32: vectors hold half as many of the other.
         effort = price(spec, tile, op, reused) * dtype.itemsize / 4

@@ -20,8 +20,8 @@ operation of a transform; one transformed weight read for the products; an opera
 and one transformed weight written. Fitted to 61 pairs of layers and tiles, see docs/measurements-log.md."""
 
 
-FEW_TILES, TASK_TILES = 112, 64
-"""Tiles up to which the compiled form transforms the weights on the way, and tiles for which it does so once.
+FEW_TILES = 224
+"""Tiles up to which the compiled form transforms the weights on the way.
 
 They are written and read in a cache then, and cost nothing but the operations of their transform."""
 
@@ -64,8 +64,8 @@ def price(spec: ConvSpec, tile: Tile, op: str, reused: bool) -> float:
     stream = points * spec.groups * outputs * channels
     packing = 0.0
     if not reused:
-        times = transforms_on_the_way(spec, tile) if op != "weight_grad" else 0
-        packing = WEIGHT_COST * weights * max(1, times) + PACK_COST * stream * (times == 0)
+        ahead = op == "weight_grad" or not transforms_on_the_way(spec, tile)
+        packing = WEIGHT_COST * weights + PACK_COST * stream * ahead
     return (
         products * (2 * ROWS * PANEL * depth + CALL_COST)
         + TRANSFORM_COST * transforming
@@ -74,13 +74,12 @@ def price(spec: ConvSpec, tile: Tile, op: str, reused: bool) -> float:
     )
 
 
-def transforms_on_the_way(spec: ConvSpec, tile: Tile) -> int:
-    """How often the compiled form transforms weights that are used once, on the way; 0 where it does so before.
+def transforms_on_the_way(spec: ConvSpec, tile: Tile) -> bool:
+    """Whether the compiled form transforms weights that are used once on the way, not before.
 
     With many channels and few tiles, transformed weights are larger than caches, and most of what is moved.
     """
-    tiles = spec.batch * math.prod(tile_counts(spec, tile))
-    return -(-tiles // TASK_TILES) if tiles <= FEW_TILES else 0
+    return spec.batch * math.prod(tile_counts(spec, tile)) <= FEW_TILES
 
 
 def operations(spec: ConvSpec, tile: Tile, op: str) -> tuple[int, int, int]:

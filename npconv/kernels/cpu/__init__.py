@@ -30,11 +30,12 @@ from npconv.kernels.cpu import filters as filters
 from npconv.kernels.cpu.depthwise import MOST_TAPS, conv_depthwise, gradient_strips
 from npconv.kernels.cpu.drivers import WORTH_WRITING_OUT, convolve, multiply, run_tiles
 from npconv.kernels.cpu.drivers import details as details
+from npconv.kernels.cpu.drivers import panel_details as panel_details
 from npconv.kernels.cpu.drivers import panel_runner as panel_runner
 from npconv.kernels.cpu.drivers import runner as runner
+from npconv.kernels.cpu.drivers import takes_panels as takes_panels
+from npconv.kernels.cpu.drivers import weight_panels as weight_panels
 from npconv.kernels.cpu.operands import ACTIVATIONS, clamp_bounds, linear_places, read_only, tables
-from npconv.kernels.cpu.pointwise import panel_tile as panel_tile
-from npconv.kernels.cpu.pointwise import weight_panels as weight_panels
 from npconv.kernels.cpu.winograd_driver import winograd_runner as winograd_runner
 from npconv.kernels.cpu.winograd_driver import winograd_tile as winograd_tile
 from npconv.kernels.cpu.winograd_driver import winograd_weights as winograd_weights

@@ -48,6 +48,16 @@ class Tile:
         """Number of positions."""
         return self.vectors * self.lanes
 
+    @property
+    def text(self) -> str:
+        """For a person."""
+        return f"{self.rows} channels x {self.columns} positions, {self.rows * self.vectors} registers of {self.lanes}"
+
+    @property
+    def lying(self) -> str:
+        """For a person, where rows are positions."""
+        return f"{self.rows} positions x {self.columns} channels"
+
 
 class Processor(NamedTuple):
     """What the size of a tile depends on, and the tiles (rows, vectors) that leave no register idle.
@@ -138,18 +148,31 @@ class Blocks(NamedTuple):
     line: int
     """Staged elements from a block's first position to its last."""
 
+    @property
+    def text(self) -> str:
+        """For a person."""
+        return f"{self.number} of {self.shape[7]}x{self.shape[8]} positions"
+
 
 @functools.lru_cache(maxsize=1024)
-def blocks_for(window: Window, most_positions: int) -> Blocks:
-    """Divide a window's outputs into blocks of whole rows, or of parts of one row, of at most so many positions."""
+def blocks_for(window: Window, most_positions: int, phased: bool = True) -> Blocks:
+    """Divide a window's outputs into blocks of whole rows, or of parts of one row, of at most so many positions.
+
+    What is not `phased` is staged as it lies: one phase, whose stride is 1, and planes an odd number of cache lines
+    apart, so that one place in all of them is on as many sets of a cache as there are.
+    """
     plane, leading = last_axes(window, 2), first_axes(window, 2)
     (height, width), (out_h, out_w) = plane.size, plane.out
-    (stride_h, stride_w), (low_h, low_w) = plane.stride, (low for low, _ in plane.padding)
+    (stride_h, stride_w), (low_h, low_w) = plane.stride if phased else (1, 1), (low for low, _ in plane.padding)
     block_w = evenly(out_w, most_positions)
     block_h = evenly(out_h, max(1, most_positions // max(block_w, 1))) if block_w == out_w else 1
-    reach_h, reach_w = plane.reach
     tap_h, tap_w = (np.arange(k) * d for k, d in zip(plane.kernel, plane.dilation, strict=True))
-    staged_h, staged_w = block_h + reach_h // stride_h, block_w + reach_w // stride_w
+    staged_h, staged_w = (
+        ((block - 1) * apart + reach) // stride + 1
+        for block, apart, reach, stride in zip(
+            (block_h, block_w), plane.stride, plane.reach, (stride_h, stride_w), strict=True
+        )
+    )
     phases_h, phases_w = (list(dict.fromkeys((t % s).tolist())) for t, s in ((tap_h, stride_h), (tap_w, stride_w)))
     phases = list(itertools.product(phases_h, phases_w))
     places = [
@@ -158,9 +181,12 @@ def blocks_for(window: Window, most_positions: int) -> Blocks:
     ]
     taps = [(phase * staged_h + y) * staged_w + x for phase, y, x in places]
     leads = leading_planes(leading)
+    elements = len(phases) * staged_h * staged_w
+    if not phased:
+        elements = (-(-elements // 16) | 1) * 16
     shape = [
         math.prod(leading.size), height, width, *leads.shape, out_h, out_w, block_h, block_w, stride_h, stride_w,
-        low_h, low_w, staged_h, staged_w, len(phases) * staged_h * staged_w,
+        low_h, low_w, staged_h, staged_w, elements,
     ]  # fmt: skip
     count = leads.shape[0] * -(-out_h // max(block_h, 1)) * -(-out_w // max(block_w, 1))
     tables = (np.array(shape, np.int64), leads, np.array(phases, np.int64), np.array(taps, np.int64))

@@ -10,11 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cpu import few_positions, pointwise, threads
+from npconv.kernels.cpu import few_positions, packed, pointwise, threads
 from npconv.kernels.cpu.blocking import (
     LOW_ROWS,
-    Blocks,
-    Tile,
     blocks_for,
     is_narrow,
     low_positions_for,
@@ -24,6 +22,7 @@ from npconv.kernels.cpu.blocking import (
     tile_for,
 )
 from npconv.kernels.cpu.depthwise import MOST_TAPS, conv_depthwise, forward_strips
+from npconv.kernels.cpu.lying import Panels
 from npconv.kernels.cpu.narrow import conv_narrow, matmul_narrow
 from npconv.kernels.cpu.operands import ACTIVATIONS, BOUNDS, nothing, read_only
 from npconv.kernels.cpu.tiled import conv_tiled
@@ -40,13 +39,34 @@ def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Call
     )
 
 
+def _panel_room(spec: ConvSpec, dtype: np.dtype[Any]) -> Any:
+    """The room that is worth laying weights out for, or None."""
+    return next((room for room in (pointwise, packed) if room.suits(spec, dtype)), None)
+
+
+def takes_panels(spec: ConvSpec, dtype: np.dtype[Any]) -> bool:
+    """Whether a forward convolution whose weights are used many times is faster with them in panels."""
+    return _panel_room(spec, dtype) is not None
+
+
+def panel_details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]:
+    """How `panel_runner` would do it, as pairs of words for a person."""
+    found: tuple[tuple[str, str], ...] = _panel_room(spec, dtype).details(spec, dtype)
+    return found
+
+
+def weight_panels(spec: ConvSpec, w: Any) -> Panels:
+    """Weights for `panel_runner`, where `takes_panels`."""
+    panels: Panels = _panel_room(spec, w.dtype).weight_panels(spec, w)
+    return panels
+
+
 @functools.lru_cache(maxsize=1024)
-def panel_runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None, tile: Tile) -> Callable[..., None]:
+def panel_runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Callable[..., None]:
     """The forward convolution with weights from `weight_panels`, prepared for many calls."""
-    if spec.batch == 0:
-        return nothing
-    bounds = BOUNDS.get(activation, BOUNDS[None])
-    return pointwise.panel_runner(spec, dtype, tile, bounds, activation == "hardswish")
+    bounds, room = BOUNDS.get(activation, BOUNDS[None]), _panel_room(spec, dtype)
+    run: Callable[..., None] = room.panel_runner(spec, dtype, bounds, activation == "hardswish")
+    return run
 
 
 def convolve(x: Any, w: Any, y: Any, groups: int, window: Window) -> None:
@@ -109,13 +129,13 @@ def _driver(dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: 
         blocks = blocks_for(window, low_positions_for(planes))
         tile = low_tile_for(dtype, outputs, blocks.line)
         return Driver(
-            "few channels, from the staged image", _tile_text(tile), _block_text(blocks),
+            "few channels, from the staged image", tile.text, blocks.text,
             lambda: conv_narrow(dtype, tile), (blocks[:4],), batch * groups * blocks.number,
         )  # fmt: skip
     if not staging and outputs <= LOW_ROWS and window.positions >= low_tile.columns:
         number = -(-window.positions // low_tile.columns)
         return Driver(
-            "few channels, a matrix product", _tile_text(low_tile), f"{number} of {low_tile.columns} positions",
+            "few channels, a matrix product", low_tile.text, f"{number} of {low_tile.columns} positions",
             lambda: matmul_narrow(dtype, low_tile), (blocks_for(line, 1)[:4],), batch * groups * number,
         )  # fmt: skip
     window = window if staging else line
@@ -125,18 +145,10 @@ def _driver(dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: 
     )
     slices = f"depth {depth} in slices of {min(depth, slice_for(tile, dtype.itemsize))}"
     return Driver(
-        "implicit GEMM" if staging else "matrix product", _tile_text(tile), f"{_block_text(blocks)}, {slices}",
+        "implicit GEMM" if staging else "matrix product", tile.text, f"{blocks.text}, {slices}",
         lambda: conv_tiled(dtype, tile), (blocks[:4], staging),
         batch * groups * blocks.number * -(-outputs // tile.rows),
     )  # fmt: skip
-
-
-def _tile_text(tile: Tile) -> str:
-    return f"{tile.rows} channels x {tile.columns} positions, {tile.rows * tile.vectors} registers of {tile.lanes}"
-
-
-def _block_text(blocks: Blocks) -> str:
-    return f"{blocks.number} of {blocks.shape[7]}x{blocks.shape[8]} positions"
 
 
 @functools.lru_cache(maxsize=1024)

@@ -157,3 +157,60 @@ def stager(size: int, lanes: int) -> Callable[..., None]:
             stage_plane(x, plane, top, left, staged + (place - first) * shape[15] * size, shape, phases, clear)
 
     return stage_planes
+
+
+def first_copier(itemsize: int, lanes: int) -> Any:
+    """``copy_first(target, source, count)``: a vector whose first `count` lanes are read and the others zeros."""
+
+    def copy_first(vectors: Vectors, target: Any, source: Any, count: Any) -> None:
+        vectors.store(vectors.load_masked(vectors.pointer(source), vectors.first_lanes(count)), vectors.pointer(target))
+
+    return on_addresses(copy_first, itemsize, lanes)
+
+
+@functools.lru_cache(maxsize=4)
+def plane_copier(size: int, lanes: int) -> Callable[..., None]:
+    """The function that stages planes as they lie, one phase of stride 1, where the padding is there already."""
+    (copy, clear, *_), copy_first = copiers(size, lanes), first_copier(size, lanes)
+
+    @inner
+    def copy_planes(
+        x: Any, image: int, lead: int, first: int, last: int, top: int, left: int, staged: Any, blocks: Any
+    ) -> None:
+        """Stage planes `first` to `last` of the depth: (channel, leading tap) pairs of the channels from `image` on.
+
+        (`top`, `left`) is the place in the padded image at which the block begins. Behind a row up to a vector of zeros
+        is written: before the next row is, in its padding, or behind the last plane.
+        """
+        shape, leads, _, _ = blocks
+        planes, height, width, low_h, low_w = shape[0], shape[1], shape[2], shape[11], shape[12]
+        rows, pitch, apart = shape[13], shape[14], shape[15]
+        # Rows and columns of the stage that lie inside the image.
+        first_row, last_row = min(rows, max(0, low_h - top)), max(0, min(rows, height + low_h - top))
+        begin, end = min(pitch, max(0, low_w - left)), max(0, min(pitch, width + low_w - left))
+        count, lines, step = end - begin, last_row - first_row, pitch
+        if count == width == pitch:  # one line
+            count, lines, step = count * lines, 1, 0
+        whole = count // lanes * lanes
+        corner = ((first_row + top - low_h) * width + begin + left - low_w) * size
+        goal = staged + (first_row * pitch + begin) * size
+        channel, tap = first // leads.shape[1], first % leads.shape[1]
+        for _ in range(first, last):
+            plane = leads[lead, tap]
+            source, target = x + ((image + channel) * planes + plane) * height * width * size + corner, goal
+            for _ in range(lines if plane >= 0 else 0):
+                for j in range(0, whole, lanes):
+                    copy(target + j * size, source + j * size)
+                if whole < count:
+                    copy_first(target + whole * size, source + whole * size, count - whole)
+                source += width * size
+                target += step * size
+            if plane < 0:
+                for j in range(0, apart, lanes):
+                    clear(goal - (first_row * pitch + begin) * size + j * size)
+            goal += apart * size
+            tap += 1
+            if tap == leads.shape[1]:
+                channel, tap = channel + 1, 0
+
+    return copy_planes

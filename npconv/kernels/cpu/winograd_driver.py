@@ -19,8 +19,9 @@ from npconv.kernels.cpu.winograd import Factors
 # Winograd tiles that a task transforms at once, about: what they hold for all channels should stay in L2.
 WINOGRAD_TILES = 48
 
-# Weights that are transformed on the way: for so many register tiles of outputs, and half of an L2 cache.
-WEIGHT_ROWS, WEIGHT_BYTES = 2, 256 * 1024
+# Weights that are transformed on the way: for so many register tiles of outputs, with so many bytes for each of them.
+# More of them where the transformed image is so large that it is slow to read for every part of the weights.
+WEIGHT_ROWS, MORE_ROWS, ROW_BYTES, LARGE_BYTES = 2, 8, 128 * 1024, 6 * 2**20
 
 
 class WinogradWeights(NamedTuple):
@@ -88,21 +89,27 @@ def winograd_runner(
     size, out = ((1,) * missing + part for part in (window.size, window.out))
     low = (0,) * missing + tuple(low for low, _ in window.padding)
     total = spec.batch * -(-out[0] // len(down.at)) * -(-out[1] // len(across.at))
-    panels = -(-total // tile.columns)
-    most_tiles = -(-panels // max(1, round(panels * tile.columns / WINOGRAD_TILES))) * tile.columns
-    tasks, most_shares = groups * -(-total // most_tiles), -(-outputs // tile.rows)
+    panels, most_shares = -(-total // tile.columns), -(-outputs // tile.rows)
     images, channels = spec.batch // len(planes), channels // planes.shape[1]
     shape = read_only(np.array([images, channels, *size, *low, *out], np.int64))
     loop = winograd.conv_winograd(dtype, tile, down, across)
     none, bounds = read_only(np.zeros(spec.out_channels, dtype)), np.array(BOUNDS[clamp], dtype)
 
     spans, depth = _spans(planes, channels), channels * planes.shape[1]
-    some_rows = min(most_shares, WEIGHT_ROWS)
-    some_depth = WEIGHT_BYTES // (len(down.bt) * len(across.bt) * WEIGHT_ROWS * tile.rows * dtype.itemsize)
+    points = len(down.bt) * len(across.bt)
+    is_large = points * depth * panels * tile.columns * dtype.itemsize > LARGE_BYTES
+    some_rows = min(most_shares, MORE_ROWS if is_large else WEIGHT_ROWS)
+    some_depth = ROW_BYTES // (points * tile.rows * dtype.itemsize)
     some_depth = -(-evenly(depth, max(CHUNK, some_depth)) // CHUNK) * CHUNK
 
     def run(x: Any, u: WinogradWeights, bias: Any, y: Any, limit: int | None = None) -> None:
         limit = get_num_threads() if limit is None else limit
+        blocks = max(1, round(panels * tile.columns / WINOGRAD_TILES))
+        if u.points_apart == 0:
+            # One block, so that weights are transformed once, unless threads share better what is more: tiles.
+            blocks = min(limit, panels) if total > outputs else 1
+        most_tiles = -(-panels // blocks) * tile.columns
+        tasks = groups * -(-total // most_tiles)
         shares = max(1, min(most_shares, -(-limit // tasks)))
         threads.run(
             loop, tasks * shares, spec.macs, read_only(x.reshape(-1)), u.values, u.points_apart, u.layout,

@@ -1,0 +1,164 @@
+"""The register tile of `microkernel.py` lying down, for weights that were laid out beforehand.
+
+Its vectors run along output channels, its rows are positions. So the few positions of a small image fill tiles of five
+or six rows where they would leave vectors half empty; the weights come in one stream, from beyond the caches too; and
+an element of the image is broadcast from wherever it lies. The sums are turned in registers before they are stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npconv.kernels.cpu.blocking import Tile, processor
+from npconv.kernels.cpu.transforms import transpose
+from npconv.kernels.cpu.vectors import INT64, Vectors, counted_loop, number, on_addresses
+
+LINE = 64
+"""Bytes of a line of the caches."""
+
+UNROLL = 4
+"""Products a loop pass does."""
+
+FETCHERS = 4
+"""First tiles of a slice of weights, each of which has a part of the next slice fetched."""
+
+
+class Panels(NamedTuple):
+    """Weights for tiles lying down, in an order that their driver knows."""
+
+    values: Any
+    tile: Tile
+
+
+def tile_for_positions(dtype: np.dtype[Any], positions: int) -> Tile:
+    """The tile, of as many rows as there are registers for or one less, that wastes least."""
+    lanes, (rows, vectors) = processor().register_bytes // dtype.itemsize, processor().tiles[0]
+    tiles = [Tile(rows, vectors, lanes), Tile(rows - 1, vectors, lanes)]
+    return min(tiles, key=lambda tile: -(-positions // tile.rows) * tile.rows)
+
+
+def in_panels(w: Any, groups: int, columns: int) -> Any:
+    """Weights ``(groups * outputs, ...)`` as ``(groups, panels, depth, columns)``, filled up with zeros."""
+    outputs, depth = len(w) // groups, w[0].size
+    panels = -(-outputs // columns)
+    padded = np.zeros((groups, panels * columns, depth), w.dtype)
+    padded[:, :outputs] = w.reshape(groups, outputs, depth)
+    return padded.reshape(groups, panels, columns, depth).swapaxes(2, 3)
+
+
+def lying_product(itemsize: int, tile: Tile, listed: bool = False) -> Any:
+    """A function ``product(depth, image, spots, offsets, weights, ahead, y, pitch, positions, outputs, ...)``.
+
+    Sums over `depth` of an image times weights packed as (depth, tile.columns). The image is packed as (depth,
+    tile.rows), and `spots` and `offsets` are not looked at; or it is `listed`: position r finds its element k at
+    ``spots[r] + offsets[k]`` elements behind address `image`, by two tables of int64. Behind `ahead` a part of what
+    weights take, one in `FETCHERS`, is fetched meanwhile, whosever it is.
+
+    The rest are ``bias, bounds, bent, sums, first, last``. All but the `first` slice begin with the sums at address
+    `sums`, all but the `last` leave theirs there. The last adds the bias, clamps to the two `bounds`, applies hardswish
+    where `bent` is not 0, and stores: output channels `pitch` elements apart, of which `outputs` exist, positions side
+    by side. Where as many of the `positions` are left, whole vectors are stored, over what the tiles of the next
+    positions write after it.
+    """
+    lanes, rows, wide = tile.lanes, tile.rows, tile.vectors
+    places = [(row, v) for row in range(rows) for v in range(wide)]
+
+    def product(
+        vectors: Vectors, depth: Any, image: Any, spots: Any, offsets: Any, weights: Any, ahead: Any, y: Any,
+        pitch: Any, positions: Any, outputs: Any, bias: Any, bounds: Any, bent: Any, sums: Any, first: Any, last: Any,
+    ) -> None:  # fmt: skip
+        builder, kept, next_weights = vectors.builder, vectors.pointer(sums), vectors.pointer(ahead)
+        base, spot = vectors.pointer(image), builder.inttoptr(spots, INT64.as_pointer())
+        if listed:
+            cells = [builder.gep(base, [builder.load(builder.gep(spot, [number(row)]))]) for row in range(rows)]
+
+        def elements(left: Any, k: int) -> list[Any]:
+            if not listed:
+                return [builder.gep(left, [number(k * rows + row)]) for row in range(rows)]
+            place = builder.load(builder.gep(left, [number(k)]))
+            return [builder.gep(cell, [place]) for cell in cells]
+
+        def steps(count: int) -> Any:
+            fetched = count * tile.columns // FETCHERS
+
+            def body(index: Any, carried: list[Any]) -> list[Any]:
+                here = builder.gep(next_weights, [builder.mul(index, number(fetched))])
+                for offset in range(0, fetched, LINE // itemsize):
+                    vectors.prefetch(builder.gep(here, [number(offset)]))
+                left, right, *totals = carried
+                for k in range(count):
+                    held = [vectors.load(right, (k * wide + v) * lanes) for v in range(wide)]
+                    factors = [vectors.broadcast(builder.load(element)) for element in elements(left, k)]
+                    totals = [
+                        vectors.multiply_add(factors[row], held[v], total)
+                        for (row, v), total in zip(places, totals, strict=True)
+                    ]
+                left = builder.gep(left, [number(count if listed else count * rows)])
+                return [left, builder.gep(right, [number(count * wide * lanes)]), *totals]
+
+            return body
+
+        left = builder.inttoptr(offsets, INT64.as_pointer()) if listed else base
+        carried = [left, vectors.pointer(weights), *[vectors.zeros] * len(places)]
+        carried = counted_loop(builder, builder.sdiv(depth, number(UNROLL)), carried, steps(UNROLL))
+        totals = counted_loop(builder, builder.srem(depth, number(UNROLL)), carried, steps(1))[2:]
+        waiting = iter(range(len(places)))
+        later = builder.sub(number(1), first)
+        totals = vectors.where(later, totals, lambda t: builder.fadd(t, vectors.load(kept, next(waiting) * lanes)))
+        with builder.if_else(builder.icmp_signed("!=", last, number(0))) as (finish, wait):
+            with wait:
+                for n, value in enumerate(totals):
+                    vectors.store(value, kept, n * lanes)
+            with finish:
+                limits, shift = vectors.pointer(bounds), vectors.pointer(bias)
+                low, high = (vectors.broadcast(builder.load(builder.gep(limits, [number(n)]))) for n in range(2))
+                there = [vectors.first_lanes(builder.sub(outputs, number(v * lanes))) for v in range(wide)]
+                shifts = [vectors.load_masked(shift, there[v], v * lanes) for v in range(wide)]
+                done = [
+                    vectors.clamp(builder.fadd(t, shifts[v]), low, high)
+                    for (_, v), t in zip(places, totals, strict=True)
+                ]
+                _store(vectors, tile, vectors.where(bent, done, vectors.hardswish), y, pitch, positions, outputs)
+
+    return on_addresses(product, itemsize, lanes)
+
+
+def _store(vectors: Vectors, tile: Tile, values: list[Any], y: Any, pitch: Any, positions: Any, outputs: Any) -> None:
+    """Turn a tile's sums and store them: output channels too many first, at the last one's place."""
+    builder, lanes, rows, wide = vectors.builder, tile.lanes, tile.rows, tile.vectors
+    result, end = vectors.pointer(y), builder.sub(outputs, number(1))
+    lines = []
+    for o in map(number, range(tile.columns)):
+        used = builder.select(builder.icmp_signed("<", o, end), o, end)
+        lines.append(builder.gep(result, [builder.mul(used, pitch)]))
+    stored = []  # (channel's line, its first position, as many positions as a vector has lanes)
+    for begin in range(0, rows, lanes):
+        turned: list[Any] = []
+        for v in range(wide):
+            block = [values[row * wide + v] if row < rows else vectors.zeros for row in range(begin, begin + lanes)]
+            turned += transpose(vectors, block, lanes)
+        stored += [(line, begin, value) for line, value in list(zip(lines, turned, strict=True))[::-1]]
+    whole = -(-rows // lanes) * lanes
+    with builder.if_else(builder.icmp_signed(">=", positions, number(whole))) as (over, rest):
+        with over:
+            for line, begin, value in stored:
+                vectors.store(value, line, begin)
+        with rest, builder.if_else(builder.icmp_signed(">=", positions, number(rows))) as (exact, cut):
+            with exact:
+                for line, begin, value in stored:
+                    _store_first(vectors, value, min(lanes, rows - begin), line, begin)
+            with cut:
+                masks = [vectors.first_lanes(builder.sub(positions, number(b))) for b in range(0, rows, lanes)]
+                for line, begin, value in stored:
+                    vectors.store_masked(value, line, masks[begin // lanes], begin)
+
+
+def _store_first(vectors: Vectors, value: Any, count: int, line: Any, offset: int) -> None:
+    """Store the first `count` lanes in pieces of powers of two, which take fewer instructions than a mask."""
+    begin = 0
+    while begin < count:
+        part = Vectors(vectors.builder, vectors.itemsize, 1 << ((count - begin).bit_length() - 1))
+        part.store(vectors.shuffle(value, value, list(range(begin, begin + part.lanes))), line, offset + begin)
+        begin += part.lanes

@@ -1,0 +1,103 @@
+"""Convolutions with weights in panels: exact, inside their arrays, on other processors and any number of threads."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from guards import OTHER_PROCESSORS, Guarded
+
+import npconv as nc
+from npconv.geometry import ConvSpec
+
+pytest.importorskip("numba")
+
+from npconv.kernels import cpu
+from npconv.kernels.cpu import packed, threads
+from npconv.kernels.cpu.blocking import features
+from npconv.kernels.cpu.lying import tile_for_positions
+
+# Several slices, blocks and panels with a rest of each, strides, dilation, groups, one and three axes, a plane of
+# zeros, a kernel that is larger than a slice, nothing to pad, fewer positions than a tile has rows.
+SPECS = [
+    ConvSpec.of((1, 70, 15, 13), (30, 70, 3, 3), stride=2, padding=1),
+    ConvSpec.of((2, 8, 9, 75), (62, 4, 3, 5), stride=(1, 3), padding="same", groups=2),
+    ConvSpec.of((1, 3, 40, 61), (32, 3, 4, 4), stride=4),
+    ConvSpec.of((1, 5, 3, 7, 20), (16, 5, 2, 3, 3), stride=(2, 1, 2), padding=1, dilation=(1, 2, 1)),
+    ConvSpec.of((2, 20, 1300), (16, 20, 4), padding=((0, 3),), dilation=7),
+    ConvSpec.of((1, 4, 3, 3), (31, 4, 3, 2), padding=((1, 0), (0, 0))),
+    ConvSpec.of((1, 2, 30, 34), (16, 2, 17, 19), padding=8),
+    ConvSpec.of((1, 17, 33, 33), (48, 17, 3, 3), dilation=12, padding=12),
+]
+
+
+def shapes(spec):
+    return "-".join("x".join(map(str, shape)) for shape in (spec.x_shape, spec.w_shape))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("spec", SPECS, ids=shapes)
+def test_panels_give_the_definition_and_stay_inside(spec, dtype, monkeypatch):
+    monkeypatch.setattr(threads, "WORTH_A_THREAD", 1)
+    monkeypatch.setattr(packed, "STAGED_BYTES", 2**15)
+    # Each tile is code of its own, which takes seconds to make.
+    tile = tile_for_positions(np.dtype(dtype), 6 if dtype == "float32" else 5)
+    monkeypatch.setattr(packed, "tile_for_positions", lambda *_: tile)
+    rng, guard, dtype = np.random.default_rng(0), Guarded(), np.dtype(dtype)
+    activation = (None, "relu6", "hardswish")[spec.out_channels % 3]
+    assert cpu.takes_panels(spec, dtype)
+    x, w, bias = (guard.array(shape, rng, dtype) for shape in (spec.x_shape, spec.w_shape, (spec.out_channels,)))
+    plan = nc.plan(
+        spec.x_shape, spec.w_shape, stride=spec.window.stride, padding=spec.window.padding, dtype=dtype,
+        dilation=spec.window.dilation, groups=spec.groups, algorithm="direct", backend="numpy", activation=activation,
+    )  # fmt: skip
+    expected = plan(x, w, bias)
+    limits = (0.0, 6.0) if activation == "relu6" else (-np.inf, np.inf)
+    run = packed.panel_runner(spec, dtype, limits, activation == "hardswish")
+    panels = packed.weight_panels(spec, w)
+    for count in (1, 3):
+        y = guard.array(spec.y_shape, None, dtype)
+        run(x, panels, bias, y, count)
+        # Sums of small whole numbers are exact; hardswish rounds.
+        np.testing.assert_allclose(y, expected, rtol=1e-6 if activation == "hardswish" else 0, atol=0)
+    guard.check()
+
+
+def test_plans_lay_weights_out_and_a_functional_call_does_not():
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 40, 20, 20), np.float32), rng.standard_normal((64, 40, 3, 3), np.float32)
+    x[0, 5, 3, 4] = np.nan
+    plan = nc.plan(x.shape, w.shape, stride=2, algorithm="direct", backend="numba")
+    assert "weights in panels" in str(plan)
+    assert isinstance(plan.packed(w), tuple)
+    assert plan.packed(w, once=True) is w
+    y, straight = plan.pack(w)(x), plan(x, w)
+    np.testing.assert_allclose(y, straight, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(straight))
+    assert np.isnan(y).sum() == 64 * 2  # in row 3 one output reads it, in column 4 two
+
+
+@pytest.mark.skipif("sse2" not in features(), reason="these are processors of one kind")
+def test_another_processor_gives_the_definition_too():
+    if "NUMBA_CPU_NAME" in os.environ:
+        pytest.skip("this already runs as another processor")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-v",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "inside and float32",
+        __file__,
+    ]
+    as_other = {**os.environ, "PYTEST_ADDOPTS": "", **OTHER_PROCESSORS["SSE"]}
+    done = subprocess.run(command, env=as_other, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert len(re.findall("stay_inside.* PASSED", done.stdout)) == len(SPECS)
