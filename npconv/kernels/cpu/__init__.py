@@ -169,7 +169,8 @@ def max_values(window: Window, x: Any, y: Any) -> None:
     geometry, spans = tables(window)
     images, planes = (read_only(flatten(x, 2)), flatten(y, 2)), x.shape[0] * x.shape[1]
     if window.ndim == 2 and y.size and window.stride[0] > 1:
-        threads.run(pooling.max_strided, planes, y.size * sum(window.kernel), *images, geometry)
+        loop = pooling.max_halved(x.dtype) if pooling.suits_halved(window, x.dtype) else pooling.max_strided
+        threads.run(loop, planes, y.size * sum(window.kernel), *images, geometry)
     elif window.ndim == 2 and y.size:
         nobody = np.empty((*images[1].shape[:2], 0), np.int64)
         threads.run(pooling.max_planes(False), planes, y.size * sum(window.kernel), *images, nobody, geometry)
