@@ -33,8 +33,8 @@ WORTH_A_THREAD = 200_000
 # Multiply-adds that are done without looking up: a millisecond of the fastest loops, half a second of the slowest.
 SLICE_OF_WORK = 2**25
 
-# The same for loops on register tiles, which do them in some ten milliseconds: every slice lays out anew the part of the
-# image that it begins in.
+# The same for loops on register tiles, which do them in some ten milliseconds: every slice lays out anew the part of
+# the image that it begins in.
 TILE_SLICE = 2**28
 
 # Seconds below which the next slice is made twice as long.
@@ -108,11 +108,15 @@ def run(
         future.result()
 
 
-def prepared(kernel: Callable[..., None], tasks: int, work: int) -> Callable[..., None]:
+def prepared(
+    kernel: Callable[..., None], tasks: int, work: int, limit: int | None = None, stoppable: bool = False
+) -> Callable[..., None]:
     """`run` for many calls: what takes the arguments of `kernel` that come after the tasks."""
-    if most_parts(work) == 1 or (tasks == 1 and work <= SLICE_OF_WORK):
+    if work <= SLICE_OF_WORK and (tasks == 1 or limit == 1 or most_parts(work) == 1):
+        if stoppable:
+            return lambda *arguments: kernel(0, tasks, *arguments, _NEVER)
         return functools.partial(kernel, 0, tasks)
-    return functools.partial(run, kernel, tasks, work)
+    return functools.partial(run, kernel, tasks, work, limit=limit, stoppable=stoppable)
 
 
 class _Shares:
