@@ -372,7 +372,10 @@ def weaver(dtype: np.dtype[Any]) -> Callable[..., None]:
                 if pairs:
                     even = source + (begin[0] + task * pitches[0] + r * widths[0]) * size
                     odd = source + (begin[1] + task * pitches[1] + r * widths[1]) * size
-                    for j in range(0, widths[1] - lanes + 1, lanes):
+                    count = min(widths[0], widths[1])
+                    while done < count and count >= lanes:
+                        # The last vector overlaps the one before.
+                        j = min(done, count - lanes)
                         zip_two(target + 2 * j * size, even + j * size, odd + j * size)
                         done = j + lanes
                 for a in range(stride):
