@@ -36,6 +36,7 @@ from npconv.kernels.cpu.operands import largest as largest
 from npconv.kernels.cpu.winograd_driver import winograd_runner as winograd_runner
 from npconv.kernels.cpu.winograd_driver import winograd_tile as winograd_tile
 from npconv.kernels.cpu.winograd_driver import winograd_weights as winograd_weights
+from npconv.kernels.cpu.winograd_grad import winograd_weight_grad as winograd_weight_grad
 
 # Output channels below which a tile would be mostly empty rows.
 FEWEST_TILE_ROWS = 4
