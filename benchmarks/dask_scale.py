@@ -1,11 +1,17 @@
-"""A virtual array larger than memory through `npconv.dask`, on a cluster of processes: time, memory, and how it scales.
+"""A virtual array larger than memory through `npconv.dask`, on a cluster of processes: memory, time, and how it scales.
 
-``python -m benchmarks.dask_scale --gigabytes 20 --workers 1 2`` makes the array block by block while it is convolved,
-keeps one number of every block of the result, and checks some places against a convolution of their surroundings. It
-prints seconds, and the largest memory of all processes together: the client with the scheduler, and the workers.
-``--write`` keeps the table in benchmarks/results/, from where the documentation takes it, and a picture of the measured
-times, with what follows for more workers from the processor time of one worker and of the scheduler, of which there is
-one: something between all of it at once and one after the other.
+The array is made block by block while it is convolved; one number of every block of the result is kept, and some places
+are checked against a convolution of their surroundings.
+
+``python -m benchmarks.dask_scale memory --gigabytes 20`` runs once and records the largest memory of all processes
+together: the client with the scheduler, and the workers. It may run beside anything else.
+
+``python -m benchmarks.dask_scale times`` convolves short slices of such an array by one worker, by two, by one again,
+and so on, so that whatever else the machine does meets all of them alike. It gives medians, the lowest and the highest,
+and draws the measured speed-ups beside what follows for more workers from the processor time of the scheduler, of which
+there is one: something between all of it at once with the workers' and one after the other.
+
+``--write`` keeps a table, and the picture, in benchmarks/results/, from where the documentation takes them.
 """
 
 from __future__ import annotations
@@ -13,11 +19,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import statistics
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,36 +76,22 @@ class Memory:
                 self.most, self.parts = sum(parts), parts
 
 
-class Run(NamedTuple):
-    """Seconds that it took, and of processor time of the client with the scheduler and of all workers; then gigabytes.
-
-    Those are of the array, and the most that all processes held in memory.
-    """
+class Times(NamedTuple):
+    """Seconds that a slice took, and of processor time: of the client with the scheduler, and of all workers."""
 
     seconds: float
     scheduler: float
     workers: float
-    array: float
-    held: float
 
 
-def run(gigabytes: float, side: int, workers: int) -> Run:
+@contextlib.contextmanager
+def cluster_of(workers: int) -> Iterator[Any]:
+    """The client of a cluster of processes on this machine, of one thread each."""
     import dask
-    import dask.array as da
     from distributed import Client, LocalCluster
 
     import npconv as nc
 
-    per_side = max(1, round((gigabytes * 1e9 / 4) ** 0.5 / side))
-    size = per_side * side
-    w = np.random.default_rng(0).integers(-2, 3, (8, 1, 5, 5)).astype(np.float32)
-    x = da.map_blocks(
-        block_of_pattern, chunks=((1,), (1,), (side,) * per_side, (side,) * per_side), dtype=np.float32,
-        meta=np.empty((0,) * 4, np.float32),
-    )  # fmt: skip
-    y = nc.dask.conv(x, w, stride=2, padding=2)
-    largest = y.map_blocks(lambda b: b.max((2, 3), keepdims=True), chunks=(1, 8, 1, 1), dtype=np.float32).max((2, 3))
-    places = [size // 4 + 1, side // 2 - 1, side // 2]  # the latter two lie on either side of a chunk's edge
     # No worker makes blocks that nobody asks for yet.
     with (
         dask.config.set({"distributed.scheduler.worker-saturation": 1.0}),
@@ -105,68 +99,155 @@ def run(gigabytes: float, side: int, workers: int) -> Run:
         Client(cluster) as client,
     ):
         client.run(lambda: nc.set_num_threads(1))
-        begun = time.perf_counter(), time.process_time(), sum(client.run(time.process_time).values())
-        with Memory() as memory:
-            found, *samples = dask.compute(largest, *(y[0, :, p, p] for p in places))
-        ended = time.perf_counter(), time.process_time(), sum(client.run(time.process_time).values())
-    took = Run(*(b - a for a, b in zip(begun, ended, strict=True)), 4 * size**2 / 1e9, memory.most)
+        yield client
+
+
+def size_of(gigabytes: float, side: int) -> int:
+    """The height and width of an array of about so many gigabytes, in whole chunks."""
+    return max(1, round((gigabytes * 1e9 / 4) ** 0.5 / side)) * side
+
+
+def convolve(client: Any, size: int, side: int, workers: list[str] | None = None) -> None:
+    """Convolve the virtual array on some workers, all by default, and check some places of the result."""
+    import dask.array as da
+
+    import npconv as nc
+
+    w = np.random.default_rng(0).integers(-2, 3, (8, 1, 5, 5)).astype(np.float32)
+    chunks = ((1,), (1,), (side,) * (size // side), (side,) * (size // side))
+    x = da.map_blocks(block_of_pattern, chunks=chunks, dtype=np.float32, meta=np.empty((0,) * 4, np.float32))
+    y = nc.dask.conv(x, w, stride=2, padding=2)
+    largest = y.map_blocks(lambda b: b.max((2, 3), keepdims=True), chunks=(1, 8, 1, 1), dtype=np.float32).max((2, 3))
+    places = [size // 4 + 1, side // 2 - 1, side // 2]  # the latter two lie on either side of a chunk's edge
+    asked = client.compute([largest, *(y[0, :, p, p] for p in places)], workers=workers)
+    found, *samples = client.gather(asked)
     assert found.shape == (1, 8)
     for p, sample in zip(places, samples, strict=True):
         around = np.arange(2 * p - 2, 2 * p + 3)
         np.testing.assert_array_equal(sample, nc.conv(pattern(around, around)[None, None], w)[0, :, 0, 0])
-    print(f"{took.array:.1f} GB, {workers} workers: {took.seconds:.1f} s, processor time of "
-          f"scheduler {took.scheduler:.1f} s, of workers {took.workers:.1f} s, at most {memory.most:.2f} GB in all: "
-          f"{', '.join(f'{part:.2f}' for part in memory.parts)}", flush=True)  # fmt: skip
-    return took
 
 
-def draw(path: Path, title: str, runs: dict[int, Run]) -> None:
+def memory(gigabytes: float, side: int, workers: int) -> str:
+    """Convolve once, and say how much memory it took."""
+    size = size_of(gigabytes, side)
+    with cluster_of(workers) as client, Memory() as held:
+        convolve(client, size, side)
+    parts = ", ".join(f"{part:.2f}" for part in held.parts)
+    return (
+        f"{_about()} {4e-9 * size**2:.1f} GB of float32 in chunks of {_chunk(side)}, {WHAT}, on {workers} workers of "
+        f"one thread: at most **{held.most:.2f} GB** in all processes together ({parts})."
+    )
+
+
+def times(gigabytes: float, side: int, counts: list[int], repeats: int) -> dict[int, list[Times]]:
+    """Convolve slices by one count of workers after the other, again and again."""
+    size = size_of(gigabytes, side)
+    found: dict[int, list[Times]] = {count: [] for count in counts}
+    with cluster_of(max(counts)) as client:
+        names = list(client.scheduler_info()["workers"])
+        clocks = lambda: (time.perf_counter(), time.process_time(), sum(client.run(time.process_time).values()))  # noqa: E731
+        convolve(client, size, side)  # compiles, and fills what is filled once
+        for _ in range(repeats):
+            for count in counts:
+                begun = clocks()
+                convolve(client, size, side, names[:count])
+                found[count].append(Times(*(b - a for a, b in zip(begun, clocks(), strict=True))))
+    return found
+
+
+def medians(runs: list[Times]) -> Times:
+    """The median of each figure."""
+    return Times(*(statistics.median(figures) for figures in zip(*runs, strict=True)))
+
+
+def speed_ups(runs: dict[int, list[Times]], count: int) -> tuple[float, float, float]:
+    """Of so many workers over one: the median over all rounds, the lowest and the highest."""
+    each = [one.seconds / it.seconds for one, it in zip(runs[1], runs[count], strict=True)]
+    return statistics.median(each), min(each), max(each)
+
+
+def draw(path: Path, title: str, runs: dict[int, list[Times]]) -> None:
     """Measured speed-ups over one worker, and what processor times leave for more of them."""
     from matplotlib.figure import Figure
 
-    one, counts = runs[1], np.arange(1, 17)
+    one, counts = medians(runs[1]), np.arange(1, 17)
     figure = Figure((5, 3.4), layout="constrained")
     axes = figure.subplots()
     axes.plot(counts, counts, color="0.8", label="ideal")
     most = one.seconds / np.maximum(one.scheduler, one.seconds / counts)
     least = one.seconds / (one.scheduler + (one.seconds - one.scheduler) / counts)
     axes.fill_between(counts, least, most, alpha=0.3, label="modelled: scheduler waits, or works meanwhile")
-    axes.plot(list(runs), [one.seconds / it.seconds for it in runs.values()], "o", label="measured")
+    middle, low, high = np.transpose([speed_ups(runs, count) for count in runs])
+    axes.errorbar(
+        list(runs), middle, [middle - low, high - middle], fmt="o", capsize=3, label="measured: median, lowest, highest"
+    )
     axes.set(xlabel="worker processes", ylabel="speed-up", title=title)
     axes.legend()
     figure.savefig(path, dpi=110)
 
 
-HEAD = ["workers", "seconds", "speed-up", "processor time of the scheduler", "of the workers", "most memory in all"]
+WHAT = "5x5, 1 to 8 channels, stride 2"
+HEAD = ["workers", "seconds (lowest to highest)", "speed-up (lowest to highest)", "processor time of the scheduler",
+        "of the workers"]  # fmt: skip
 
 
-def table(runs: dict[int, Run], side: int) -> str:
-    """What ``--write`` keeps."""
-    one = next(iter(runs.values()))
-    about = f"An {machine()}, {os.cpu_count()} cores; {versions(['npconv', 'dask', 'distributed', 'numpy'])}."
-    what = f"{one.array:.1f} GB of float32 in chunks of {4e-6 * side**2:g} MB, 5x5, 1 to 8 channels, stride 2:"
-    rows = (
-        [str(workers), f"{it.seconds:.0f}", f"{one.seconds / it.seconds:.2f}", f"{it.scheduler:.0f} s",
-         f"{it.workers:.0f} s", f"{it.held:.2f} GB"]
-        for workers, it in runs.items()
-    )  # fmt: skip
-    return f"# Larger than memory\n\n{about} {what}\n\n{grid(HEAD, rows)}\n"
+def table(runs: dict[int, list[Times]], gigabytes: float, side: int) -> str:
+    """What ``times --write`` keeps."""
+    rows = []
+    for count, each in runs.items():
+        middle, seconds = medians(each), [it.seconds for it in each]
+        speed = "{:.2f} ({:.2f} to {:.2f})".format(*speed_ups(runs, count))
+        took = f"{middle.seconds:.1f} ({min(seconds):.1f} to {max(seconds):.1f})"
+        rows.append([str(count), took, speed, f"{middle.scheduler:.1f} s", f"{middle.workers:.1f} s"])
+    array = 4e-9 * size_of(gigabytes, side) ** 2
+    return (
+        f"# Larger than memory: how it scales\n\n{_about()} Slices of {array:.2f} GB of float32 in chunks of "
+        f"{_chunk(side)}, {WHAT}; medians of {len(runs[1])} rounds.\n\n{grid(HEAD, rows)}\n"
+    )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gigabytes", type=float, default=20.0)
+def _about() -> str:
+    return f"An {machine()}, {os.cpu_count()} cores; {versions(['npconv', 'dask', 'distributed', 'numpy'])}."
+
+
+def _chunk(side: int) -> str:
+    return f"{4e-6 * side**2:g} MB"
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.dask_scale", description=__doc__.partition("\n")[0])
+    parser.add_argument("what", choices=["memory", "times"])
+    parser.add_argument("--gigabytes", type=float, help="of the array; 20, and 0.4 where it is timed")
     parser.add_argument("--side", type=int, default=1000, help="of a chunk; 1000 are 4 MB")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--write", action="store_true", help="keep the table and the picture")
-    arguments = parser.parse_args()
-    if arguments.write and arguments.workers[0] != 1:
-        parser.error("--write compares with one worker, the first: --workers 1 2")
-    runs = {workers: run(arguments.gigabytes, arguments.side, workers) for workers in arguments.workers}
-    if arguments.write:
-        chunk = f"{4e-6 * arguments.side**2:g} MB"
-        draw(RESULTS / "dask-scale.png", f"5x5, 1 to 8 channels, stride 2, chunks of {chunk}", runs)
-        (RESULTS / "dask-scale.md").write_text(table(runs, arguments.side), encoding="utf-8")
+    parser.add_argument("--workers", type=int, nargs="+", help="processes; 2, and 1 2 where they are compared")
+    parser.add_argument("--repeat", type=int, default=5, help="rounds of times")
+    parser.add_argument("--write", action="store_true", help="keep the table, and the picture")
+    options = parser.parse_args(arguments)
+    timed = options.what == "times"
+    options.gigabytes = options.gigabytes or (0.4 if timed else 20.0)
+    options.workers = options.workers or ([1, 2] if timed else [2])
+    if timed and options.workers[0] != 1:
+        parser.error("times are compared with those of one worker, the first: --workers 1 2")
+    if not timed and len(options.workers) != 1:
+        parser.error("memory takes one number of workers")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    if options.what == "memory":
+        text = (
+            f"# Larger than memory: how much it takes\n\n{memory(options.gigabytes, options.side, *options.workers)}\n"
+        )
+        path = RESULTS / "dask-memory.md"
+    else:
+        runs = times(options.gigabytes, options.side, options.workers, options.repeat)
+        text, path = table(runs, options.gigabytes, options.side), RESULTS / "dask-scale.md"
+        if options.write:
+            draw(path.with_suffix(".png"), f"{WHAT}, chunks of {_chunk(options.side)}", runs)
+    print(text)
+    if options.write:
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

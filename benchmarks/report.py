@@ -118,9 +118,13 @@ PARTS = {
     ),
     "memory": Part("benchmarks.memory", (f"{RESULTS}/memory",), "benchmarks.memory --layers tiny"),
     "dask": Part(
-        "benchmarks.dask_scale --gigabytes 20 --side 2000 --workers 1 2 --write", (f"{RESULTS}/dask-scale",),
-        "benchmarks.dask_scale --gigabytes 0.02 --side 500 --workers 1 2 --write", ("distributed", "matplotlib"),
+        "benchmarks.dask_scale times --write", (f"{RESULTS}/dask-scale",),
+        "benchmarks.dask_scale times --gigabytes 0.02 --side 500 --repeat 1 --write", ("distributed", "matplotlib"),
         cores=2,
+    ),
+    "dask-memory": Part(
+        "benchmarks.dask_scale memory --write", (f"{RESULTS}/dask-memory",),
+        "benchmarks.dask_scale memory --gigabytes 0.02 --side 500 --write", ("distributed",), cores=2,
     ),
     "gpu": Part("benchmarks.gpu", (f"{RESULTS}/gpu-",), "benchmarks.gpu --only device", gpu=True),
     "pictures": Part(
@@ -143,7 +147,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--list", action="store_true", help="say what would run, and what would not")
-    parser.add_argument("--resume", action="store_true", help="leave out what an interrupted report has done")
+    parser.add_argument("--resume", action="store_true", help="leave out what an earlier, unfinished report has done")
     parser.add_argument("--quick", action="store_true", help="see whether all of it works; keep nothing")
     options = parser.parse_args(arguments)
     if options.quick and options.resume:
@@ -215,7 +219,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     print(*(f"{name:<12}{state}" for name, state in states.items()), sep="\n")
     failed = any(state.startswith("FAILED") for state in states.values())
-    if not failed and not options.quick:
+    if failed and not options.quick:
+        print("--resume leaves out what is done", file=sys.stderr)
+    elif not options.quick:
         STATE.unlink(missing_ok=True)
     return 1 if failed else 0
 

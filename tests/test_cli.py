@@ -125,12 +125,14 @@ def test_without_its_packages_the_demo_names_the_extra(monkeypatch, capsys, pack
 def test_info_as_text_and_as_json(capsys):
     assert main(["info"]) == 0
     text = capsys.readouterr().out
-    for part in (nc.__version__, np.__version__, "numba", "threads", "cache", "NPCONV_BACKEND"):
+    for part in (nc.__version__, np.__version__, "numba", "threads", "cache", "NPCONV_BACKEND", "BLAS", "GPU  "):
         assert part in text
     assert main(["info", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["backends"][:2] == ["numpy", "numba"]
     assert facts["threads"] == nc.get_num_threads()
+    assert (facts["gpu"]["name"] is None) == ("cupy" not in facts["backends"])
+    assert facts["gpu"]["name"] or "CuPy" in facts["gpu"]["missing"] or "GPU" in facts["gpu"]["missing"]
 
 
 def test_plan_prints_the_plan(capsys):

@@ -15,7 +15,7 @@ from npconv.algorithms.tile_times import forward_seconds
 from npconv.arrays import require
 from npconv.geometry import ConvSpec
 from npconv.machine import TYPICAL_PEAK, Machine
-from npconv.planning import plan as plan_module
+from npconv.planning import explanation
 from npconv.units import duration
 
 SHAPES = (1, 64, 56, 56), (64, 64, 3, 3)
@@ -29,7 +29,7 @@ def lines(plan):
 
 @pytest.fixture(autouse=True)
 def unmeasured(monkeypatch):
-    monkeypatch.setattr(plan_module, "remembered", lambda *_: None)
+    monkeypatch.setattr(explanation, "remembered", lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_the_share_of_the_peak_is_the_predicted_rate_over_it():
 
 
 def test_a_measured_peak_scales_the_prediction(monkeypatch):
-    monkeypatch.setattr(plan_module, "remembered", lambda *_: Machine("here", TYPICAL_PEAK))  # twice as many FLOP/s
+    monkeypatch.setattr(explanation, "remembered", lambda *_: Machine("here", TYPICAL_PEAK))  # twice as many FLOP/s
     plan = nc.plan(*SHAPES, padding=1, threads=1)
     assert lines(plan)["here"].startswith(duration(plan.predicted_seconds / 2))
     assert "here" not in lines(nc.plan(*SHAPES, padding=1, backend="numpy"))

@@ -83,13 +83,20 @@ def test_kernels_know_no_algorithm(path: Path) -> None:
     assert all(name.startswith(allowed) for name in imports(path) if name.startswith("npconv"))
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if room(p).startswith(("geometry.py", "cost/"))], ids=room)
+@pytest.mark.parametrize("path", [p for p in FILES if room(p).startswith(("geometry/", "cost/"))], ids=room)
 def test_geometry_and_cost_never_see_an_array(path: Path) -> None:
-    allowed = {"npconv.geometry", "npconv.machine", "npconv.units", "numpy"} if room(path) != "geometry.py" else set()
+    inside = room(path).startswith("geometry/")
+    allowed = set() if inside else {"npconv.geometry", "npconv.machine", "npconv.units", "numpy"}
     if room(path) == "cost/model.py":  # has a network run once, to see its shapes
         allowed |= {"npconv.nn", "npconv.inference"}
     found = {n for n in imports(path) if n.startswith("npconv") or n.partition(".")[0] in HEAVY | {"numpy"}}
-    assert {n for n in found if not n.startswith("npconv.cost")} <= allowed
+    own = "npconv.geometry." if inside else "npconv.cost"
+    assert {n for n in found if not n.startswith(own)} <= allowed
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if not room(p).startswith("geometry/")], ids=room)
+def test_there_is_one_road_to_the_geometry(path: Path) -> None:
+    assert not [name for name in imports(path) if name.startswith("npconv.geometry.")]
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if room(p).startswith(PUBLIC_FACE_ONLY)], ids=room)

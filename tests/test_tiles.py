@@ -12,6 +12,7 @@ import platform
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numba
@@ -25,9 +26,10 @@ from npconv.algorithms.planar import planar
 from npconv.arrays import require
 from npconv.geometry import ConvSpec, Window
 from npconv.kernels import cpu
-from npconv.kernels.cpu import threads, winograd
+from npconv.kernels.cpu import threads, winograd, winograd_driver
 from npconv.kernels.cpu.blocking import LOW_ROWS, Tile, blocks_for, features, low_tile_for, processor
 from npconv.kernels.cpu.microkernel import CHUNK, tile_product
+from npconv.kernels.cpu.operands import read_only
 from npconv.kernels.cpu.staging import row_movers, stager
 from npconv.kernels.cpu.transforms import gatherer, row_width, scatterer, transpose
 from npconv.kernels.cpu.vectors import copiers, on_addresses
@@ -76,7 +78,7 @@ LOW, HIGH = -5.0, 7.0
 
 
 def tile_caller(dtype, tile, form):
-    product = tile_product(dtype.itemsize, tile, **dict.fromkeys({form} - {"packed"}, True))
+    product = tile_product(dtype.itemsize, tile, **dict.fromkeys({*form.split()} - {"packed"}, True))
 
     @numba.njit
     def call(depth, a, lda, b, offsets, c, ldc, used_rows, used_columns, bias, accumulate, low, high):
@@ -87,7 +89,7 @@ def tile_caller(dtype, tile, form):
 
 def left_operand(guard, rng, form, tile, depth, rows, dtype):
     """``(used_rows, depth)`` values, and the array that holds them as the contract says."""
-    if form == "chunked":
+    if "chunked" in form:
         held = guard.array((max(depth // CHUNK, 1), tile.rows, CHUNK), rng, dtype)
         held[:, rows:] = np.nan  # there, but of no consequence
         return held.swapaxes(0, 1).reshape(tile.rows, -1)[:rows, :depth].copy(), held
@@ -98,7 +100,7 @@ def left_operand(guard, rng, form, tile, depth, rows, dtype):
 
 def right_operand(guard, rng, form, tile, depth, columns, dtype):
     """``(depth, columns)`` values, the array that holds them, and the table of a listed one."""
-    if form == "dots":
+    if "dots" in form:
         held = guard.array((columns, depth + GAP), rng, dtype)
         held[:, depth:] = np.nan
         return held[:, :depth].T, held.reshape(-1)[: (columns - 1) * (depth + GAP) + depth], None
@@ -111,22 +113,24 @@ def right_operand(guard, rng, form, tile, depth, columns, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("form", ["packed", "listed", "chunked", "dots"])
+@pytest.mark.parametrize("form", ["packed", "listed", "chunked", "dots", "chunked dots"])
 def test_tiles_touch_what_they_may_and_sum_exactly(form, dtype):
     rng = np.random.default_rng(0)
     tiles = low_tiles_of(dtype) if form == "listed" else tiles_of(dtype)
     if dtype == DTYPES[1]:  # the same code with other lanes; a tile takes a second to compile
         tiles = [tiles[0], tiles[-1]]
+    if form == "chunked dots":
+        tiles = [replace(tiles[0], lanes=min(tiles[0].lanes, CHUNK))]
     for tile in tiles:
         call = tile_caller(dtype, tile, form)
-        depths = (0, CHUNK, 3 * CHUNK) if form == "chunked" else (0, 1, 2, 9, 2 * tile.lanes, 2 * tile.lanes + 3)
+        depths = (0, CHUNK, 3 * CHUNK) if "chunked" in form else (0, 1, 2, 9, 2 * tile.lanes, 2 * tile.lanes + 3)
         sizes = itertools.product(range(1, tile.rows + 1), range(1, width_of(tile, form) + 2))
         for rows, columns in sizes:
             check_tile(call, rng, form, dtype, tile, depths[(rows + 2 * columns) % len(depths)], rows, columns)
 
 
 def width_of(tile, form):
-    return tile.vectors if form == "dots" else tile.columns
+    return tile.vectors if "dots" in form else tile.columns
 
 
 def check_tile(call, rng, form, dtype, tile, depth, rows, columns):
@@ -335,6 +339,27 @@ def test_gathered_points_are_the_transformed_patches(dtype, sizes):
     check_gather(dtype, lanes_of(dtype), down, across)
 
 
+def test_patches_of_one_column_may_be_neighbours():
+    dtype, lanes, f = DTYPES[0], lanes_of(DTYPES[0]), transforms(4, 3)
+    rng, guard, one = np.random.default_rng(0), Guarded(), ((1.0,),)
+    gather, scatter = (
+        calls(make(dtype.itemsize, lanes, rows_of(rows), one, neighbours=True))
+        for make, rows in ((gatherer, f.bt), (scatterer, f.at))
+    )
+    x, y = guard.array((6, lanes), rng, dtype), guard.array((4, lanes), None, dtype)
+    points, scratch = guard.array((6, lanes), None, dtype), guard.array(6 * lanes, None, dtype)
+    shift, limits = guard.array(1, None, dtype), guard.array(2, None, dtype)
+    shift[:], limits[:] = 2, (-5, 5)
+    first = np.zeros(1, np.int64)  # of the other lanes nothing is read
+    gather(address(x), address(first), lanes, address(scratch), address(points), lanes)
+    near(dtype, points, f.bt @ x.astype("f8"))
+    scatter(
+        address(points), lanes, address(scratch), address(y), address(first), lanes, address(shift), address(limits)
+    )
+    near(dtype, y, np.clip(f.at @ points.astype("f8") + 2, -5, 5))
+    guard.check()
+
+
 @sizes_and_dtypes(WEIGHT_SIZES, 1)
 def test_weights_are_gathered_by_channels(dtype, sizes):
     down, across = (transforms(*size).g for size in sizes)
@@ -445,7 +470,7 @@ def test_narrow_convolution_stays_inside_its_arrays(spec, dtype, rows, monkeypat
 
 def use_threads(count, monkeypatch):
     monkeypatch.setattr(threads, "WORTH_A_THREAD", 1)
-    monkeypatch.setattr(cpu, "get_num_threads", lambda: count)
+    monkeypatch.setattr(winograd_driver, "get_num_threads", lambda: count)
     monkeypatch.setattr(threads, "get_num_threads", lambda: count)
 
 
@@ -488,6 +513,8 @@ WINOGRAD = [
     # Planes of zeros: for some tiles of a panel, for whole panels, and below, above and instead of all planes.
     ConvSpec.of((1, 9, 2, 6, 5), (13, 9, 3, 3, 3), padding=1),
     ConvSpec.of((2, 40, 3, 9, 70), (13, 40, 3, 3, 3), padding=(4, 1, 1)),
+    # A tile behind a panel (float32) and three (float64), as columns of dot products, in several slices of the depth.
+    ConvSpec.of((1, 68, 6, 68), (13, 68, 3, 3)),
 ]
 
 
@@ -496,7 +523,7 @@ WINOGRAD = [
 def test_winograd_convolution_stays_inside_its_arrays(spec, dtype, m, monkeypatch):
     dtype, matrices = np.dtype(dtype), (transforms(m, 3),) * min(2, spec.ndim)
     # A few channels at a time, so that there are several blocks of weights that are transformed on the way.
-    monkeypatch.setattr(cpu, "WEIGHT_BYTES", 36 * 12 * 16 * dtype.itemsize)
+    monkeypatch.setattr(winograd_driver, "ROW_BYTES", 36 * 6 * 16 * dtype.itemsize)
     for count, ahead in ((1, True), (3, True), (1, False), (3, False)):
         use_threads(count, monkeypatch)
         rng, guard = np.random.default_rng(0), Guarded()
@@ -505,7 +532,7 @@ def test_winograd_convolution_stays_inside_its_arrays(spec, dtype, m, monkeypatc
         stacked = form.planes.shape[1]
         u = cpu.winograd_weights(form.spec, matrices, w, stacked=stacked, ahead=ahead)
         if ahead and stacked == 1:
-            u = u._replace(values=cpu._read(guarded_weights(guard, spec, matrices, w).reshape(-1)))
+            u = u._replace(values=read_only(guarded_weights(guard, spec, matrices, w).reshape(-1)))
         cpu.winograd_runner(form.spec, x.dtype, matrices, "relu", form.planes)(x, u, bias, y)
         near(dtype, y, portable(spec, *(value.astype("f8") for value in (x, w, bias)), "relu"))
         guard.check()
@@ -513,14 +540,14 @@ def test_winograd_convolution_stays_inside_its_arrays(spec, dtype, m, monkeypatc
 
 def guarded_weights(guard, spec, matrices, w):
     """Transformed weights between guards, NaN also where a point ends and the next begins."""
-    down, across = cpu._factors(matrices)
+    down, across = winograd_driver._factors(matrices)
     outputs, channels = spec.out_channels // spec.groups, spec.in_channels // spec.groups
     rows, points = cpu.winograd_tile(w.dtype).rows, len(down.g) * len(across.g)
     u = guard.array(winograd.weights_shape(spec.groups, outputs, channels, points, rows), None, w.dtype)
     held = spec.groups * -(-outputs // rows) * rows * -(-channels // CHUNK) * CHUNK
     loop = winograd.winograd_weights(w.dtype, rows, down, across)
-    layout = cpu._weights_layout(spec, turned=False, stacked=1)
-    threads.run(loop, spec.groups * -(-outputs // rows), w.size, cpu._read(w.reshape(-1)), u, layout)
+    layout = winograd_driver._weights_layout(spec, turned=False, stacked=1)
+    threads.run(loop, spec.groups * -(-outputs // rows), w.size, read_only(w.reshape(-1)), u, layout)
     assert np.isnan(u[:, held:]).all()
     taps = w.reshape(spec.out_channels, channels, len(down.g[0]), len(across.g[0])).astype("f8")
     expected = np.zeros((points, spec.groups, outputs, -(-channels // CHUNK) * CHUNK))

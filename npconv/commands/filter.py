@@ -100,7 +100,7 @@ def _targets(pictures: list[Path], output: Path) -> list[Path]:
     """Where the results go; never over a picture that is read, and no two to the same place."""
     if output.suffix and not output.is_dir():
         if len(pictures) > 1:
-            raise UsageError(f"output must be a folder for {len(pictures)} pictures, got {output}")
+            raise UsageError(f"--output must be a folder for {len(pictures)} pictures, got {output}")
         targets = [output]
     else:
         targets = [output / f"{picture.stem}.png" for picture in pictures]
@@ -111,7 +111,7 @@ def _targets(pictures: list[Path], output: Path) -> list[Path]:
         if target in targets[:number]:
             raise UsageError(f"two of the pictures are called {target.stem}: write them to folders of their own")
         if target.suffix.lower() not in SUFFIXES:
-            raise UsageError(f"output must be a kind of picture, such as .png, got {target}")
+            raise UsageError(f"--output must be a kind of picture, such as .png, got {target}")
     return targets
 
 
@@ -143,7 +143,7 @@ def _line(text: str, name: str, number: str) -> Any:
     if name == "box" and not size.is_integer():
         raise UsageError(f"size of a box must be an integer, got {number}")
     if size > LARGEST:
-        raise UsageError(f"kernel must be of {LARGEST} pixels or less, got {text!r}")
+        raise UsageError(f"--kernel must be of {LARGEST} pixels or less, got {text!r}")
     line = nc.filters.box(int(size), ndim=1) if name == "box" else nc.filters.gaussian(size, ndim=1)
     return line.astype(np.float32)
 
@@ -155,14 +155,14 @@ def _weights(text: str, name: str, number: str) -> Any:
         return np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]])
     if text.endswith(".npy"):
         return _load(Path(text))
-    raise UsageError(f"kernel must be {KERNELS}, got {text!r}")
+    raise UsageError(f"--kernel must be {KERNELS}, got {text!r}")
 
 
 def _number(text: str, number: str) -> float:
     try:
         return float(number)
     except ValueError:
-        raise UsageError(f"kernel must be {KERNELS}, got {text!r}") from None
+        raise UsageError(f"--kernel must be {KERNELS}, got {text!r}") from None
 
 
 def _load(path: Path) -> Any:

@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print versions, backends, threads, cache folder and the environment variables that npconv reads.
+    """Print versions, processor, GPU, backends, threads, BLAS, cache folder and the variables that npconv reads.
 
     With --check every backend and algorithm computes small convolutions and their gradients, which are compared with
     the textbook's loops; exit status 1 where one differs.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, is_dataclass
@@ -28,10 +27,8 @@ from npconv.arrays import (
 )
 from npconv.config import limit_threads
 from npconv.geometry import ConvSpec
-from npconv.machine import TYPICAL_PEAK
 from npconv.padding import pad, pad_adjoint
-from npconv.roofs import remembered
-from npconv.units import amount, duration
+from npconv.planning import explanation
 
 Compute = Callable[..., Array]
 
@@ -148,7 +145,7 @@ class Plan:
 
     def packed(self, w: Array, once: bool = False) -> Any:
         """Weights as the algorithm's forward takes them; for a call that uses them `once` no more is done to them."""
-        return ALGORITHMS[self.algorithm].pack(self._core, self.backend, w, self.reused and not once)
+        return ALGORITHMS[self.algorithm].pack(self.core, self.backend, w, self.reused and not once)
 
     def _is_planned(self, x: Array, w: Array, bias: Array | None) -> bool:
         """Whether the operands are plain arrays just as planned, so that there is nothing to check or to convert."""
@@ -182,7 +179,7 @@ class Plan:
         return bias.copy() if copy else bias
 
     @property
-    def _core(self) -> ConvSpec:
+    def core(self) -> ConvSpec:
         """The convolution that the algorithm sees: any padding that is not zeros is written down before."""
         return self.spec if self.spec.padding_mode == "zeros" else self.spec.without_padding()
 
@@ -208,6 +205,22 @@ class Plan:
                 y = np.empty(shape, dtype)
             run(x, packed, bias, y, limit)
             return y
+
+        return compute
+
+    def ready_gradient(self) -> Callable[[Array, Array], Array]:
+        """`run` for a gradient of plain, batched, channels-first arrays of the planned shapes and dtype."""
+        spec, dtype, run = self.spec, self.dtype, None
+        if spec.padding_mode == "zeros":
+            run = ALGORITHMS[self.algorithm].prepare_gradient(spec, self.op, self.backend, dtype, self.threads)
+        if run is None:
+            return self.run
+        shape = spec.x_shape if self.op == "input_grad" else spec.w_shape
+
+        def compute(a: Array, b: Array) -> Any:
+            result = np.empty(shape, dtype)
+            run(a, b, result)
+            return result
 
         return compute
 
@@ -271,7 +284,7 @@ class Plan:
             return self._run(a, b, bias)
 
     def _run(self, a: Array, b: Array, bias: Array | None) -> Array:
-        algorithm, spec, mode = ALGORITHMS[self.algorithm], self._core, self.spec.padding_mode
+        algorithm, spec, mode = ALGORITHMS[self.algorithm], self.core, self.spec.padding_mode
         padding = self.spec.window.padding
         if self.op == "input_grad":
             dx = algorithm.input_grad(spec, self.backend, a, b)
@@ -286,73 +299,17 @@ class Plan:
         return epilogue.activate(self.backend, epilogue.wrapped(y, self.dtype), self.activation)
 
     def __str__(self) -> str:
-        width = max(len(label) for label, _ in self._lines())
-        head = f"{self.op} {_times(self.spec.x_shape)} * {_times(self.spec.w_shape)} -> {_times(self.spec.y_shape)}"
-        return "\n".join([f"{head}, {self.dtype}", *(f"  {k:<{width}}  {v}" for k, v in self._lines())])
+        return explanation.text(self)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """A table, for notebooks; without colours, so that it is right in light and in dark ones."""
-        head, *_ = str(self).splitlines()
-        left = ' style="text-align: left"'
-        cells = "".join(
-            f"<tr><th{left}>{html.escape(k)}</th><td{left}>{html.escape(v)}</td></tr>" for k, v in self._lines()
-        )
-        return f"<table><caption{left}>{html.escape(head)}</caption>{cells}</table>"
-
-    def _lines(self) -> list[tuple[str, str]]:
-        window, spec = self.spec.window, self.spec
-        padding = " ".join(f"{low}:{high}" for low, high in window.padding)
-        lines = [
-            ("window", f"stride {_times(window.stride)}, dilation {_times(window.dilation)}, groups {spec.groups}"),
-            ("padding", f"{padding} {spec.padding_mode}, {spec.layout}"),
-            ("backend", self.backend.name + (f", {_threads(self.threads)}" if self.backend.name != "cupy" else "")),
-            ("algorithm", f"{self.algorithm} ({self.kernel})"),
-            *ALGORITHMS[self.algorithm].details(self._core, self.op, self.backend, self.operand_dtype, self.reused),
-            ("work", f"{amount(self.macs, 'MAC')} = {amount(self.flops, 'FLOP')}"),
-            ("memory", f"{amount(self.bytes, 'B')} of operands, {amount(self.workspace, 'B')} of workspace"),
-            ("predicted", f"{duration(self.predicted_seconds)} on a typical machine{self._rates()}"),
-        ]  # fmt: skip
-        if (here := self._here()) is not None:
-            lines.append(("here", here))
-        if self.measured_seconds is not None:
-            lines.append(("measured", f"{duration(self.measured_seconds)} on {_threads(self.measured_threads or 1)}"))
-        return lines + [(f"not {name}", reason) for name, reason in self.rejections]
+        return explanation.table(self)
 
     @property
     def operand_dtype(self) -> np.dtype[Any]:
         """What operands are handed to the algorithm in."""
         return operand_dtype(self.algorithm, self.spec, self.op, self.backend, self.dtype)
-
-    @property
-    def _wide(self) -> np.dtype[Any]:
-        return compute_dtype(self.dtype)
-
-    @property
-    def _typical_peak(self) -> float:
-        """FLOP/s of the machine that predictions are typical of."""
-        return TYPICAL_PEAK * self.threads * 4 / self._wide.itemsize
-
-    def _rates(self) -> str:
-        """The rate that the prediction stands for, and which part of the peak that is, where it is known."""
-        if not self.flops or self.predicted_seconds <= 0:
-            return ""
-        rate = self.flops / self.predicted_seconds
-        share = f", {rate / self._typical_peak:.0%} of its peak" if self._has_peak else ""
-        return f": {amount(rate, 'FLOP/s')}{share}"
-
-    @property
-    def _has_peak(self) -> bool:
-        return self.backend.name == "numba" and self._wide.kind == "f"
-
-    def _here(self) -> str | None:
-        """What the prediction is on this machine, where `npconv.this_machine` has measured its peak."""
-        machine = remembered(self._wide, self.threads) if self._has_peak else None
-        if machine is None:
-            return None
-        seconds = self.predicted_seconds * self._typical_peak / machine.flops_per_second
-        return f"{duration(seconds)}, this machine's peak being {amount(machine.flops_per_second, 'FLOP/s')}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -427,11 +384,3 @@ def _nbytes(value: Any) -> int:
         return int(value.nbytes)
     parts = tuple(vars(value).values()) if is_dataclass(value) else value
     return sum(map(_nbytes, parts)) if isinstance(parts, tuple) else 0
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread{'s' if count > 1 else ''}"
-
-
-def _times(sizes: tuple[int, ...]) -> str:
-    return "x".join(map(str, sizes))

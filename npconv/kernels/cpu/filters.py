@@ -21,8 +21,8 @@ from npconv.kernels.cpu.stencil import (
     Tables,
     conv_separable,
     conv_stencil,
-    strip_for,
 )
+from npconv.kernels.cpu.strips import stencil_strip, strip_for
 
 BLOCK_ROWS = 32
 """Rows of a task, about: enough to share the copy of its edges."""
@@ -30,12 +30,19 @@ BLOCK_ROWS = 32
 BLOCK_COLUMNS = 2**15
 """Columns of a task, about, so that a long signal is many tasks."""
 
+PLANES_BYTES = 256 * 1024
+"""What a task reads of several planes, about, so that it stays in L2 for the next place."""
+
+MOST_SLOTTED = 2**18
+"""Entries of a table of planes up to which it is looked at which of them are shared."""
+
 BETWEEN_BYTES = 128 * 1024
 """What lies between two passes stays in L2."""
 
 # What one core of an AMD EPYC (Zen 3) takes, in cycles: for a strip and for a row of the kernel over it, besides the
-# products; for one tap of a strip of one row; for a row of the copy at an edge. And in seconds, for a cycle.
-_STRIP, _ROW, _TAP_OF_ROW, _EDGE = 90, 16, 7.3, 75
+# products; for one tap of a strip of one row; for a row of the copy at an edge; the products of unrolled strips, over
+# what they are at best. And in seconds, for a cycle.
+_STRIP, _ROW, _TAP_OF_ROW, _EDGE, _UNROLLED = 90, 16, 7.3, 75, 1.25
 _CYCLE = 1 / 3.7e9
 
 Runner = Callable[[Any, Any, Any, Any], None]
@@ -65,7 +72,7 @@ def stencil(
     low : int
         Columns of the padded plane before the first of the image.
     """
-    strip = strip_for(dtype, kernel[0])
+    strip, unrolled = stencil_strip(dtype, kernel)
     reach, wide = (kernel[1] - 1) * spread, strip.columns
     firsts = [max(0, min(first, out[1] - wide)) for first in range(0, out[1], wide)]
     places = [_place(first, wide, reach, low, size[1], out[1]) for first in firsts]
@@ -74,13 +81,14 @@ def stencil(
     # A strip wider than the result reads what nobody uses.
     columns = np.append(columns, np.repeat(columns[-1:], max(0, left - len(columns))))
     edges = [_run(columns[:left]), _run(columns[right : out[1] + reach])]
-    block_h = _evenly(out[0], max(BLOCK_ROWS, kernel[0]), strip.rows)
+    block_h = _evenly(out[0], _block_rows(dtype, size[1], kernel, leads.shape[1]), strip.rows)
     block_s = max(1, BLOCK_COLUMNS // wide)
-    shape = (planes, *size, *out, *kernel, spread, block_h, block_s, right, low)
-    tables = Tables(*map(_table, (shape, leads, rows, columns, np.transpose([firsts, places]), edges)))
+    slots = _slots(leads)
+    shape = (planes, *size, *out, *kernel, spread, block_h, block_s, right, low, int(slots.max()) + 1)
+    tables = Tables(*map(_table, (shape, leads, slots, rows, columns, np.transpose([firsts, places]), edges)))
     tasks = batch * len(leads) * -(-out[0] // block_h) * -(-len(firsts) // block_s)
     work = batch * len(leads) * out[0] * out[1] * leads.shape[1] * kernel[0] * kernel[1]
-    loop, longest = conv_stencil(dtype, strip), max(size[1], edges[0][0], edges[1][0])
+    loop, longest = conv_stencil(dtype, strip, unrolled), max(size[1], edges[0][0], edges[1][0])
     constant, call = _has_constant(leads, rows, columns), threads.prepared(loop, tasks, work)
 
     def run(x: Any, w: Any, outside: Any, y: Any) -> None:
@@ -91,11 +99,15 @@ def stencil(
 
 def stencil_seconds(dtype: np.dtype[Any], planes: int, leads: int, out: Size, kernel: Size) -> float:
     """About how long `stencil` takes on one core for so many planes of the result with so many leading taps."""
-    strip = strip_for(dtype, kernel[0])
-    tap = _TAP_OF_ROW if strip.rows == 1 else strip.rows * strip.vectors / 2
+    strip, unrolled = stencil_strip(dtype, kernel)
     strips = planes * -(-out[0] // strip.rows) * -(-out[1] // strip.columns)
     tasks = planes * -(-out[0] // _evenly(out[0], max(BLOCK_ROWS, kernel[0]), strip.rows))
-    edges = tasks * leads * (out[0] * planes // tasks + kernel[0] - 1) * (2 if kernel[1] > 1 else 0)
+    # Planes side by side share what is copied next to the edges.
+    edges = tasks * (out[0] * planes // tasks + kernel[0] - 1) * (2 if kernel[1] > 1 else 0)
+    if unrolled:
+        products = kernel[1] * _UNROLLED * kernel[0] * strip.rows * strip.vectors / 2
+        return (strips * (leads * (products + _ROW) + _STRIP) + edges * _EDGE) * _CYCLE
+    tap = _TAP_OF_ROW if strip.rows == 1 else strip.rows * strip.vectors / 2
     return (strips * (leads * kernel[0] * (kernel[1] * tap + _ROW) + _STRIP) + edges * _EDGE) * _CYCLE
 
 
@@ -177,6 +189,30 @@ def signals(
 def fits_separable(dtype: np.dtype[Any], width: int, kernel_rows: int) -> bool:
     """Whether planes are wide enough for the first of two passes."""
     return fits_stencil(dtype) and width >= strip_for(dtype, kernel_rows).columns
+
+
+def _block_rows(dtype: np.dtype[Any], width: int, kernel: Size, taps: int) -> int:
+    """Rows of a task, about: those of all planes that a result needs stay in L2."""
+    return max(BLOCK_ROWS, kernel[0], PLANES_BYTES // ((taps + 1) * width * dtype.itemsize) if taps > 1 else 0)
+
+
+def _slots(leads: Any) -> Any:
+    """A slot for each leading place and tap: the same for a plane wherever it is wanted, and two for two planes.
+
+    Places side by side share all planes but one, which follow each other but where a boundary turns or wraps.
+    """
+    taps = leads.shape[1]
+    if taps > 1 and leads.size <= MOST_SLOTTED:
+        for count in range(taps, 2 * taps):
+            slots = np.where(leads < 0, count, leads % count)
+            if (_distinct(leads) == _distinct(slots)).all():
+                return slots
+    return np.broadcast_to(np.arange(taps), leads.shape)
+
+
+def _distinct(table: Any) -> Any:
+    """How many different numbers a row holds, less one."""
+    return (np.diff(np.sort(table, axis=1)) != 0).sum(1)
 
 
 def _place(first: int, wide: int, reach: int, low: int, width: int, out: int) -> int:

@@ -76,7 +76,9 @@ def panel_runner(spec: ConvSpec, dtype: np.dtype[Any], bounds: tuple[float, floa
 
     def run(x: Any, w: Panels, bias: Any, y: Any, limit: int | None = None) -> None:
         shift = none if bias is None else bias
-        threads.run(kernel, tasks, spec.macs, x, w.values, shift, y, *rest, limit=limit)
+        threads.run(
+            kernel, tasks, spec.macs, x, w.values, shift, y, *rest, limit=limit, at_once=threads.TILE_SLICE
+        )  # fmt: skip
 
     return run
 

@@ -1,10 +1,8 @@
-"""Filters of one channel: strips of the result in registers, over rows of the image that tables find.
+"""Filters of one channel: strips of the result (strips.py) over rows of the image that tables find.
 
-A strip is a few rows by a few vectors of the result. A vector of the image serves all rows of the strip, so a product
-costs less than a load; how many taps there are is known only when the loop runs, and a few compiled strips serve all
-kernels. What stands beyond the edge is a matter of tables: where each row of the padded image comes from, and each
-column. Rows are read where they are; only the few columns next to the left and right edge, with what lies beyond them,
-are copied together, for one task at a time. No padded image exists.
+What stands beyond the edge is a matter of tables: where each row of the padded image comes from, and each column. Rows
+are read where they are; only the few columns next to the left and right edge, with what lies beyond them, are copied
+together, for one block of rows at a time. No padded image exists.
 
 `conv_stencil` sums a kernel of any number of dimensions (all axes but the last two are leading taps, whose planes a
 table names); `conv_separable` sums one kernel of rows and one of columns, and what is between the two stays in L2.
@@ -22,172 +20,18 @@ from numba import types
 from npconv.kernels.cpu.blocking import processor
 from npconv.kernels.cpu.compile import entry, inner
 from npconv.kernels.cpu.staging import row_movers
+from npconv.kernels.cpu.strips import Strip, strip_sums, sums_along
 from npconv.kernels.cpu.vectors import (
     ADDRESS,
     GRID,
-    INT64,
     TABLE,
-    Vectors,
     address_of,
-    counted_loop,
     elements,
-    number,
     number_of,
-    on_addresses,
 )
-
-MOST_ROWS = 4
-"""Rows of a strip: with more, too few vectors are left for a row, and weights are loaded as often as the image."""
-
-MOST_VECTORS = 8
-"""Vectors of a strip of one row: what hides the time that an addition takes."""
 
 DIRECT, LEFT, RIGHT = 0, 1, 2
 """Where a strip's rows are read: in the image, or in the copy of what is next to an edge."""
-
-
-class Strip(NamedTuple):
-    """A part of the result that is held in registers."""
-
-    rows: int
-    vectors: int
-    lanes: int
-
-    @property
-    def columns(self) -> int:
-        """Number of columns."""
-        return self.vectors * self.lanes
-
-
-def strip_for(dtype: np.dtype[Any], kernel_rows: int) -> Strip:
-    """The strip for kernels of so many rows: every tap but those at its ends serves all rows of the strip."""
-    rows = MOST_ROWS if kernel_rows >= MOST_ROWS - 1 else kernel_rows
-    vectors = min(MOST_VECTORS if rows == 1 else MOST_ROWS, max(1, processor().sums // rows))
-    return Strip(rows, vectors, processor().register_bytes // dtype.itemsize)
-
-
-def strip_sums(itemsize: int, strip: Strip) -> Any:
-    """``sums(table, pitch, leads, kernel_h, kernel_w, spread, w, column, y, y_pitch, used_rows, used_columns)``.
-
-    For compiled code: ``y[r, c] := sum over l, i, j of w[l, i, j] * row(l, r + i)[column + c + j * spread]``.
-
-    Contract: `table` is the address of ``leads * pitch`` addresses of rows, those of ``row(l, n)`` for n below
-    ``strip.rows + kernel_h - 1`` from ``l * pitch`` on; `kernel_h` is at least ``strip.rows - 1``. `w` and `y` are
-    addresses, of weights one behind the other and of rows `y_pitch` elements apart. All columns of a strip are read,
-    and so are all rows; only the used ones are written.
-    """
-    rows, lanes = strip.rows, strip.lanes
-
-    def sums(
-        vectors: Vectors, table: Any, pitch: Any, leads: Any, kernel_h: Any, kernel_w: Any, spread: Any, w: Any,
-        column: Any, y: Any, y_pitch: Any, used_rows: Any, used_columns: Any,
-    ) -> None:  # fmt: skip
-        builder = vectors.builder
-        addresses, weights = builder.inttoptr(table, INT64.as_pointer()), vectors.pointer(w)
-        taps = builder.mul(kernel_h, kernel_w)
-
-        def line(lead: Any, row: Any, active: range, totals: list[Any]) -> list[Any]:
-            """Row `row` under the strip: what it adds to the active rows of the result."""
-            place = builder.add(builder.mul(lead, pitch), row)
-            start = builder.gep(vectors.pointer(builder.load(builder.gep(addresses, [place]))), [column])
-            first = builder.mul(lead, taps)
-            factors = [
-                builder.gep(weights, [builder.add(first, builder.mul(builder.sub(row, number(r)), kernel_w))])
-                for r in active
-            ]
-
-            def body(j: Any, held: list[Any]) -> list[Any]:
-                here = builder.gep(start, [builder.mul(j, spread)])
-                image = [vectors.load(here, v * lanes) for v in range(strip.vectors)]
-                after = []
-                for n, factor in enumerate(factors):
-                    weight = vectors.broadcast(builder.load(builder.gep(factor, [j])))
-                    mine = held[n * strip.vectors : (n + 1) * strip.vectors]
-                    after += [vectors.multiply_add(weight, part, s) for part, s in zip(image, mine, strict=True)]
-                return after
-
-            own = slice(active.start * strip.vectors, active.stop * strip.vectors)
-            totals = list(totals)
-            totals[own] = counted_loop(builder, kernel_w, totals[own], body)
-            return totals
-
-        def plane(lead: Any, totals: list[Any]) -> list[Any]:
-            # In the kernel's order for every row of the result, so that its bits do not depend on where it stands.
-            for above in range(rows - 1):
-                totals = line(lead, number(above), range(above + 1), totals)
-            totals = counted_loop(
-                builder, builder.sub(kernel_h, number(rows - 1)), totals,
-                lambda n, held: line(lead, builder.add(n, number(rows - 1)), range(rows), held),
-            )  # fmt: skip
-            for below in range(rows - 1):
-                totals = line(lead, builder.add(kernel_h, number(below)), range(below + 1, rows), totals)
-            return totals
-
-        totals = counted_loop(builder, leads, [vectors.zeros] * (rows * strip.vectors), plane)
-        result, last = vectors.pointer(y), builder.sub(used_rows, number(1))
-        whole = builder.icmp_signed(">=", used_columns, number(strip.columns))
-        with builder.if_else(whole) as (full, part):
-            for branch, cut in ((full, False), (part, True)):
-                with branch:
-                    masks = [
-                        vectors.first_lanes(builder.sub(used_columns, number(v * lanes))) if cut else None
-                        for v in range(strip.vectors)
-                    ]
-                    # From the last row to the first: rows too many go where the last used one is, before its own value.
-                    for r in reversed(range(rows)):
-                        row = builder.select(builder.icmp_signed("<", number(r), last), number(r), last)
-                        cell = builder.gep(result, [builder.mul(row, y_pitch)])
-                        for v in range(strip.vectors):
-                            value, mask = totals[r * strip.vectors + v], masks[v]
-                            if mask is None:
-                                vectors.store(value, cell, v * lanes)
-                            else:
-                                vectors.store_masked(value, cell, mask, v * lanes)
-
-    return on_addresses(sums, itemsize, lanes)
-
-
-def sums_along(itemsize: int, strip: Strip) -> Any:
-    """``along(table, w, column, count, y, y_pitch, adding)``: strips of one vector side by side, for 3x3 alone.
-
-    For compiled code: as `strip_sums` with one leading tap and whole strips, `count` of them, into rows whose first
-    element is that for `column`. Weights stay in registers. Where `adding` is not 0 the sums are added to the result's.
-    """
-    rows, lanes, (kernel_h, kernel_w) = strip.rows, strip.lanes, (3, 3)
-
-    def along(
-        vectors: Vectors, table: Any, w: Any, column: Any, count: Any, y: Any, y_pitch: Any, adding: Any
-    ) -> None:  # fmt: skip
-        builder, result = vectors.builder, vectors.pointer(y)
-        addresses, weights = builder.inttoptr(table, INT64.as_pointer()), vectors.pointer(w)
-        factors = [
-            [vectors.broadcast(builder.load(builder.gep(weights, [number(i * kernel_w + j)]))) for j in range(kernel_w)]
-            for i in range(kernel_h)
-        ]
-        images = [
-            builder.gep(vectors.pointer(builder.load(builder.gep(addresses, [number(n)]))), [column])
-            for n in range(rows + kernel_h - 1)
-        ]
-        cells = [builder.gep(result, [builder.mul(y_pitch, number(r))]) for r in range(rows)]
-
-        def one(add: bool, n: Any, _: list[Any]) -> list[Any]:
-            here = builder.mul(n, number(lanes))
-            totals = [vectors.load(cell, here) if add else vectors.zeros for cell in cells]
-            for i, image in enumerate(images):
-                for j in range(kernel_w):
-                    part = vectors.load(image, builder.add(here, number(j)))
-                    for r in range(max(0, i - kernel_h + 1), min(rows, i + 1)):
-                        totals[r] = vectors.multiply_add(factors[i - r][j], part, totals[r])
-            for cell, total in zip(cells, totals, strict=True):
-                vectors.store(total, cell, here)
-            return []
-
-        with builder.if_else(builder.icmp_signed("!=", adding, number(0))) as (more, first):
-            for branch, add in ((more, True), (first, False)):
-                with branch:
-                    counted_loop(builder, count, [], functools.partial(one, add))
-
-    return on_addresses(along, itemsize, lanes)
 
 
 @functools.lru_cache(maxsize=8)
@@ -230,15 +74,17 @@ class Tables(NamedTuple):
     """What `conv_stencil` works from, all of int64.
 
     `shape` holds planes of an image, their height and width, height and width of the result, rows and columns of the
-    kernel, distance of two of its columns, rows of a task, strips of a task, first column of the right edge's copy, and
-    the column of the image that column 0 of the padded one is, negated. `leads` is the plane for each leading place of
-    the result and leading tap, `rows` and `columns` the row and the column that each of the padded plane is, all of
-    them -1 for the constant. `strips` holds the first column of each strip and where it is read, `edges` what
-    `rows_gatherer` needs to know of the left and of the right copy.
+    kernel, distance of two of its columns, rows of a task, strips of a task, first column of the right edge's copy, the
+    column of the image that column 0 of the padded one is, negated, and the number of slots. `leads` is the plane for
+    each leading place of the result and leading tap, `slots` where what is next to its edges is kept, two planes of a
+    place in two slots. `rows` and `columns` are the row and the column that each of the padded plane is, all of them -1
+    for the constant. `strips` holds the first column of each strip and where it is read, `edges` what `rows_gatherer`
+    needs to know of the left and of the right copy.
     """
 
     shape: Any
     leads: Any
+    slots: Any
     rows: Any
     columns: Any
     strips: Any
@@ -253,51 +99,59 @@ def signature(dtype: np.dtype[Any], addresses: int, *tables: Any) -> tuple[Any, 
 
 
 @functools.lru_cache(maxsize=16)
-def conv_stencil(dtype: np.dtype[Any], strip: Strip) -> Callable[..., None]:
-    """The driver for float32 or float64 and a strip."""
+def conv_stencil(dtype: np.dtype[Any], strip: Strip, kernel_rows: int | None = None) -> Callable[..., None]:
+    """The driver for float32 or float64 and a strip, for all kernels or one of `strip_sums`."""
     size, high, wide = dtype.itemsize, strip.rows, strip.columns
-    sums, gather, along, lanes = strip_sums(size, strip), rows_gatherer(dtype), sums_along(size, strip), strip.lanes
+    sums, gather = strip_sums(size, strip, kernel_rows), rows_gatherer(dtype)
+    along, lanes = sums_along(size, strip), strip.lanes
     kind = dtype.type
 
-    @entry(*signature(dtype, 4, TABLE, GRID, TABLE, TABLE, GRID, GRID))
+    @entry(*signature(dtype, 4, TABLE, GRID, GRID, TABLE, TABLE, GRID, GRID))
     def conv_stencil_loop(
         start: int, stop: int, x: Any, w: Any, beyond: Any, y: Any, outside: Any, tables: Any
     ) -> None:
         """``y = x * w`` for the addresses of images, of a kernel (leads, rows, columns), of a row as long as the
         image's and the edges' copies that holds nothing but `outside`, and of the result.
 
-        A task is (n, leading place, block of rows, block of strips).
+        A task is (n, block of rows, block of strips, leading place): what is next to an edge is copied once for all
+        places that need it.
         """
         x, w, beyond, y = number_of(x), number_of(w), number_of(beyond), number_of(y)
-        shape, leads, rows, columns, strips, edges = tables
+        shape, leads, slots, rows, columns, strips, edges = tables
         planes, height, width, out_h, out_w = shape[0], shape[1], shape[2], shape[3], shape[4]
         kernel_h, kernel_w, spread, block_h, block_s, low = shape[5], shape[6], shape[7], shape[8], shape[9], shape[11]
         row_blocks, strip_blocks = (out_h + block_h - 1) // block_h, (strips.shape[0] + block_s - 1) // block_s
+        by_vectors = kernel_h == 3 and kernel_w == 3 and spread == 1
         places, taps, pitch = leads.shape[0], leads.shape[1], high + kernel_h - 1
         firsts, copied = (0, shape[10]), block_h + kernel_h - 1
         bytes_of = (edges[0, 0] * size, edges[1, 0] * size)
-        left_bytes = taps * copied * bytes_of[0]
-        copies = np.empty(taps * copied * (edges[0, 0] + edges[1, 0]), kind)
+        left_bytes = shape[12] * copied * bytes_of[0]
+        copies, held = np.empty(shape[12] * copied * (edges[0, 0] + edges[1, 0]), kind), np.full(shape[12], -1)
         table = np.empty((3, taps, pitch), np.int64)
         for task in range(start, stop):
-            first_strip, rest = task % strip_blocks * block_s, task // strip_blocks
-            last_strip = min(strips.shape[0], first_strip + block_s)
-            top, rest = rest % row_blocks * block_h, rest // row_blocks
-            bottom, place, n = min(top + block_h, out_h), rest % places, rest // places
+            place, rest = task % places, task // places
+            block, n = rest % (row_blocks * strip_blocks), rest // (row_blocks * strip_blocks)
+            first_strip, top = block % strip_blocks * block_s, block // strip_blocks * block_h
+            last_strip, bottom = min(strips.shape[0], first_strip + block_s), min(top + block_h, out_h)
             at_left, at_right = strips[first_strip, 1] == LEFT, strips[last_strip - 1, 1] == RIGHT
             # Strips that are read in the image lie side by side.
             first_direct, last_direct = last_strip, first_strip
             for number_of_strip in range(first_strip, last_strip):
-                if kernel_h == 3 and kernel_w == 3 and spread == 1 and strips[number_of_strip, 1] == DIRECT:
+                if by_vectors and strips[number_of_strip, 1] == DIRECT:
                     first_direct, last_direct = min(first_direct, number_of_strip), number_of_strip + 1
             count = bottom - top + kernel_h - 1
             for tap in range(taps):
-                plane = leads[place, tap]
+                plane, slot = leads[place, tap], slots[place, tap]
                 image = x + (n * planes + plane) * height * width * size if plane >= 0 else 0
-                target = address_of(copies) + tap * copied * bytes_of[0]
+                # Which part of which plane it is; of the constant's, all but the part are alike.
+                wanted = (n * planes + plane) * row_blocks * strip_blocks + block if plane >= 0 else -2 - block
+                if held[slot] == wanted:
+                    continue
+                held[slot] = wanted
+                target = address_of(copies) + slot * copied * bytes_of[0]
                 if at_left:
                     gather(target, image, beyond, outside, rows, top, count, columns, 0, edges[0], width)
-                target = address_of(copies) + left_bytes + tap * copied * bytes_of[1]
+                target = address_of(copies) + left_bytes + slot * copied * bytes_of[1]
                 if at_right:
                     gather(target, image, beyond, outside, rows, top, count, columns, firsts[1], edges[1], width)
             for row_of_strip in range(top, bottom, high):
@@ -306,7 +160,7 @@ def conv_stencil(dtype: np.dtype[Any], strip: Strip) -> Callable[..., None]:
                     image = x + (n * planes + plane) * height * width * size
                     for i in range(pitch):
                         padded = min(row_of_strip + i, bottom + kernel_h - 2)
-                        row, copy = rows[padded], tap * copied + padded - top
+                        row, copy = rows[padded], slots[place, tap] * copied + padded - top
                         source = image + row * width * size if row >= 0 and plane >= 0 else beyond
                         table[0, tap, i] = source - low * size
                         table[1, tap, i] = address_of(copies) + copy * bytes_of[0]

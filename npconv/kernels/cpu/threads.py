@@ -3,8 +3,8 @@
 A kernel takes ``(start, stop, *arguments)``, runs the tasks in between without the interpreter's lock, and no two tasks
 write the same byte. So any division of the tasks gives the same bits. Plain threads rather than a parallel loop inside
 compiled code: nothing here aborts when two Python threads call at once, or when a process forks, as some of Numba's
-threading layers do; every kernel compiles once and serially. The price is some 30 microseconds a launch, so small
-work stays in the calling thread.
+threading layers do; every kernel compiles once and serially. The caller asks for helpers and begins at once; they join
+when they have been woken, some 20 to 50 microseconds later, so small work stays in the calling thread.
 
 Python looks at signals between two of its own instructions only, and compiled code has none. So a long run is cut into
 slices of a fraction of a second, and a kernel whose tasks may themselves be long looks at a flag that the waiting main
@@ -20,7 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,16 @@ WORTH_A_THREAD = 200_000
 # Multiply-adds that are done without looking up: a millisecond of the fastest loops, half a second of the slowest.
 SLICE_OF_WORK = 2**25
 
+# The same for loops on register tiles, which do them in some ten milliseconds: every slice lays out anew the part of
+# the image that it begins in.
+TILE_SLICE = 2**28
+
 # Seconds below which the next slice is made twice as long.
 SHORT_SLICE = 0.05
 
 _lock = threading.Lock()
-_pool: ThreadPoolExecutor | None = None
-_pool_size = 0
+_asked: SimpleQueue[_Shares] = SimpleQueue()
+_helpers = 0  # threads that wait for what is asked
 
 
 def most_parts(work: int) -> int:
@@ -53,6 +57,7 @@ def run(
     *arguments: Any,
     limit: int | None = None,
     stoppable: bool = False,
+    at_once: int = SLICE_OF_WORK,
 ) -> None:
     """Run `kernel` over all tasks.
 
@@ -69,49 +74,47 @@ def run(
     stoppable : bool
         The kernel takes one more argument, a table of one integer, and returns early once that is not 0: for kernels
         of which a single task may take long.
+    at_once : int
+        Multiply-adds that are done without looking up.
     """
     limit = get_num_threads() if limit is None else limit
     parts = max(1, min(limit, tasks, most_parts(work)))
-    if parts == 1 and work <= SLICE_OF_WORK:
+    if parts == 1 and work <= at_once:
         kernel(0, tasks, *arguments, *((_NEVER,) if stoppable else ()))
         return
-    shares = _Shares(kernel, tasks, parts, max(1, tasks * SLICE_OF_WORK // max(1, work)), arguments, stoppable)
+    shares = _Shares(kernel, tasks, parts, max(1, tasks * at_once // max(1, work)), arguments, stoppable)
     if hasattr(kernel, "overloads"):
         shares.compile()
     # Signals come to the main thread alone, which must not be inside a long task then.
-    waits = stoppable and work > SLICE_OF_WORK * tasks and threading.current_thread() is threading.main_thread()
-    helpers = parts if waits else parts - 1
-    futures: list[Future[None]] = []
+    waits = stoppable and work > at_once * tasks and threading.current_thread() is threading.main_thread()
+    wanted = parts if waits else parts - 1
     try:
-        try:
-            for _ in range(helpers):
-                futures.append(_workers(helpers).submit(shares.work))  # noqa: PERF401 - those that could be started count
-        except (RuntimeError, MemoryError):
-            # No more threads can be started: the interpreter is shutting down, or a limit is reached.
-            waits = False
-        if not waits:
+        if _ask(shares, wanted) < wanted or not waits:
             shares.work()
-            futures = [future for future in futures if not future.cancel()]
-        wait(futures)
+        shares.wait()
     except BaseException:
         shares.stop()
-        _wait_for_all(futures)
+        shares.wait_in_any_case()
         raise
-    for future in futures:
-        future.result()
+    if shares.error is not None:
+        raise shares.error
 
 
-def prepared(kernel: Callable[..., None], tasks: int, work: int) -> Callable[..., None]:
+def prepared(
+    kernel: Callable[..., None], tasks: int, work: int, limit: int | None = None, stoppable: bool = False
+) -> Callable[..., None]:
     """`run` for many calls: what takes the arguments of `kernel` that come after the tasks."""
-    if most_parts(work) == 1 or (tasks == 1 and work <= SLICE_OF_WORK):
+    if work <= SLICE_OF_WORK and (tasks == 1 or limit == 1 or most_parts(work) == 1):
+        if stoppable:
+            return lambda *arguments: kernel(0, tasks, *arguments, _NEVER)
         return functools.partial(kernel, 0, tasks)
-    return functools.partial(run, kernel, tasks, work)
+    return functools.partial(run, kernel, tasks, work, limit=limit, stoppable=stoppable)
 
 
 class _Shares:
     """The tasks of a run in equal shares, each done slice by slice, until none is left or somebody says stop.
 
-    Whoever works takes the next share. So a worker that could not be started leaves nothing undone, and one that comes
+    Whoever works takes the next share. So a helper that could not be started leaves nothing undone, and one that comes
     late, after the result was handed over, finds nothing to do.
     """
 
@@ -128,6 +131,8 @@ class _Shares:
         self._left = deque(itertools.pairwise(tasks * part // count for part in range(count + 1)))
         self._stopped = np.zeros(1, np.int64)
         self._arguments = (*arguments, _read_only(self._stopped)) if stoppable else arguments
+        self._lock, self._helping, self._left_alone = threading.Lock(), 0, SimpleQueue[None]()
+        self.error: BaseException | None = None
 
     def compile(self) -> None:
         """Have a kernel that is compiled when first called compiled now: nobody can be interrupted who waits for it."""
@@ -153,15 +158,55 @@ class _Shares:
                     step *= 2
                 first = end
 
-
-def _wait_for_all(futures: list[Future[None]]) -> None:
-    """Wait, also when interrupted again: nobody may go on while a worker still writes into the arrays."""
-    while True:
+    def help(self) -> None:
+        """Work in another thread than the caller's. Who helps is counted before a share is taken: see `wait`."""
+        with self._lock:
+            self._helping += 1
         try:
-            wait(futures)
-            return
-        except BaseException:  # the first one is on its way already
-            continue
+            self.work()
+        except BaseException as error:
+            self.error = error
+            self.stop()
+        with self._lock:
+            self._helping -= 1
+            if not self._helping:
+                self._left_alone.put(None)
+
+    def wait(self) -> None:
+        """Until no share is left, and nobody helps any more."""
+        while self._left or self._helping:
+            self._left_alone.get()
+
+    def wait_in_any_case(self) -> None:
+        """Wait, also when interrupted again: nobody may go on while a helper still writes into the arrays."""
+        while True:
+            try:
+                return self.wait()
+            except BaseException:  # the first one is on its way already
+                continue
+
+
+def _ask(shares: _Shares, count: int) -> int:
+    """Ask so many helpers, who are started when they are first needed; returns how many there are to hear it."""
+    global _helpers
+    if _helpers < count:
+        with _lock:
+            try:
+                while _helpers < count:
+                    threading.Thread(target=_help, args=(_asked,), name="npconv", daemon=True).start()
+                    _helpers += 1
+            except (RuntimeError, MemoryError):
+                # No more threads can be started: the interpreter is shutting down, or a limit is reached.
+                count = _helpers
+    for _ in range(count):
+        _asked.put(shares)
+    return count
+
+
+def _help(asked: SimpleQueue[_Shares]) -> None:
+    """What a helper does all its life."""
+    while True:
+        asked.get().help()  # without a name, which would keep its arrays until somebody asks again
 
 
 def _read_only(table: Any) -> Any:
@@ -174,19 +219,10 @@ _NEVER = _read_only(np.zeros(1, np.int64))
 """What a kernel looks at that nobody stops."""
 
 
-def _workers(count: int) -> ThreadPoolExecutor:
-    """The process's pool, grown to `count` threads where it has fewer."""
-    global _pool, _pool_size
-    with _lock:
-        if _pool is None or _pool_size < count:
-            _pool, _pool_size = ThreadPoolExecutor(count, thread_name_prefix="npconv"), count
-        return _pool
-
-
 def _forget() -> None:
     """A forked child has none of its parent's threads, and may have inherited a locked lock."""
-    global _lock, _pool, _pool_size
-    _lock, _pool, _pool_size = threading.Lock(), None, 0
+    global _lock, _asked, _helpers
+    _lock, _asked, _helpers = threading.Lock(), SimpleQueue(), 0
 
 
 if hasattr(os, "register_at_fork"):

@@ -22,7 +22,7 @@ def row_width(columns: int) -> int:
     return 1 << (columns - 1).bit_length()
 
 
-def gatherer(itemsize: int, lanes: int, down: Rows, across: Rows) -> Any:
+def gatherer(itemsize: int, lanes: int, down: Rows, across: Rows, neighbours: bool = False) -> Any:
     """``gather(base, offsets, pitch, scratch, target, distance)``: points = down @ patch @ across.T in every lane.
 
     Lane l's patch has its rows `pitch` elements apart from element ``offsets[l]`` behind address `base` on; of each
@@ -34,11 +34,11 @@ def gatherer(itemsize: int, lanes: int, down: Rows, across: Rows) -> Any:
     def gather(vectors: Vectors, base: Any, offsets: Any, pitch: Any, scratch: Any, target: Any, distance: Any) -> None:
         builder = vectors.builder
         held, out = vectors.pointer(scratch), vectors.pointer(target)
-        starts = _starts(vectors, base, offsets)
+        starts = _starts(vectors, base, offsets, 1 if neighbours else lanes)
 
         def rows(i: Any, _: list[Any]) -> list[Any]:
             here = [builder.gep(start, [builder.mul(i, pitch)]) for start in starts]
-            columns = _read_columns(vectors, here, row_width(width))[:width]
+            columns = [vectors.load(here[0])] if neighbours else _read_columns(vectors, here, row_width(width))[:width]
             first = builder.mul(i, number(len(across) * lanes))
             for j, value in enumerate(combine(vectors, across, columns)):
                 vectors.store(value, held, builder.add(first, number(j * lanes)))
@@ -69,7 +69,7 @@ def kernel_transformer(itemsize: int, lanes: int, down: Rows, across: Rows) -> A
 
     def transform(vectors: Vectors, base: Any, offsets: Any, target: Any, distance: Any, turned: Any) -> None:
         builder = vectors.builder
-        out, starts = vectors.pointer(target), _starts(vectors, base, offsets)
+        out, starts = vectors.pointer(target), _starts(vectors, base, offsets, lanes)
         taps = []
         # Kernels are read in short runs, which the processor does not foresee: those of the call after the next one.
         for start in starts:
@@ -91,11 +91,11 @@ def kernel_transformer(itemsize: int, lanes: int, down: Rows, across: Rows) -> A
     return on_addresses(transform, itemsize, lanes)
 
 
-def scatterer(itemsize: int, lanes: int, down: Rows, across: Rows) -> Any:
+def scatterer(itemsize: int, lanes: int, down: Rows, across: Rows, neighbours: bool = False) -> Any:
     """``scatter(source, distance, scratch, base, offsets, pitch, shift, limits)``: the way back.
 
     Patch = clamp(shift + down @ points @ across.T), with `shift` the address of one number and `limits` that of two.
-    Exactly ``len(down)`` rows of ``len(across)`` elements of every lane are written.
+    Exactly ``len(down)`` rows of ``len(across)`` elements of every lane are written. `neighbours` are as in `gatherer`.
     """
     height, width = len(down), len(across)
 
@@ -105,7 +105,7 @@ def scatterer(itemsize: int, lanes: int, down: Rows, across: Rows) -> Any:
     ) -> None:  # fmt: skip
         builder = vectors.builder
         held, points = vectors.pointer(scratch), vectors.pointer(source)
-        starts = _starts(vectors, base, offsets)
+        starts = _starts(vectors, base, offsets, 1 if neighbours else lanes)
         bound = vectors.pointer(limits)
         low, high = (vectors.broadcast(builder.load(builder.gep(bound, [number(i)]))) for i in range(2))
         bias = vectors.broadcast(builder.load(vectors.pointer(shift)))
@@ -124,7 +124,10 @@ def scatterer(itemsize: int, lanes: int, down: Rows, across: Rows) -> Any:
             row = [vectors.load(held, builder.add(first, number(j * lanes))) for j in range(wide)]
             values = [vectors.clamp(builder.fadd(v, bias), low, high) for v in combine(vectors, across, row)]
             here = [builder.gep(start, [builder.mul(i, pitch)]) for start in starts]
-            _write_columns(vectors, here, values, row_width(width))
+            if neighbours:
+                vectors.store(values[0], here[0])
+            else:
+                _write_columns(vectors, here, values, row_width(width))
             return []
 
         counted_loop(builder, number(wide), [], columns)
@@ -187,12 +190,12 @@ def _weighted_sum(vectors: Vectors, terms: list[tuple[int, float]], values: list
     return vectors.zeros if total is None else total
 
 
-def _starts(vectors: Vectors, base: Any, offsets: Any) -> list[Any]:
-    """Pointers to the patches of all lanes."""
+def _starts(vectors: Vectors, base: Any, offsets: Any, count: int) -> list[Any]:
+    """Pointers to the patches of the first `count` lanes."""
     builder = vectors.builder
     table = builder.inttoptr(offsets, INT64.as_pointer())
     first = vectors.pointer(base)
-    return [builder.gep(first, [builder.load(builder.gep(table, [number(lane)]))]) for lane in range(vectors.lanes)]
+    return [builder.gep(first, [builder.load(builder.gep(table, [number(lane)]))]) for lane in range(count)]
 
 
 def _read_columns(vectors: Vectors, starts: list[Any], width: int) -> list[Any]:

@@ -2,7 +2,8 @@
 
 A task takes some tiles of outputs (of any images of the batch) and some or all output channels of a group. It
 transforms the patches under them, one lane a tile, into panels; runs the register tiles for every point; and transforms
-the sums back into the result. The patches are read where they lie; those that reach over an edge are copied first.
+the sums back into the result. The rows of a channel that lie under the tiles are first copied side by side, with their
+padding, which takes a few vectors a row and spares every patch the question where it lies.
 
 Weights are transformed before, or on the way: then some of them at a time, into a buffer that stays in L2, and the
 products that use them follow. What is multiplied is ordered by planes of an image that follow each other as channels
@@ -20,6 +21,7 @@ import numpy as np
 from npconv.kernels.cpu.blocking import PANEL_BYTES, Tile
 from npconv.kernels.cpu.compile import compiled, inner
 from npconv.kernels.cpu.microkernel import CHUNK, tile_product
+from npconv.kernels.cpu.staging import row_movers
 from npconv.kernels.cpu.transforms import Rows, gatherer, kernel_transformer, row_width, scatterer
 from npconv.kernels.cpu.vectors import Vectors, address_of, copiers, on_addresses
 
@@ -37,25 +39,28 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
     """The driver for float32 or float64, a tile, and the transforms of rows (`down`) and columns (`across`)."""
     size, lanes, columns, rows = dtype.itemsize, tile.lanes, tile.columns, tile.rows
     points_h, points_w, out_h, out_w = len(down.bt), len(across.bt), len(down.at), len(across.at)
-    points, read, written = points_h * points_w, row_width(points_w), row_width(out_w)
+    points, read = points_h * points_w, row_width(points_w)
     most_depth = PANEL_BYTES // (columns * size) // CHUNK * CHUNK
-    product = tile_product(size, tile, chunked=True)
-    gather = gatherer(size, lanes, down.bt, across.bt)
-    scatter = scatterer(size, lanes, down.at, across.at)
-    window, (move, *_) = windower(size, read), copiers(size, 1)
+    vectors, few = tile.vectors, Tile(rows, tile.vectors, min(lanes, CHUNK))
+    product, dots = tile_product(size, tile, chunked=True), tile_product(size, few, chunked=True, dots=True)
+    gather = gatherer(size, lanes, down.bt, across.bt, neighbours=points_w == 1)
+    scatter = scatterer(size, lanes, down.at, across.at, neighbours=points_w == 1)
+    _, copy_row, _ = row_movers(size, lanes)
     transform, kernels_size = weights_transform(dtype, rows, down, across)
 
     @compiled
     def conv_winograd_loop(
         start: int, stop: int, x: Any, u: Any, points_apart: int, layout: Any, bias: Any, y: Any, limits: Any,
-        groups: int, shares: int, most_tiles: int, some_rows: int, some_depth: int, shape: Any, planes: Any, spans: Any,
+        groups: int, shares: int, most_tiles: int, tail: int, some_rows: int, some_depth: int, shape: Any, planes: Any,
+        spans: Any,
     ) -> None:  # fmt: skip
         """``y = clamp(bias + x * w)`` with weights from `winograd_weights`, or as they came where `points_apart` is 0.
 
         The latter have the `layout` of `weights_transform`, and are transformed for `some_rows` register tiles of
         outputs and `some_depth`, a multiple of CHUNK, at a time.
 
-        A task is (group, block of tiles, share): one of `shares` parts of the group's output channels. `shape` holds
+        A task is (group, block of tiles, share): one of `shares` parts of the group's output channels. The last block
+        has `tail` tiles more, which fill no panel and are columns of dot products. `shape` holds
         images, channels of a group, height and width, low paddings, and output height and width. A channel of the
         result has ``planes.shape[0]`` planes; under them lie those that `planes` says, of one channel
         ``planes.shape[1]``, or none (-1), for weights that follow each other. Of the depth under such a plane only the
@@ -70,82 +75,95 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
         depth = (used_depth + CHUNK - 1) // CHUNK * CHUNK
         tiles_h, tiles_w = (result_h + out_h - 1) // out_h, (result_w + out_w - 1) // out_w
         total = images * leads * tiles_h * tiles_w
-        blocks, tiles = (total + most_tiles - 1) // most_tiles, (outputs + rows - 1) // rows
+        blocks, tiles = (total - tail + most_tiles - 1) // most_tiles, (outputs + rows - 1) // rows
         panels = most_tiles // columns
+        room = most_tiles + (columns if tail > 0 else 0)
         if points_apart:
             some_rows, some_depth = (tiles + shares - 1) // shares, depth
         # A little apart, so that the same place at all points does not compete for the same lines of a cache.
         data_pitch = panels * depth * columns + 16
-        sums_pitch = some_rows * rows * most_tiles + 16
+        sums_pitch = some_rows * rows * room + 16
+        tail_pitch = tail * depth + 16
         made_pitch = some_rows * rows * some_depth + 16
-        data = np.empty(points * data_pitch, x.dtype)
+        data, tail_data = np.empty(points * data_pitch, x.dtype), np.empty(points * tail_pitch, x.dtype)
         if depth > used_depth:
-            data[:] = 0  # what pads the depth
+            data[:], tail_data[:] = 0, 0  # what pads the depth
         sums = np.empty(points * sums_pitch, x.dtype)
         made = np.empty(0 if points_apart else points * made_pitch, x.dtype)
         kernels, offsets = np.zeros(kernels_size, x.dtype), np.empty(2 * CHUNK, np.int64)
-        # Patches over an edge are copied to rows as far apart as those of the image, so that one vector may hold both
-        # kinds; where the image has rows shorter than a patch, all of them are copied.
-        pitch = max(width, read)
-        beside = pitch // read
-        patches = np.zeros(max((lanes + beside - 1) // beside * points_h * pitch, lanes * out_h * written), x.dtype)
-        inside, places = np.empty(lanes, np.bool_), np.empty(lanes, np.int64)
-        scratch = np.empty(points * lanes, x.dtype)
-        none = np.zeros(rows, x.dtype)
-        sources, targets = np.empty(most_tiles, np.int64), np.empty(most_tiles, np.int64)
-        tops, lefts = np.empty(most_tiles, np.int64), np.empty(most_tiles, np.int64)
-        leading, ends, starts = np.empty(most_tiles, np.int64), np.empty(lanes, np.int64), np.empty(lanes, np.int64)
-        patch_offsets, result_offsets = np.empty(lanes, np.int64), np.empty(lanes, np.int64)
-        firsts, ends_of = np.empty(panels, np.int64), np.empty(panels, np.int64)
-        for lane in range(lanes):
-            patch_offsets[lane] = lane // beside * points_h * pitch + lane % beside * read
-            result_offsets[lane] = lane * out_h * written
+        # The image under the tiles, with its padding: rows of tiles side by side. Results that hang over an edge.
+        most_rows = (room + tiles_w - 2) // tiles_w + 1
+        pitch = room * out_w + most_rows * (read - out_w)
+        staged = np.empty(points_h * pitch, x.dtype)
+        row_sources, row_targets = np.empty(most_rows * points_h, np.int64), np.empty(most_rows * points_h, np.int64)
+        row_counts = np.empty(most_rows * points_h, np.int64)
+        ragged = points_w == 1 or result_h % out_h > 0 or result_w % out_w > 0
+        joined = np.empty(out_h * room * out_w if ragged else 0, x.dtype)
+        places, targets = np.empty(room, np.int64), np.empty(room, np.int64)
+        firsts, ends = np.empty(panels + 1, np.int64), np.empty(panels + 1, np.int64)
+        turned = np.empty(points * lanes, x.dtype)
+        scratch, none = np.empty(points * lanes, x.dtype), np.zeros(rows, x.dtype)
         for task in range(start, stop):
             share, rest = task % shares, task // shares
             block, group = rest % blocks, rest // blocks
-            count = min(most_tiles, total - block * most_tiles)
-            used_vectors, used_panels = (count + lanes - 1) // lanes, (count + columns - 1) // columns
-            firsts[:], ends_of[:] = depth, 0
+            begin = block * most_tiles
+            few_tiles = tail if block == blocks - 1 else 0
+            count = min(most_tiles, total - tail - begin) + few_tiles
+            used_vectors, used_panels = (count + lanes - 1) // lanes, (count - few_tiles + columns - 1) // columns
+            first_row, last_row = begin // tiles_w, (begin + count - 1) // tiles_w
+            firsts[:], ends[:] = depth, 0
             for t in range(used_vectors * lanes):
                 # Lanes that are too many repeat the last tile.
-                number = block * most_tiles + min(t, count - 1)
-                image, row, column = number // (tiles_h * tiles_w), number // tiles_w % tiles_h, number % tiles_w
-                n, leading[t] = image % images, image // images
-                tops[t], lefts[t] = row * out_h - low_h, column * out_w - low_w
-                sources[t] = (n * groups * channels * held * height + tops[t]) * width + lefts[t]
-                targets[t] = ((n * groups * outputs * leads + leading[t]) * result_h + row * out_h) * result_w
-                targets[t] += column * out_w
+                number = begin + min(t, count - 1)
+                row, column = number // tiles_w, number % tiles_w
+                image, lead = row // tiles_h % images, row // tiles_h // images
+                places[t] = (number - begin) * out_w + (row - first_row) * (read - out_w)
+                targets[t] = (image * groups * outputs * leads + lead) * result_h + row % tiles_h * out_h
+                targets[t] = (number - begin) * out_w if ragged else targets[t] * result_w + column * out_w
                 panel = t // columns
-                firsts[panel] = min(firsts[panel], spans[leading[t], 0])
-                ends_of[panel] = max(ends_of[panel], spans[leading[t], 1])
-            for v in range(used_vectors):
-                panel, column = v * lanes // columns, v * lanes % columns
-                for tap in range(stacked):
-                    if (tap + 1) * channels <= firsts[panel] or tap * channels >= ends_of[panel]:
-                        continue
-                    for lane in range(lanes):
-                        t = v * lanes + lane
-                        here = planes[leading[t], tap]
-                        within = 0 <= tops[t] <= height - points_h and 0 <= lefts[t] <= width - read
-                        inside[lane] = here >= 0 and within
-                        ends[lane] = min(read, width - lefts[t]) if here >= 0 else 0
-                        starts[lane] = sources[t] + max(here, 0) * height * width
-                    for c in range(channels):
-                        plane = address_of(x) + (group * channels + c) * held * height * width * size
-                        target = address_of(data) + ((panel * depth + tap * channels + c) * columns + column) * size
-                        for lane in range(lanes):
-                            if inside[lane]:
-                                places[lane] = starts[lane]
-                                continue
-                            t = v * lanes + lane
-                            patch = address_of(patches) + patch_offsets[lane] * size
-                            for i in range(points_h):
-                                window(
-                                    patch + i * pitch * size, plane + (starts[lane] + i * width) * size,
-                                    max(0, -lefts[t]), ends[lane] if 0 <= tops[t] + i < height else 0,
-                                )  # fmt: skip
-                            places[lane] = (patch - plane) // size
-                        gather(plane, address_of(places), pitch, address_of(scratch), target, data_pitch)
+                firsts[panel] = min(firsts[panel], spans[lead, 0])
+                ends[panel] = max(ends[panel], spans[lead, 1])
+            for tap in range(stacked):
+                staged[:] = 0
+                copies = 0
+                for row in range(first_row, last_row + 1):
+                    image, lead = row // tiles_h % images, row // tiles_h // images
+                    first = max(begin, row * tiles_w)
+                    # Columns of the image, beginning with the one under the first tile of the row.
+                    left = first % tiles_w * out_w - low_w
+                    wanted = (min(begin + count, (row + 1) * tiles_w) - first - 1) * out_w + points_w
+                    there, beyond = max(0, left), min(width, left + wanted)
+                    for i in range(points_h):
+                        line = row % tiles_h * out_h - low_h + i
+                        if planes[lead, tap] >= 0 and 0 <= line < height and there < beyond:
+                            plane = image * groups * channels * held + planes[lead, tap]
+                            row_sources[copies] = (plane * height + line) * width + there
+                            row_targets[copies] = i * pitch + places[first - begin] + there - left
+                            row_counts[copies] = beyond - there
+                            copies += 1
+                for c in range(channels):
+                    plane = address_of(x) + (group * channels + c) * held * height * width * size
+                    for n in range(copies):
+                        copy_row(
+                            address_of(staged) + row_targets[n] * size, plane + row_sources[n] * size, row_counts[n]
+                        )
+                    k = tap * channels + c
+                    for v in range(used_vectors):
+                        panel, column = v * lanes // columns, v * lanes % columns
+                        if (tap + 1) * channels <= firsts[panel] or tap * channels >= ends[panel]:
+                            continue
+                        target, apart = address_of(data) + ((panel * depth + k) * columns + column) * size, data_pitch
+                        if panel == used_panels:
+                            target, apart = address_of(turned), lanes
+                        gather(
+                            address_of(staged), address_of(places) + v * lanes * 8, pitch, address_of(scratch), target,
+                            apart,
+                        )  # fmt: skip
+                        if panel == used_panels:
+                            for t in range(column, min(few_tiles, column + lanes)):
+                                for point in range(points):
+                                    value = turned[point * lanes + t - column]
+                                    tail_data[point * tail_pitch + t * depth + k] = value
             first_tile, last_tile = tiles * share // shares, tiles * (share + 1) // shares
             for first in range(first_tile, last_tile, some_rows):
                 last = min(first + some_rows, last_tile)
@@ -164,49 +182,61 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
                     for point in range(points):
                         for low in range(above, max(below, above + 1), most_depth):
                             for o in range(first * rows, min(last * rows, outputs), rows):
-                                place = point * sums_pitch + (o - first * rows) * most_tiles
+                                place = point * sums_pitch + (o - first * rows) * room
                                 tile_weights = point * apart + (o - first * rows) * (below - above) - above * rows
                                 for panel in range(used_panels):
-                                    k, end = max(low, firsts[panel]), min(low + most_depth, below, ends_of[panel])
+                                    k, end = max(low, firsts[panel]), min(low + most_depth, below, ends[panel])
                                     # Zeros alone are written once, as the sum of nothing.
-                                    if k >= end and (low > 0 or ends_of[panel] > 0):
+                                    if k >= end and (low > 0 or ends[panel] > 0):
                                         continue
                                     product(
                                         max(end - k, 0), weights + (tile_weights + k * rows) * size, 0,
                                         address_of(data) + (point * data_pitch + (panel * depth + k) * columns) * size,
-                                        0, address_of(sums) + (place + panel * columns) * size, most_tiles,
+                                        0, address_of(sums) + (place + panel * columns) * size, room,
                                         min(rows, outputs - o), columns, address_of(none),
-                                        ends_of[panel] > 0 and k > firsts[panel], -np.inf, np.inf,
+                                        ends[panel] > 0 and k > firsts[panel], -np.inf, np.inf,
+                                    )  # fmt: skip
+                                if few_tiles == 0:
+                                    continue
+                                k, end = max(low, firsts[used_panels]), min(low + most_depth, below, ends[used_panels])
+                                if k >= end and (low > 0 or ends[used_panels] > 0):
+                                    continue
+                                for t in range(0, few_tiles, vectors):
+                                    dots(
+                                        max(end - k, 0), weights + (tile_weights + k * rows) * size, 0,
+                                        address_of(tail_data) + (point * tail_pitch + t * depth + k) * size, depth,
+                                        address_of(sums) + (place + used_panels * columns + t) * size, room,
+                                        min(rows, outputs - o), few_tiles - t, address_of(none),
+                                        ends[used_panels] > 0 and k > firsts[used_panels], -np.inf, np.inf,
                                     )  # fmt: skip
                 for o in range(first * rows, min(last * rows, outputs)):
                     channel = group * outputs + o
                     plane = address_of(y) + channel * leads * result_h * result_w * size
                     shift, bounds = address_of(bias) + channel * size, address_of(limits)
+                    for point in range(points if few_tiles > 0 else 0):
+                        # Lanes that are too many repeat the last tile here too.
+                        place = point * sums_pitch + (o - first * rows) * room
+                        sums[place + count : place + used_vectors * lanes] = sums[place + count - 1]
+                    base, apart = (address_of(joined), room * out_w) if ragged else (plane, result_w)
                     for v in range(used_vectors):
-                        whole = (v + 1) * lanes <= count
-                        for t in range(v * lanes, (v + 1) * lanes):
-                            whole = (
-                                whole and tops[t] + low_h <= result_h - out_h and lefts[t] + low_w <= result_w - out_w
-                            )
-                        source = address_of(sums) + ((o - first * rows) * most_tiles + v * lanes) * size
-                        if whole:
-                            scatter(
-                                source, sums_pitch, address_of(scratch), plane, address_of(targets) + v * lanes * 8,
-                                result_w, shift, bounds,
-                            )  # fmt: skip
-                            continue
+                        source = address_of(sums) + ((o - first * rows) * room + v * lanes) * size
                         scatter(
-                            source, sums_pitch, address_of(scratch), address_of(patches), address_of(result_offsets),
-                            written, shift, bounds,
+                            source, sums_pitch, address_of(scratch), base, address_of(targets) + v * lanes * 8,
+                            apart, shift, bounds,
                         )  # fmt: skip
-                        for t in range(v * lanes, min(count, (v + 1) * lanes)):
-                            for i in range(min(out_h, result_h - low_h - tops[t])):
-                                patch = (t - v * lanes) * out_h * written + i * written
-                                for j in range(min(out_w, result_w - low_w - lefts[t])):
-                                    move(
-                                        plane + (targets[t] + i * result_w + j) * size,
-                                        address_of(patches) + (patch + j) * size,
-                                    )
+                    if not ragged:
+                        continue
+                    for row in range(first_row, last_row + 1):
+                        image, lead = row // tiles_h % images, row // tiles_h // images
+                        begun, top = max(begin, row * tiles_w), row % tiles_h * out_h
+                        left, end = begun % tiles_w * out_w, min(begin + count, (row + 1) * tiles_w) - row * tiles_w
+                        place = (image * groups * outputs * leads + lead) * result_h + top
+                        for i in range(min(out_h, result_h - top)):
+                            copy_row(
+                                plane + ((place + i) * result_w + left) * size,
+                                address_of(joined) + (i * room + begun - begin) * out_w * size,
+                                min(end * out_w, result_w) - left,
+                            )  # fmt: skip
 
     return conv_winograd_loop
 
