@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from npconv.algorithms import ALGORITHMS
-from npconv.arrays import Array, Backend, Operands, check_shape, compute_dtype, from_channels_first
+from npconv.arrays import Array, Backend, Operands, check_shape, compute_dtype, from_channels_first, is_plain
 from npconv.geometry import ConvSpec, Pairs, Size, Window, check_extent, join_shape, resolve_padding
 from npconv.lazy import is_lazy, later, stand_in
 from npconv.patches import spatial_form
@@ -93,6 +93,9 @@ def max_pool(
         )  # fmt: skip
     pool.operands.check_out(out, pool.y_shape)
     if not _flag("return_indices", return_indices):
+        if pool.can_fill(out):
+            _max_values(pool, out)
+            return out
         return pool.operands.deliver(pool.as_result(_max_values(pool)), out)
     y, winner = _max_forward(pool)
     places = pool.as_result(_places(pool, winner))
@@ -325,6 +328,17 @@ class _Pool:
     def as_result(self, y: Array) -> Array:
         return from_channels_first(self.operands.backend.xp, y, self.layout, self.batched)
 
+    @property
+    def has_values_alone(self) -> bool:
+        """Whether there is a loop that looks for no indices."""
+        return hasattr(self.operands.backend.kernels, "max_values") and self.operands.dtype.kind != "c"
+
+    def can_fill(self, out: Any) -> bool:
+        """Whether that loop can write into `out`, which was checked, without a copy."""
+        dtype = self.operands.dtype
+        first = self.layout == "channels_first" and self.operands.backend.xp is np
+        return first and self.has_values_alone and is_plain(out) and out.dtype == dtype == compute_dtype(dtype)
+
     def gradient(self, dy: Array) -> Operands:
         """The gradient of the result, checked, on the backend that computed it."""
         operands = self.operands.companion(dy=dy)
@@ -332,23 +346,26 @@ class _Pool:
         return operands
 
 
-def _max_values(pool: _Pool) -> Array:
-    """The result alone, by a faster loop where there is one."""
+def _max_values(pool: _Pool, out: Array | None = None) -> Array:
+    """The result alone, by a faster loop where there is one; `out` is for those that `_Pool.can_fill` lets pass."""
     kernels: Any = pool.operands.backend.kernels
-    if not hasattr(kernels, "max_values") or pool.operands.dtype.kind == "c":
+    if not pool.has_values_alone:
         return _max_forward(pool)[0]
-    x, y = _max_operands(pool)
+    x, y = _max_operands(pool, out)
     kernels.max_values(pool.window, x, y)
     return y
 
 
-def _max_operands(pool: _Pool) -> tuple[Array, Array]:
-    """The image, and a result that every element exceeds."""
+def _max_operands(pool: _Pool, out: Array | None = None) -> tuple[Array, Array]:
+    """The image, and a result that every element exceeds, in the memory of `out` if there is one."""
     dtype = pool.operands.dtype
     # Modulo 2^64 an unsigned and a signed integer are the same, but not in order.
     wide = dtype if dtype == np.uint64 else compute_dtype(dtype)
     x = pool.operands.load_image("x", pool.layout, pool.batched, wide)
-    return x, pool.operands.backend.xp.full((pool.batch, pool.channels, *pool.window.out), _lowest(dtype), wide)
+    shape = (pool.batch, pool.channels, *pool.window.out)
+    y = pool.operands.backend.xp.empty(shape, wide) if out is None else out.reshape(shape)
+    y.fill(_lowest(dtype))
+    return x, y
 
 
 def _places(pool: _Pool, winner: Array) -> Array:

@@ -41,6 +41,10 @@ FILTERS = [
 """Shapes of an image and of a kernel, the method, and the boundary."""
 
 
+POOLS = [((2, 3, 20, 17), (3, 3), 2, 1), ((1, 2, 9, 33), (2, 5), (1, 2), 0), ((3, 1, 40, 16), (2, 2), 2, 0)]
+"""Shape of an image, kernel, stride and padding."""
+
+
 def inside(at_end: bool) -> int:
     """Run everything twice, the second time between guarded pages; returns the number of runs."""
     rng, numba, count = np.random.default_rng(0), require("numba"), 0
@@ -68,6 +72,13 @@ def inside(at_end: bool) -> int:
         expected = nc.correlate(x, w, method=method, boundary=boundary)
         with PageGuarded(at_end) as guard:
             found = nc.correlate(guard.copy(x), guard.copy(w), method=method, boundary=boundary)
+        np.testing.assert_array_equal(found, expected)
+        count += 1
+    for shape, *window in POOLS:
+        x = rng.integers(-3, 4, shape).astype("f4")
+        expected = nc.max_pool(x, *window)
+        with PageGuarded(at_end) as guard:
+            nc.max_pool(guard.copy(x), *window, out=(found := guard.empty(expected.shape, "f4")))
         np.testing.assert_array_equal(found, expected)
         count += 1
     return count

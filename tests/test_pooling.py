@@ -302,3 +302,24 @@ def test_a_nan_wins_its_window_on_every_road() -> None:
         for indices in (False, True):
             y = nc.max_pool(x, 2, 1, backend=backend, return_indices=indices)
             np.testing.assert_array_equal((y[0] if indices else y)[0, 0, 0], [np.nan] * 3)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"),
+    [((3, 3), (2, 2), (1, 1), 1), ((2, 2), 2, 0, 1), ((7, 4), (3, 2), (2, 1), (1, 3)), ((1, 5), (5, 2), 0, 1)],
+)
+def test_rows_of_whole_vectors_agree_with_numpy_and_go_into_out(
+    dtype: str, kernel: tuple[int, int], stride: Any, padding: Any, dilation: Any
+) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, 37, 49)).astype(dtype)
+    x[rng.random(x.shape) < 0.05] = np.nan
+    x[:, 1] = -np.inf
+    expected = nc.max_pool(x, kernel, stride, padding, dilation, backend="numpy")
+    out = np.zeros_like(expected)
+    assert nc.max_pool(x, kernel, stride, padding, dilation, backend="numba", out=out) is out
+    identical(out, expected)
+    one = np.zeros_like(expected[0])
+    assert nc.max_pool(x[0], kernel, stride, padding, dilation, backend="numba", out=one) is one
+    identical(one, expected[0])

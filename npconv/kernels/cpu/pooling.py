@@ -8,8 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from npconv.geometry import Window
+from npconv.kernels.cpu.blocking import processor
 from npconv.kernels.cpu.compile import compiled
 from npconv.kernels.cpu.loops import at, input_row
+from npconv.kernels.cpu.vectors import Vectors, address_of, counted_loop, number, on_addresses
+
+AT_ONCE, AHEAD = 8, 2048
+"""Rows of windows whose maxima down the columns are taken before those along the rows; bytes that an image is asked for
+ahead of being read."""
 
 
 @compiled
@@ -140,6 +147,93 @@ def max_strided(start: int, stop: int, x: Any, y: Any, geometry: Any) -> None:
                     raise_to(line, tall, 0, out_w, 2, k * dilation_w)
                 else:
                     raise_to(line, tall, 0, out_w, stride_w, k * dilation_w)
+
+
+def suits_halved(window: Window, dtype: np.dtype[Any]) -> bool:
+    """Whether `max_halved` takes images of this dtype."""
+    shortest = min(window.out[1], window.size[1]) * dtype.itemsize
+    return dtype.kind == "f" and window.stride[1] == 2 and shortest >= processor().register_bytes
+
+
+@functools.lru_cache(maxsize=2)
+def max_halved(dtype: np.dtype[Any]) -> Callable[..., None]:
+    """`max_strided` for windows two columns apart, and rows of float32 or float64 that fill a vector.
+
+    The last vector of a row overlaps the one before it: what is compared twice costs less than single elements.
+    """
+    size, lanes = dtype.itemsize, processor().register_bytes // dtype.itemsize
+    of_three, along = (on_addresses(write, size, lanes) for write in (_highest_of_three, _highest_along))
+
+    @compiled
+    def max_halved_loop(start: int, stop: int, x: Any, y: Any, geometry: Any) -> None:
+        height, width = geometry[0]
+        kernel_h, kernel_w = geometry[1]
+        stride_h, dilation_h, dilation_w = geometry[2, 0], geometry[3, 0], geometry[3, 1]
+        low_h, low_w = geometry[4]
+        out_h, out_w = geometry[5]
+        # The padded rows under some rows of windows: what was just stored is slow to load at another place.
+        pitch = max(low_w + width, 2 * out_w + (kernel_w - 1) * dilation_w)
+        tall = np.empty(AT_ONCE * pitch, x.dtype)
+        tall[:] = y[start // x.shape[1], start % x.shape[1], 0]
+        there = np.zeros(AT_ONCE, np.bool_)
+        for task in range(start, stop):
+            source, best = address_of(x) + task * height * width * size, address_of(y) + task * out_h * out_w * size
+            for top in range(0, out_h, AT_ONCE):
+                rows = min(AT_ONCE, out_h - top)
+                for row in range(rows):
+                    place = (top + row) * stride_h - low_h
+                    first, taps = 0, 0
+                    for k in range(kernel_h):
+                        if 0 <= place + k * dilation_h < height:
+                            first, taps = (first if taps else place + k * dilation_h), taps + 1
+                    there[row] = taps > 0
+                    begin, step = source + first * width * size, dilation_h * width * size
+                    target = address_of(tall) + (row * pitch + low_w) * size
+                    for k in range(0, taps, 2):
+                        one, other = begin + min(k + 1, taps - 1) * step, begin + min(k + 2, taps - 1) * step
+                        for column in range(0, width, lanes):
+                            j = min(column, width - lanes) * size
+                            of_three(target + j, (begin if k == 0 else target) + j, one + j, other + j)
+                for row in range(rows):
+                    line, target = address_of(tall) + row * pitch * size, best + (top + row) * out_w * size
+                    for column in range(0, out_w if there[row] else 0, lanes):
+                        j = min(column, out_w - lanes) * size
+                        along(target + j, line + 2 * j, kernel_w, dilation_w)
+
+    return max_halved_loop
+
+
+def _higher(vectors: Vectors, value: Any, best: Any) -> Any:
+    """The larger of two elements, or NaN, in every lane."""
+    builder = vectors.builder
+    stays = builder.or_(builder.fcmp_ordered(">", best, value), builder.fcmp_unordered("uno", best, best))
+    return builder.select(stays, best, value)
+
+
+def _highest_of_three(vectors: Vectors, target: Any, first: Any, second: Any, third: Any) -> None:
+    """The largest of three elements each, or NaN, for one vector."""
+    one, two, three = (vectors.load(vectors.pointer(address)) for address in (first, second, third))
+    for address in (first, second):
+        vectors.prefetch(vectors.pointer(vectors.builder.add(address, number(AHEAD))))
+    vectors.store(_higher(vectors, three, _higher(vectors, two, one)), vectors.pointer(target))
+
+
+def _highest_along(vectors: Vectors, target: Any, source: Any, taps: Any, apart: Any) -> None:
+    """The largest of so many elements, or NaN, for a vector of windows that begin at every second element.
+
+    One element more than they have is read.
+    """
+    builder, row = vectors.builder, vectors.pointer(source)
+
+    def under(tap: Any) -> Any:
+        first = builder.mul(tap, apart)
+        return vectors.half(vectors.load(row, first), vectors.load(row, builder.add(first, number(vectors.lanes))), 0)
+
+    def larger(index: Any, carried: list[Any]) -> list[Any]:
+        return [_higher(vectors, under(builder.add(index, number(1))), carried[0])]
+
+    (best,) = counted_loop(builder, builder.sub(taps, number(1)), [under(number(0))], larger)
+    vectors.store(vectors.in_order(best), vectors.pointer(target))
 
 
 @compiled
