@@ -155,7 +155,8 @@ def test_public_functions_are_documented(name: str) -> None:
 
 
 def test_every_room_is_described() -> None:
-    text = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    pages = (ROOT.parent / "docs" / name for name in ("architecture.md", "kernels.md"))
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
     rooms = {path.name + "/" * path.is_dir() for path in ROOT.iterdir() if not path.name.startswith(("_", "py.typed"))}
     for folder in ("algorithms", "filters", "kernels/cpu", "kernels/cuda", "planning"):
         rooms |= {path.name for path in (ROOT / folder).glob("*.py") if path.name != "__init__.py"}
