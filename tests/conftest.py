@@ -62,17 +62,27 @@ def on_backend(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
+def made_anew() -> Iterator[None]:
+    """No loop is used that was made ready under other limits than a test's, and none of this test's stays."""
+    from npconv.kernels.cpu import drivers
+
+    drivers.tile_runner.cache_clear()
+    yield
+    drivers.tile_runner.cache_clear()
+
+
+@pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Restore the number of threads afterwards; the list records the helpers that parallel calls asked for."""
     from npconv.kernels.cpu import threads as pool
 
     asked: list[int] = []
-    workers = pool._workers
+    ask = pool._ask
 
-    def recording(count: int) -> object:
+    def recording(shares: pool._Shares, count: int) -> int:
         asked.append(count)
-        return workers(count)
+        return ask(shares, count)
 
-    monkeypatch.setattr(pool, "_workers", recording)
+    monkeypatch.setattr(pool, "_ask", recording)
     yield asked
     nc.set_num_threads(None)

@@ -10,7 +10,7 @@ from test_kernels import image, result
 import npconv as nc
 from npconv.geometry import ConvSpec
 from npconv.kernels import cpu
-from npconv.kernels.cpu import threads
+from npconv.kernels.cpu import depthwise, threads
 from npconv.kernels.cpu.depthwise import SUMS, forward_strips, gradient_strips
 from npconv.kernels.cpu.vectors import halves
 
@@ -43,9 +43,12 @@ def named(case):
     return "-".join(["x".join(map(str, x_shape)), "x".join(map(str, w_shape)), dtype])
 
 
+@pytest.mark.usefixtures("made_anew")
 @pytest.mark.parametrize(("x_shape", "w_shape", "options", "dtype"), CASES, ids=map(named, CASES))
-def test_strips_and_dots_are_exact_and_stay_inside_their_arrays(dtype, x_shape, w_shape, options, monkeypatch):
-    monkeypatch.setattr(cpu, "WORTH_WRITING_OUT", 0)
+def test_strips_and_dots_are_exact_and_stay_inside_their_arrays(
+    dtype, x_shape, w_shape, options, monkeypatch, made_anew
+):
+    monkeypatch.setattr(depthwise, "WORTH_WRITING_OUT", 0)
     monkeypatch.setattr(threads, "WORTH_A_THREAD", 1)
     spec = ConvSpec.of(x_shape, w_shape, groups=x_shape[1], **options)
     rng, guard = np.random.default_rng(0), Guarded()
@@ -68,9 +71,10 @@ def test_strips_and_dots_are_exact_and_stay_inside_their_arrays(dtype, x_shape, 
     guard.check()
 
 
+@pytest.mark.usefixtures("made_anew")
 @pytest.mark.parametrize("options", [{"padding": 1}, {"padding": 1, "stride": 2}], ids=str)
 def test_bits_do_not_depend_on_the_number_of_threads(options, monkeypatch):
-    monkeypatch.setattr(cpu, "WORTH_WRITING_OUT", 0)
+    monkeypatch.setattr(depthwise, "WORTH_WRITING_OUT", 0)
     monkeypatch.setattr(threads, "WORTH_A_THREAD", 1)
     spec, rng = ConvSpec.of((2, 5, 30, 21), (5, 1, 3, 3), groups=5, **options), np.random.default_rng(0)
     x, w, dy = (rng.standard_normal(shape).astype("f4") for shape in (image(spec), spec.w_shape, result(spec)))
@@ -90,10 +94,11 @@ def test_bits_do_not_depend_on_the_number_of_threads(options, monkeypatch):
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.usefixtures("made_anew")
 @pytest.mark.parametrize("spoilt", ["x", "dy"])
 def test_numbers_that_are_not_finite_stay_where_the_definition_has_them(spoilt, monkeypatch):
     """Lanes behind the last output meet nothing, whatever the image holds there."""
-    monkeypatch.setattr(cpu, "WORTH_WRITING_OUT", 0)
+    monkeypatch.setattr(depthwise, "WORTH_WRITING_OUT", 0)
     options = {"groups": 2, "stride": 2}
     spec, rng = ConvSpec.of((1, 2, 8, 12), (2, 1, 3, 3), **options), np.random.default_rng(0)
     x, dy = rng.standard_normal(image(spec)).astype("f4"), rng.standard_normal(result(spec)).astype("f4")

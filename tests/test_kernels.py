@@ -86,7 +86,7 @@ def test_kernels_stay_inside_their_arrays(spec, n_threads, monkeypatch):
         ((5, 6, 5, 4), (16, 3, 3, 2), {"padding": ((0, 1), (1, 0)), "stride": 2, "groups": 2, "activation": "relu"}),
     ],
 )
-def test_images_of_few_positions_lie_side_by_side(x_shape, w_shape, options, most_bytes, monkeypatch):
+def test_images_of_few_positions_lie_side_by_side(x_shape, w_shape, options, most_bytes, monkeypatch, made_anew):
     for name, value in (("WORTH_COPYING", 0), ("MOST_BYTES", most_bytes)):
         monkeypatch.setattr(few_positions, name, value)
     geometry = {name: value for name, value in options.items() if name != "activation"}
@@ -94,11 +94,7 @@ def test_images_of_few_positions_lie_side_by_side(x_shape, w_shape, options, mos
     x, w, bias = (rng.integers(-3, 4, shape).astype(np.float32) for shape in (x_shape, w_shape, w_shape[:1]))
     assert few_positions.suits_forward(spec.window, spec.batch, spec.macs)
     y = np.full(spec.y_shape, np.nan, np.float32)
-    cpu._tile_runner.cache_clear()  # whose answers are those for other limits
-    try:
-        cpu.conv_forward(spec, x, w, bias, options.get("activation"), y)
-    finally:
-        cpu._tile_runner.cache_clear()
+    cpu.conv_forward(spec, x, w, bias, options.get("activation"), y)
     expected = nc.conv(x, w, bias, backend="numpy", algorithm="direct", **options)
     np.testing.assert_allclose(y, expected, rtol=1e-6, atol=0)
 

@@ -26,7 +26,7 @@ from npconv.algorithms.planar import planar
 from npconv.arrays import require
 from npconv.geometry import ConvSpec, Window
 from npconv.kernels import cpu
-from npconv.kernels.cpu import threads, winograd, winograd_driver
+from npconv.kernels.cpu import drivers, threads, winograd, winograd_driver
 from npconv.kernels.cpu.blocking import LOW_ROWS, Tile, blocks_for, features, low_tile_for, processor
 from npconv.kernels.cpu.microkernel import CHUNK, tile_product
 from npconv.kernels.cpu.operands import read_only
@@ -451,20 +451,20 @@ def shapes(spec):
 # A driver takes seconds to compile, so here are some of its tiles; the tiles themselves are tested above.
 @pytest.mark.parametrize(("dtype", "which"), [("float32", 0), ("float64", 1)])
 @pytest.mark.parametrize("spec", TILED, ids=shapes)
-def test_tiled_convolution_stays_inside_its_arrays(spec, dtype, which, monkeypatch):
+def test_tiled_convolution_stays_inside_its_arrays(spec, dtype, which, monkeypatch, made_anew):
     tile = tiles_of(np.dtype(dtype))[which]
-    monkeypatch.setattr(cpu, "tile_for", lambda *_: tile)
-    monkeypatch.setattr(cpu, "is_narrow", lambda *_: False)
+    monkeypatch.setattr(drivers, "tile_for", lambda *_: tile)
+    monkeypatch.setattr(drivers, "is_narrow", lambda *_: False)
     check_driver(spec, np.dtype(dtype), monkeypatch)
 
 
 @pytest.mark.parametrize(("dtype", "rows"), [("float32", 2), ("float64", 1)])
 @pytest.mark.parametrize("spec", NARROW, ids=shapes)
-def test_narrow_convolution_stays_inside_its_arrays(spec, dtype, rows, monkeypatch):
+def test_narrow_convolution_stays_inside_its_arrays(spec, dtype, rows, monkeypatch, made_anew):
     rows = min(rows, spec.out_channels // spec.groups)
     # A tile of fewer rows than there are channels makes several passes.
     tile = low_tile_for(np.dtype(dtype), rows, 1)
-    monkeypatch.setattr(cpu, "low_tile_for", lambda *_: tile)
+    monkeypatch.setattr(drivers, "low_tile_for", lambda *_: tile)
     check_driver(spec, np.dtype(dtype), monkeypatch)
 
 

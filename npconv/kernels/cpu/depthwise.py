@@ -31,9 +31,17 @@ from npconv.leading import leading_planes
 MOST_TAPS = 64
 """Kernels with more taps are too much code to be written out."""
 
+WORTH_WRITING_OUT = 2**15
+"""Products of an image from which on a kernel is worth machine code of its own, which takes seconds to make."""
+
 SUMS = 8
 """Vectors of a strip at most: with a column of weights and a vector of the image they fill AVX2's registers, and they
 hide the time that an addition takes."""
+
+
+def is_written_out(taps: int, products: int) -> bool:
+    """Whether a kernel of one channel with so many products an image has its taps written out."""
+    return taps <= MOST_TAPS and products >= WORTH_WRITING_OUT
 
 
 class Term(NamedTuple):

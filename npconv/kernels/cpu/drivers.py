@@ -21,14 +21,11 @@ from npconv.kernels.cpu.blocking import (
     slice_for,
     tile_for,
 )
-from npconv.kernels.cpu.depthwise import MOST_TAPS, conv_depthwise, forward_strips
+from npconv.kernels.cpu.depthwise import conv_depthwise, forward_strips, is_written_out
 from npconv.kernels.cpu.lying import Panels
 from npconv.kernels.cpu.narrow import conv_narrow, matmul_narrow
 from npconv.kernels.cpu.operands import ACTIVATIONS, BOUNDS, nothing, read_only
 from npconv.kernels.cpu.tiled import conv_tiled
-
-# Products of an image from which on a depthwise kernel is worth machine code of its own, which takes seconds to make.
-WORTH_WRITING_OUT = 2**15
 
 
 def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Callable[..., None]:
@@ -115,7 +112,7 @@ def _driver(dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: 
     planes = depth // max(1, math.prod(window.kernel[-2:]))
     line = Window((window.positions,), (1,), (1,), ((0, 0),), (1,))
     low_tile = low_tile_for(dtype, outputs, window.positions)
-    if depth == window.taps <= MOST_TAPS and size // batch * depth >= WORTH_WRITING_OUT:
+    if depth == window.taps and is_written_out(depth, size // batch * depth):
         strip, strips, number = forward_strips(window, dtype.itemsize)
         return Driver(
             "rows of one channel, the taps written out",

@@ -14,8 +14,8 @@ import numpy as np
 from npconv.arrays import flatten
 from npconv.geometry import ConvSpec
 from npconv.kernels.cpu import columns, depthwise_grad, few_positions, input_grad, threads, weight_grad
-from npconv.kernels.cpu.depthwise import MOST_TAPS, conv_depthwise, gradient_strips
-from npconv.kernels.cpu.drivers import WORTH_WRITING_OUT, convolve, multiply, tile_runner
+from npconv.kernels.cpu.depthwise import conv_depthwise, gradient_strips, is_written_out
+from npconv.kernels.cpu.drivers import convolve, multiply, tile_runner
 from npconv.kernels.cpu.operands import is_finite, read_only
 
 WeightGrad = Callable[[Any, Any, Any], None]
@@ -28,7 +28,7 @@ InputGrad = Callable[[Any, Any, Any], bool]
 def weight_grad_runner(spec: ConvSpec, dtype: np.dtype[Any], limit: int | None = None) -> WeightGrad:
     """The weight gradient on at most `limit` threads, by default what `npconv.get_num_threads` says."""
     window, groups = spec.window, spec.groups
-    if groups == spec.out_channels and _is_written_out(spec, window.taps) and spec.batch * window.positions:
+    if groups == spec.out_channels and _is_depthwise(spec, window.taps) and spec.batch * window.positions:
         return depthwise_grad.runner(window, spec.batch, groups, dtype, limit)
     if few_positions.suits(window, spec.batch, groups, spec.in_channels, spec.out_channels, dtype.itemsize):
         return lambda x, dy, dw: few_positions.run(window, groups, read_only(x), read_only(dy), flatten(dw, 1))
@@ -75,7 +75,7 @@ def _always(run: Callable[[Any, Any, Any], None]) -> InputGrad:
 def _phases(spec: ConvSpec, dtype: np.dtype[Any], limit: int | None) -> Callable[[Any, Any, Any], None]:
     """The input gradient by phases, which multiplies weights with the zeros of the padding."""
     window, groups = spec.window, spec.groups
-    if _is_written_out(spec, spec.parameters // groups) and window.stride[-1] <= 2:
+    if _is_depthwise(spec, spec.parameters // groups) and window.stride[-1] <= 2:
         # Outputs of a group of one input channel count as leading taps.
         strip, tables, number = gradient_strips(window, spec.out_channels // groups, dtype.itemsize)
         call = threads.prepared(conv_depthwise(dtype, strip), spec.batch * groups * number, spec.macs, limit)
@@ -94,6 +94,6 @@ def _flat(w: Any) -> Any:
     return read_only(flatten(w, 2))
 
 
-def _is_written_out(spec: ConvSpec, taps: int) -> bool:
-    """Whether a convolution is depthwise and worth machine code of its own for so many taps."""
-    return spec.is_depthwise and taps <= MOST_TAPS and spec.macs >= WORTH_WRITING_OUT * spec.batch
+def _is_depthwise(spec: ConvSpec, taps: int) -> bool:
+    """Whether strips compute a gradient, with so many taps written out."""
+    return spec.is_depthwise and is_written_out(taps, spec.macs // max(1, spec.batch))
