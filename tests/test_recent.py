@@ -222,6 +222,20 @@ def test_a_packed_plan_can_be_copied_and_sent():
     np.testing.assert_array_equal(packed(X[..., ::-1]), nc.conv(X[..., ::-1], W))
 
 
+def test_a_packed_plan_from_another_kind_of_processor_is_refused(monkeypatch: pytest.MonkeyPatch):
+    packed = nc.plan(X.shape, W.shape, backend="numba").pack(W)
+    sent = pickle.dumps(packed)
+    monkeypatch.setattr(packed.plan.backend.kernels, "layout", lambda: "vectors of 64 bytes")
+    with pytest.raises(ValueError, match=r"laid out for vectors of .*, and here that is vectors of 64 bytes"):
+        pickle.loads(sent)
+
+
+def test_a_packed_plan_says_what_it_holds():
+    packed = nc.plan(X.shape, W.shape).pack(W)
+    assert str(packed.plan) in repr(packed)
+    assert f"{packed.nbytes} B of weights" in repr(packed)
+
+
 def test_a_measurement_counts_for_the_very_next_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NPCONV_CACHE_DIR", str(tmp_path))
     x, w = np.ones((1, 3, 9, 9), np.float32), np.ones((4, 3, 3, 3), np.float32)

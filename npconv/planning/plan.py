@@ -29,6 +29,7 @@ from npconv.config import limit_threads
 from npconv.geometry import ConvSpec
 from npconv.padding import pad, pad_adjoint
 from npconv.planning import explanation
+from npconv.units import amount
 
 Compute = Callable[..., Array]
 
@@ -329,7 +330,12 @@ class PackedConv:
         object.__setattr__(self, "_ready", (spec.x_shape, spec.y_shape, self.plan.dtype, fast, into))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PackedConv, (self.plan, self.packed, self.bias)
+        return _unpickled, (self.plan, self.packed, self.bias, _layout(self.plan))
+
+    def __str__(self) -> str:
+        return f"{self.plan}\n  packed     {amount(self.nbytes, 'B')} of weights and bias"
+
+    __repr__ = __str__
 
     @property
     def nbytes(self) -> int:
@@ -355,6 +361,21 @@ class PackedConv:
         plan._check(operands)
         operands.check_out(out, plan.spec.y_shape, plan.dtype)
         return plan.finish(operands, self.packed, self.bias, out)
+
+
+def _layout(plan: Plan) -> str:
+    """What the layout of packed weights depends on, beside the plan."""
+    return "" if plan.backend.kernels is None else str(plan.backend.kernels.layout())
+
+
+def _unpickled(plan: Plan, packed: Any, bias: Array | None, layout: str) -> PackedConv:
+    """A packed plan as it was sent; other processors would take its numbers for other weights."""
+    if layout != _layout(plan):
+        raise ValueError(
+            f"this packed plan holds weights laid out for {layout}, and here that is {_layout(plan)}; "
+            "send the plan and the weights instead, and pack them here"
+        )
+    return PackedConv(plan, packed, bias)
 
 
 def operand_dtype(algorithm: str, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> np.dtype[Any]:
