@@ -123,17 +123,16 @@ def panel_runner(spec: ConvSpec, dtype: np.dtype[Any], bounds: tuple[float, floa
     tables = k // taps * plane + blocks.taps[k % taps], row * strides[0] * pitch + column * strides[1]
     for table in tables:
         table.flags.writeable = False
-    outputs, none, limits = (
-        spec.out_channels // spec.groups,
-        np.zeros(spec.out_channels, dtype),
-        np.array(bounds, dtype),
-    )
+    outputs, none = spec.out_channels // spec.groups, np.zeros(spec.out_channels, dtype)
+    limits = np.array(bounds, dtype)
     tasks, kernel = spec.batch * spec.groups * blocks.number * -(-outputs // tile.columns), conv_packed(dtype, tile)
     rest = (limits, int(bent), spec.groups, outputs, total, planes, *strides, blocks[:4], *tables)
 
     def run(x: Any, w: Panels, bias: Any, y: Any, limit: int | None = None) -> None:
         shift = none if bias is None else bias
-        threads.run(kernel, tasks, spec.macs, x, w.values, shift, y, *rest, limit=limit)
+        threads.run(
+            kernel, tasks, spec.macs, x, w.values, shift, y, *rest, limit=limit, at_once=threads.TILE_SLICE
+        )  # fmt: skip
 
     return run
 
