@@ -81,6 +81,14 @@ def test_plans_lay_weights_out_and_a_functional_call_does_not():
     assert np.isnan(y).sum() == 64 * 2  # in row 3 one output reads it, in column 4 two
 
 
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+@pytest.mark.parametrize(("batch", "channels", "outputs"), [(0, 4, 16), (2, 0, 16), (2, 4, 0)])
+def test_where_there_is_nothing_to_lay_out_a_plan_packs_all_the_same(batch, channels, outputs, kernel):
+    x, w, bias = np.ones((batch, channels, 8, 8)), np.ones((outputs, channels, *kernel)), np.ones(outputs)
+    plan = nc.plan(x.shape, w.shape, dtype=x.dtype, algorithm="direct", backend="numba")
+    np.testing.assert_array_equal(plan.pack(w, bias)(x), nc.conv(x, w, bias, backend="numpy"))
+
+
 @pytest.mark.skipif("sse2" not in features(), reason="these are processors of one kind")
 def test_another_processor_gives_the_definition_too():
     if "NUMBA_CPU_NAME" in os.environ:

@@ -61,7 +61,7 @@ def suits(spec: ConvSpec, dtype: np.dtype[Any]) -> bool:
     depth = spec.in_channels // spec.groups * window.taps
     if dtype.kind != "f" or math.prod(window.kernel[-2:]) == 1 or spec.in_channels == spec.groups:
         return False
-    if spec.batch * window.positions * depth == 0:
+    if math.prod(spec.y_shape) * depth == 0:
         return False
     if -outputs % tile.columns > outputs // WASTE or (depth < TURNED * outputs and window.out[-1] >= 2 * tile.lanes):
         return False
