@@ -329,7 +329,7 @@ class PackedConv:
         object.__setattr__(self, "_ready", (spec.x_shape, spec.y_shape, self.plan.dtype, fast, into))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PackedConv, (self.plan, self.packed, self.bias)
+        return _unpickled, (self.plan, self.packed, self.bias, _layout(self.plan, self.packed))
 
     @property
     def nbytes(self) -> int:
@@ -355,6 +355,24 @@ class PackedConv:
         plan._check(operands)
         operands.check_out(out, plan.spec.y_shape, plan.dtype)
         return plan.finish(operands, self.packed, self.bias, out)
+
+
+def _layout(plan: Plan, packed: Any) -> str | None:
+    """What the layout of packed weights depends on beside the plan."""
+    kernels: Any = plan.backend.kernels
+    layout: str | None = kernels.layout_of(packed) if plan.backend.name == "numba" else None
+    return layout
+
+
+def _unpickled(plan: Plan, packed: Any, bias: Array | None, layout: str | None) -> PackedConv:
+    """Weights from a pickle; loops made for other tiles would read anything in them, and beyond them."""
+    here = _layout(plan, packed)
+    if here != layout:
+        raise ValueError(
+            f"these weights were packed on another processor, for {layout}; on this one they are {here}: "
+            "send the plan and the weights, and pack them where they are used"
+        )
+    return PackedConv(plan, packed, bias)
 
 
 def operand_dtype(algorithm: str, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> np.dtype[Any]:
