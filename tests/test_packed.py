@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from npconv.geometry import ConvSpec
 pytest.importorskip("numba")
 
 from npconv.kernels import cpu
-from npconv.kernels.cpu import packed, threads
-from npconv.kernels.cpu.blocking import features
+from npconv.kernels.cpu import drivers, packed, threads
+from npconv.kernels.cpu.blocking import PROCESSORS, features, processor
 from npconv.kernels.cpu.lying import tile_for_positions
+from npconv.kernels.cpu.winograd_driver import WinogradWeights
 
 # Several slices, blocks and panels with a rest of each, strides, dilation, groups, one and three axes, a plane of
 # zeros, a kernel that is larger than a slice, nothing to pad, fewer positions than a tile has rows.
@@ -79,6 +81,31 @@ def test_plans_lay_weights_out_and_a_functional_call_does_not():
     np.testing.assert_allclose(y, straight, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(np.isnan(y), np.isnan(straight))
     assert np.isnan(y).sum() == 64 * 2  # in row 3 one output reads it, in column 4 two
+
+
+@pytest.mark.parametrize(("channels", "size", "kernel"), [(64, 20, 3), (128, 7, 1)])
+def test_panels_from_another_processor_s_pickle_are_refused(channels, size, kernel, monkeypatch):
+    """As this one's they would be wrong, or read behind their end."""
+    w = np.ones((channels, channels, kernel, kernel), np.float32)
+    data = pickle.dumps(nc.plan((1, channels, size, size), w.shape, algorithm="direct", backend="numba").pack(w))
+    pickle.loads(data)
+    other = next(entry for entry in PROCESSORS.values() if entry.register_bytes != processor().register_bytes)
+    monkeypatch.setattr(drivers, "processor", lambda: other)
+    with pytest.raises(ValueError, match=rf"{processor().register_bytes} bytes; .* {other.register_bytes} bytes: send"):
+        pickle.loads(data)
+
+
+def test_transformed_weights_know_their_layout_and_plain_ones_have_none():
+    assert cpu.layout_of((np.ones(3), WinogradWeights(np.ones(3), 0, None), 1.0)) is not None
+    assert cpu.layout_of(np.ones(3)) is cpu.layout_of((np.ones(3), None)) is None
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+@pytest.mark.parametrize(("batch", "channels", "outputs"), [(0, 4, 16), (2, 0, 16), (2, 4, 0)])
+def test_where_there_is_nothing_to_lay_out_a_plan_packs_all_the_same(batch, channels, outputs, kernel):
+    x, w, bias = np.ones((batch, channels, 8, 8)), np.ones((outputs, channels, *kernel)), np.ones(outputs)
+    plan = nc.plan(x.shape, w.shape, dtype=x.dtype, algorithm="direct", backend="numba")
+    np.testing.assert_array_equal(plan.pack(w, bias)(x), nc.conv(x, w, bias, backend="numpy"))
 
 
 @pytest.mark.skipif("sse2" not in features(), reason="these are processors of one kind")

@@ -5,8 +5,12 @@ Each scene is a small program of its own, since some of them once ended the proc
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib.util
 import os
+import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -176,6 +180,59 @@ thread.join()
 print(during)
 """
     assert int(scene(code)) > 5
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_that_is_over_keeps_no_array_while_its_helpers_are_busy_elsewhere(fails):
+    begun, gate = threading.Event(), threading.Event()
+
+    def wait(*_):
+        begun.set()
+        gate.wait(60)
+
+    def compute(start, stop, values):
+        if fails:
+            raise ValueError("failed")
+
+    # One long run that occupies whoever is there to help.
+    busy = threading.Thread(target=pool.run, args=(wait, 2, 10**6), kwargs={"limit": 2})
+    busy.start()
+    try:
+        assert begun.wait(60)
+        values = np.zeros(10)
+        held = weakref.ref(values)
+        gc.disable()  # an error must not be part of a cycle either
+        with pytest.raises(ValueError, match="failed") if fails else contextlib.nullcontext() as caught:
+            pool.run(compute, 2, 10**6, values, limit=2)
+        del values, caught
+        assert held() is None
+    finally:
+        gc.enable()
+        gate.set()
+        busy.join()
+
+
+@pytest.mark.parametrize("before", ["", "run(2)"], ids=["no helper yet", "helpers sleep"])
+def test_what_is_collected_while_the_interpreter_ends_may_still_compute(before):
+    """No other thread runs then, and one that is started never comes up: whoever waited for either would never end."""
+    code = f"""
+import builtins
+from npconv.kernels.cpu import threads
+done = []
+def kernel(start, stop, *_):
+    done.append(stop - start)
+def run(tasks, work=10**6, **options):
+    threads.run(kernel, tasks, work, limit=2, **options)
+{before}
+class Last:
+    def __del__(self, run=run, done=done, print=print):
+        done.clear()
+        run(2)
+        run(2, 10**9, stoppable=True)
+        print(sum(done), flush=True)
+builtins.last = Last()
+"""
+    assert scene(code) == "4"
 
 
 SPECS = [

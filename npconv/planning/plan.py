@@ -330,7 +330,7 @@ class PackedConv:
         object.__setattr__(self, "_ready", (spec.x_shape, spec.y_shape, self.plan.dtype, fast, into))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (self.plan, self.packed, self.bias, _layout(self.plan))
+        return _unpickled, (self.plan, self.packed, self.bias, _layout(self.plan, self.packed))
 
     def __str__(self) -> str:
         return f"{self.plan}\n  packed     {amount(self.nbytes, 'B')} of weights and bias"
@@ -363,17 +363,20 @@ class PackedConv:
         return plan.finish(operands, self.packed, self.bias, out)
 
 
-def _layout(plan: Plan) -> str:
-    """What the layout of packed weights depends on, beside the plan."""
-    return "" if plan.backend.kernels is None else str(plan.backend.kernels.layout())
+def _layout(plan: Plan, packed: Any) -> str | None:
+    """What the layout of packed weights depends on beside the plan."""
+    kernels: Any = plan.backend.kernels
+    layout: str | None = kernels.layout_of(packed) if plan.backend.name == "numba" else None
+    return layout
 
 
-def _unpickled(plan: Plan, packed: Any, bias: Array | None, layout: str) -> PackedConv:
-    """A packed plan as it was sent; other processors would take its numbers for other weights."""
-    if layout != _layout(plan):
+def _unpickled(plan: Plan, packed: Any, bias: Array | None, layout: str | None) -> PackedConv:
+    """Weights from a pickle; loops made for other tiles would read anything in them, and beyond them."""
+    here = _layout(plan, packed)
+    if here != layout:
         raise ValueError(
-            f"this packed plan holds weights laid out for {layout}, and here that is {_layout(plan)}; "
-            "send the plan and the weights instead, and pack them here"
+            f"these weights were packed on another processor, for {layout}; on this one they are {here}: "
+            "send the plan and the weights, and pack them where they are used"
         )
     return PackedConv(plan, packed, bias)
 

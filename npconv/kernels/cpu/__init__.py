@@ -22,8 +22,8 @@ from npconv.kernels.cpu import (
     threads,
     workspace,
 )
-from npconv.kernels.cpu.blocking import processor
 from npconv.kernels.cpu.drivers import details as details
+from npconv.kernels.cpu.drivers import layout_of as layout_of
 from npconv.kernels.cpu.drivers import panel_details as panel_details
 from npconv.kernels.cpu.drivers import panel_runner as panel_runner
 from npconv.kernels.cpu.drivers import run_tiles
@@ -46,12 +46,6 @@ FEWEST_TILE_ROWS = 4
 def uses_tiles(dtype: np.dtype[Any]) -> bool:
     """Whether operations in a dtype run on register tiles."""
     return dtype.kind == "f"
-
-
-def layout() -> str:
-    """What the layout of packed weights depends on, beside their convolution."""
-    here = processor()
-    return f"vectors of {here.register_bytes} bytes, tiles of {here.tiles[0][0]} by {here.tiles[0][1]}"
 
 
 def multiplies_on_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:

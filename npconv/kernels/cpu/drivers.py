@@ -18,6 +18,7 @@ from npconv.kernels.cpu.blocking import (
     low_positions_for,
     low_tile_for,
     positions_for,
+    processor,
     slice_for,
     tile_for,
 )
@@ -26,6 +27,7 @@ from npconv.kernels.cpu.lying import Panels
 from npconv.kernels.cpu.narrow import conv_narrow, matmul_narrow
 from npconv.kernels.cpu.operands import ACTIVATIONS, BOUNDS, nothing, read_only
 from npconv.kernels.cpu.tiled import conv_tiled
+from npconv.kernels.cpu.winograd_driver import WinogradWeights
 
 
 def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Callable[..., None]:
@@ -62,6 +64,15 @@ def panel_runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -
     bounds, room = BOUNDS.get(activation, BOUNDS[None]), _panel_room(spec, dtype)
     run: Callable[..., None] = room.panel_runner(spec, dtype, bounds, activation == "hardswish")
     return run
+
+
+def layout_of(packed: Any) -> str | None:
+    """What the layout of packed weights depends on beside the convolution, for a person; None where on nothing."""
+    parts = (packed, *packed) if isinstance(packed, tuple) else ()
+    if not any(isinstance(part, (Panels, WinogradWeights)) for part in parts):
+        return None
+    rows, vectors = processor().tiles[0]
+    return f"tiles of {rows} by {vectors} vectors of {processor().register_bytes} bytes"
 
 
 def convolve(x: Any, w: Any, y: Any, groups: int, window: Window) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -40,7 +41,7 @@ TILE_SLICE = 2**28
 # Seconds below which the next slice is made twice as long.
 SHORT_SLICE = 0.05
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal's handler, or a collected object, may convolve while this very thread holds it
 _asked: SimpleQueue[_Shares] = SimpleQueue()
 _helpers = 0  # threads that wait for what is asked
 
@@ -93,11 +94,15 @@ def run(
             shares.work()
         shares.wait()
     except BaseException:
-        shares.stop()
-        shares.wait_in_any_case()
+        shares.give_up()
         raise
-    if shares.error is not None:
-        raise shares.error
+    finally:
+        error = shares.close()
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # which holds this frame, and so the arrays
 
 
 def prepared(
@@ -132,7 +137,7 @@ class _Shares:
         self._stopped = np.zeros(1, np.int64)
         self._arguments = (*arguments, _read_only(self._stopped)) if stoppable else arguments
         self._lock, self._helping, self._left_alone = threading.Lock(), 0, SimpleQueue[None]()
-        self.error: BaseException | None = None
+        self._error: BaseException | None = None
 
     def compile(self) -> None:
         """Have a kernel that is compiled when first called compiled now: nobody can be interrupted who waits for it."""
@@ -165,7 +170,7 @@ class _Shares:
         try:
             self.work()
         except BaseException as error:
-            self.error = error
+            self._error = error
             self.stop()
         with self._lock:
             self._helping -= 1
@@ -177,18 +182,27 @@ class _Shares:
         while self._left or self._helping:
             self._left_alone.get()
 
-    def wait_in_any_case(self) -> None:
-        """Wait, also when interrupted again: nobody may go on while a helper still writes into the arrays."""
+    def give_up(self) -> None:
+        """Stop and wait, also when interrupted again: nobody may go on while a helper still writes into the arrays."""
         while True:
             try:
+                self.stop()
                 return self.wait()
             except BaseException:  # the first one is on its way already
                 continue
+
+    def close(self) -> BaseException | None:
+        """Let go of the arrays, for helpers who are busy elsewhere hear of this run later; returns what one raised."""
+        self._arguments = ()
+        error, self._error = self._error, None
+        return error
 
 
 def _ask(shares: _Shares, count: int) -> int:
     """Ask so many helpers, who are started when they are first needed; returns how many there are to hear it."""
     global _helpers
+    if sys.is_finalizing():
+        return 0  # no other thread runs any more, and to start one would wait for ever
     if _helpers < count:
         with _lock:
             try:
@@ -196,7 +210,7 @@ def _ask(shares: _Shares, count: int) -> int:
                     threading.Thread(target=_help, args=(_asked,), name="npconv", daemon=True).start()
                     _helpers += 1
             except (RuntimeError, MemoryError):
-                # No more threads can be started: the interpreter is shutting down, or a limit is reached.
+                # No more threads can be started: the interpreter is about to end, or a limit is reached.
                 count = _helpers
     for _ in range(count):
         _asked.put(shares)
@@ -222,7 +236,7 @@ _NEVER = _read_only(np.zeros(1, np.int64))
 def _forget() -> None:
     """A forked child has none of its parent's threads, and may have inherited a locked lock."""
     global _lock, _asked, _helpers
-    _lock, _asked, _helpers = threading.Lock(), SimpleQueue(), 0
+    _lock, _asked, _helpers = threading.RLock(), SimpleQueue(), 0
 
 
 if hasattr(os, "register_at_fork"):

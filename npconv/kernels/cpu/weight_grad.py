@@ -19,7 +19,7 @@ from numba import types
 from npconv.config import get_num_threads
 from npconv.geometry import Window
 from npconv.kernels.cpu import one_tap, threads
-from npconv.kernels.cpu.blocking import Tile, blocks_for, depth_for, low_positions_for, processor
+from npconv.kernels.cpu.blocking import Tile, blocks_for, depth_for, evenly, low_positions_for, processor
 from npconv.kernels.cpu.compile import compiled, entry
 from npconv.kernels.cpu.correlation import dots, taps_product, totals, turner
 from npconv.kernels.cpu.staging import stager
@@ -124,7 +124,7 @@ def tile_parts(planes: int, taps: int, outputs: int, plane: int, tile: Tile, tas
     """Divide a group's planes of `plane` staged elements and its output channels, into so many tasks if possible."""
     fitting = min(MOST_TAPS // taps, MOST_STAGED // max(1, plane))
     panels = -(-outputs // tile.columns)
-    per_plane, per_panel = _evenly(planes, fitting), _evenly(panels, MOST_OUTPUTS // tile.columns)
+    per_plane, per_panel = evenly(planes, max(1, fitting)), evenly(panels, max(1, MOST_OUTPUTS // tile.columns))
     while -(-planes // per_plane) * -(-panels // per_panel) < tasks:
         if per_plane > 1 and per_plane * taps >= 8 * tile.rows:
             per_plane = -(-per_plane // 2)
@@ -137,7 +137,7 @@ def tile_parts(planes: int, taps: int, outputs: int, plane: int, tile: Tile, tas
 
 def dot_part(planes: int, taps: int) -> int:
     """Planes of a part of a group for `weight_grad_dots`."""
-    return _evenly(planes, MOST_DOT_TAPS // taps)
+    return evenly(planes, max(1, MOST_DOT_TAPS // taps))
 
 
 def needs_staging(window: Window) -> bool:
@@ -325,8 +325,3 @@ def weight_grad_dots(dtype: np.dtype[Any], lanes: int, rows: int, step: int) -> 
                     total_of(target + k * size, address_of(sums) + vector * lanes * size)
 
     return weight_grad_dots_loop
-
-
-def _evenly(total: int, most: int) -> int:
-    """The largest part when `total` is divided into as few equal parts as `most` allows."""
-    return -(-total // max(1, -(-total // max(1, most))))

@@ -23,7 +23,7 @@ from npconv.kernels.cpu.compile import compiled, inner
 from npconv.kernels.cpu.microkernel import CHUNK, tile_product
 from npconv.kernels.cpu.staging import row_movers
 from npconv.kernels.cpu.transforms import Rows, gatherer, kernel_transformer, row_width, scatterer
-from npconv.kernels.cpu.vectors import Vectors, address_of, copiers, on_addresses
+from npconv.kernels.cpu.vectors import address_of, copiers
 
 
 class Factors(NamedTuple):
@@ -321,14 +321,3 @@ def weights_shape(groups: int, outputs: int, channels: int, points: int, rows: i
     lines of a cache.
     """
     return points, groups * -(-outputs // rows) * rows * -(-channels // CHUNK) * CHUNK + 16
-
-
-def windower(itemsize: int, lanes: int) -> Any:
-    """``window(target, source, begin, end)``: lanes [begin, end) from `source`, zeros in the others; reads no more."""
-
-    def window(vectors: Vectors, target: Any, source: Any, begin: Any, end: Any) -> None:
-        builder = vectors.builder
-        mask = builder.and_(vectors.first_lanes(end), builder.not_(vectors.first_lanes(begin)))
-        vectors.store(vectors.load_masked(vectors.pointer(source), mask), vectors.pointer(target))
-
-    return on_addresses(window, itemsize, lanes)

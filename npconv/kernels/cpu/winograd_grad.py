@@ -25,7 +25,7 @@ from npconv.kernels.cpu.microkernel import CHUNK, tile_product
 from npconv.kernels.cpu.operands import read_only
 from npconv.kernels.cpu.transforms import Rows, gatherer, row_width, scatterer
 from npconv.kernels.cpu.vectors import INT64, Vectors, address_of, number, on_addresses
-from npconv.kernels.cpu.winograd import Factors, windower
+from npconv.kernels.cpu.winograd import Factors
 from npconv.kernels.cpu.winograd_driver import _factors, winograd_tile
 
 # Output channels and planes of a task: so many that transforming a tile costs little beside its products.
@@ -286,6 +286,17 @@ def patch_gatherer(
         gather(origin, address_of(places), pitch, scratch, target, distance)
 
     return gather_patches, room
+
+
+def windower(itemsize: int, lanes: int) -> Any:
+    """``window(target, source, begin, end)``: lanes [begin, end) from `source`, zeros in the others; reads no more."""
+
+    def window(vectors: Vectors, target: Any, source: Any, begin: Any, end: Any) -> None:
+        builder = vectors.builder
+        mask = builder.and_(vectors.first_lanes(end), builder.not_(vectors.first_lanes(begin)))
+        vectors.store(vectors.load_masked(vectors.pointer(source), mask), vectors.pointer(target))
+
+    return on_addresses(window, itemsize, lanes)
 
 
 def turned(matrix: Rows) -> Rows:

@@ -30,11 +30,6 @@ def uses_tiles(dtype: np.dtype[Any]) -> bool:  # noqa: ARG001 - the rooms share 
     return True
 
 
-def layout() -> str:
-    """What the layout of packed weights depends on, beside their convolution: the same for every GPU."""
-    return "any GPU"
-
-
 def uses_tensor_cores(spec: ConvSpec, dtype: np.dtype[Any]) -> bool:
     """Whether the current device multiplies a convolution's operands of this dtype on tensor cores anyway."""
     return not spec.is_depthwise and implicit_gemm.format_of(dtype.name, architecture()) is not None
