@@ -489,6 +489,10 @@ def test_a_name_that_is_no_text(name: bytes) -> None:
         load(whole.replace(name, b"\xff" * len(name)))
 
 
+def test_an_axis_of_minus_one_is_open() -> None:
+    assert load(model(relu("x", "y", "one"), inputs=(("x", [-1, 2]),))).inputs["x"][0] == (None, 2)
+
+
 def test_two_initializers_of_one_name_and_a_graph_without_outputs() -> None:
     proto = model(CONV, w=W)
     proto.graph.initializer.append(numpy_helper.from_array(2 * W, "w"))

@@ -230,7 +230,9 @@ def _spec(onnx: Any, value: Any) -> tuple[tuple[int | None, ...] | None, Any]:
         raise ValueError(f"the graph's input {value.name!r} has the unknown data type {kind.elem_type}") from None
     if not kind.HasField("shape"):
         return None, dtype
-    return tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim), dtype
+    # Some write -1 for a size that is open.
+    known = (d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim)
+    return tuple(None if n < 0 else n for n in known), dtype
 
 
 def _dense(onnx: Any, sparse: Any, budget: Budget, who: str) -> Array:
