@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 from typing import Any
 
@@ -402,3 +404,11 @@ def test_more_memory_than_allowed_is_refused_before_it_is_taken() -> None:
     with pytest.raises(ValueError, match="node huge"):
         model(normal(1, 2, 4, 4))
     assert model._budget.held == held
+
+
+def test_a_model_is_not_pickled() -> None:
+    """Its weights are laid out for one processor, and another one would read them otherwise."""
+    model = nc.nn.compile(nc.nn.Linear(3, 2, rng=0), (3,))
+    for refused in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError, match="cannot be pickled or copied: save the network it was made of"):
+            refused(model)

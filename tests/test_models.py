@@ -97,13 +97,13 @@ def test_a_seed_makes_a_network() -> None:
     [
         (lambda: models.lenet5(size=3), ValueError, "size must be at least 4, got 3"),
         (lambda: models.lenet5(size=28.0), TypeError, "size must be an integer, got 28.0"),
-        (lambda: models.lenet5(0), ValueError, "out_features must be positive, got 0"),
+        (lambda: models.lenet5(0), ValueError, "classes must be positive, got 0"),
         (lambda: models.mobilenet_v1(size=0), ValueError, "size must be positive, got 0"),
         (lambda: models.mobilenet_v1(width=0), ValueError, "width must be finite and above zero, got 0"),
         (lambda: models.mobilenet_v1(width=float("nan")), ValueError, "width must be finite"),
         (lambda: models.mobilenet_v2(width="1"), TypeError, "width must be a number, got '1'"),
-        (lambda: models.mobilenet_v2(dropout=2), ValueError, "p must be from 0 to 1"),
-        (lambda: models.resnet18(channels=True), TypeError, "in_channels must be an integer, got True"),
+        (lambda: models.mobilenet_v2(dropout=2), ValueError, "dropout must be from 0 to 1, got 2"),
+        (lambda: models.resnet18(channels=True), TypeError, "channels must be an integer, got True"),
         (lambda: models.resnet18(dtype="int8"), TypeError, "dtype must be float16"),
     ],
 )

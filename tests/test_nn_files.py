@@ -94,6 +94,11 @@ def test_another_file_is_refused(tmp_path: Path, kind: str, content: bytes) -> N
         nn.load(network(0), path)
 
 
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(FileNotFoundError, match=f"there is no folder .*nowhere for the file weights{kind}"):
+        nn.save(network(0), tmp_path / "nowhere" / f"weights{kind}")
+
+
 def test_pickled_objects_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.npz"
     np.savez(path, weight=np.array([object()]), bias=np.zeros(2))

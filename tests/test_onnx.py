@@ -359,7 +359,18 @@ def test_run_says_what_is_wrong(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("gib", ["inf", "nan", "-1", "0"])
+def test_run_makes_no_picture_beyond_the_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = pytest.importorskip("PIL.Image")
+    network = small_network()
+    for dim in network.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_value = 10**6
+    onnx.save(network, tmp_path / "large.onnx")
+    image.new("L", (3, 3)).save(tmp_path / "x.png")
+    assert cli.main(["run", str(tmp_path / "large.onnx"), str(tmp_path / "x.png")]) == 2
+    assert "needs 12,000,000,000,000 bytes, more than --max-memory allows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gib", ["inf", "nan", "-1", "0", "1e300"])
 def test_run_takes_no_impossible_limit(capsys: pytest.CaptureFixture[str], gib: str) -> None:
     assert cli.main(["run", "small.onnx", "x.npy", "--max-memory", gib]) == 2
     assert "--max-memory must be finite and above zero, got" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -217,7 +218,7 @@ def test_tensors_whose_data_are_not_what_the_shape_says(dims: list[int]) -> None
 
 def test_attributes_hold_tensors_too() -> None:
     node = helper.make_node("Constant", [], ["w"], name="big", value=TensorProto(data_type=1, dims=[10**12]))
-    with pytest.raises(ValueError, match="attribute 'value' of node big"):
+    with pytest.raises(ValueError, match=r"attribute 'value' of node big"):
         load(model(node, CONV))
 
 
@@ -378,3 +379,171 @@ def test_external_data_of_no_file(tmp_path: Path) -> None:
         nc.onnx.load(saved(tmp_path, external("missing.bin")))
     with pytest.raises(ValueError, match="only a model that is loaded from a path"):
         load(external("w.bin"))
+
+
+def foreign(tensor: Any) -> Any:
+    """A tensor whose data are in another file."""
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="w.bin")
+    return tensor
+
+
+def test_external_data_of_sparse_constants_and_of_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which `onnx` would look for in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.bin").write_bytes(W.tobytes())
+    values = foreign(numpy_helper.from_array(np.ones(1, "float32"), "w"))
+    hidden = helper.make_sparse_tensor(values, numpy_helper.from_array(np.array([0]), "i"), [2, 2, 1, 1])
+    with pytest.raises(ValueError, match=r"attribute 'sparse_value' of node c is in the file 'w\.bin', which only"):
+        load(model(helper.make_node("Constant", [], ["w"], name="c", sparse_value=hidden), CONV))
+    opsets = [helper.make_opsetid("", 17)]
+    default = helper.make_attribute("v", foreign(numpy_helper.from_array(np.ones(1, "float32"))))
+    function = helper.make_function(
+        "own", "F", ["a"], ["b"], [relu("a", "b", "in")], opsets, attribute_protos=[default]
+    )
+    proto = model(helper.make_node("F", ["x"], ["y"], domain="own"))
+    proto.functions.append(function)
+    with pytest.raises(ValueError, match=r"attribute 'v' of the function 'F' is in the file 'w\.bin', which only"):
+        load(proto)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What onnx's own rules leave open
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def test_sparse_constants() -> None:
+    def constant(dims: list[int]) -> Any:
+        value = sparse(dims, [0, 3]).graph.sparse_initializer[0]
+        return model(helper.make_node("Constant", [], ["w"], name="c", sparse_value=value), CONV)
+
+    np.testing.assert_array_equal(load(constant([2, 2, 1, 1]))(X), X)
+    with pytest.raises(ValueError, match=r"node c \(Constant\) needs [\d,]+ bytes"):
+        load(constant([2**40, 2]))
+
+
+WORDS = np.array(["a" * 1000] * 2000, object)
+HIDDEN: dict[str, tuple[Any, int, dict[str, Any], Any]] = {
+    "Attention": (["x", "x", "x"], 23, {}, np.ones((1, 1, 5000, 1), "float32")),
+    "LabelEncoder": (["x"], 17, {"keys_int64s": [1], "values_strings": ["b" * 10**5]}, np.ones(1000, int)),
+    "LinearRegressor": (
+        ["x"], 17, {"targets": 10**4, "coefficients": [1.0] * 10**4}, np.ones((1000, 1), "float32"),
+    ),
+    "NonZero": (["x"], 17, {}, np.ones((*[1] * 30, 300_000), bool)),
+    "STFT": (["x", "one", "", "far"], 17, {}, np.ones((1, 100, 1), "float32")),
+    "StringConcat": (["x", "x"], 20, {}, np.concatenate([WORDS, ["b" * 10**5]])),
+    "StringSplit": (["x"], 20, {"delimiter": ","}, np.concatenate([WORDS, ["," * 10**4]])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("op", HIDDEN)
+def test_what_an_operator_needs_besides_and_strings_keep_to_the_limit(op: str) -> None:
+    inputs, opset, attributes, x = HIDDEN[op]
+    learned = op in ("LabelEncoder", "LinearRegressor")
+    node = helper.make_node(
+        op, inputs, ["y", "n"][: 1 + (op == "StringSplit")], name="odd",
+        domain="ai.onnx.ml" if learned else "", **attributes,
+    )  # fmt: skip
+    proto = model(node, inputs=(("x", None),), opset=opset, one=np.array(1), far=np.array(2**40))
+    proto.graph.input[0].type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(x.dtype)
+    proto.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    with pytest.raises(ValueError, match=r"node odd needs [\d,]+ bytes"):
+        load(proto)(x)
+
+
+def test_a_split_into_more_parts_than_there_are_outputs() -> None:
+    node = helper.make_node("Split", ["x"], ["y"], name="odd", num_outputs=2**40)
+    with pytest.raises(ValueError, match=r"node odd \(Split\): num_outputs must be 1"):
+        load(model(node, opset=18))(X)
+
+
+def test_a_model_does_not_set_the_locale() -> None:
+    node = helper.make_node("StringNormalizer", ["x"], ["y"], locale="C", case_change_action="UPPER")
+    proto = model(node, inputs=(("x", [1]),))
+    proto.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
+    with mock.patch("locale.setlocale") as called:
+        assert load(proto)(np.array(["a"], object)).tolist() == ["A"]
+    assert all(arguments.args[1:] in ((), (None,)) for arguments in called.call_args_list)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Names, attributes and inputs that are none
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def test_names_that_npconv_makes_up_meet_none_of_the_models() -> None:
+    flat = helper.make_node("Flatten", ["x"], ["f"])
+    product = helper.make_node("Gemm", ["f", "q"], ["g"], alpha=2.0)
+    total = helper.make_node("Add", ["g", "g/w"], ["y"])
+    constants = {"q": np.ones((32, 2), "float32"), "g/w": np.array([[100, 200]], "float32")}
+    assert load(model(flat, product, total, **constants))(X).tolist() == [[164, 264]]
+    with pytest.raises(ValueError, match=r"the name '.x00a' starts with"):
+        load(model(relu("x", "\0a", "one"), relu("\0a", "y", "two")))
+
+
+@pytest.mark.parametrize("name", [b"inner", b"nameless", b"Relu"])
+def test_a_name_that_is_no_text(name: bytes) -> None:
+    whole = model(relu("x", "inner", "nameless"), relu("inner", "y", "last")).SerializeToString()
+    with pytest.raises(ValueError, match=r"node .* has a name that is no UTF-8, b'.xff"):
+        load(whole.replace(name, b"\xff" * len(name)))
+
+
+def test_an_axis_of_minus_one_is_open() -> None:
+    assert load(model(relu("x", "y", "one"), inputs=(("x", [-1, 2]),))).inputs["x"][0] == (None, 2)
+
+
+def test_two_initializers_of_one_name_and_a_graph_without_outputs() -> None:
+    proto = model(CONV, w=W)
+    proto.graph.initializer.append(numpy_helper.from_array(2 * W, "w"))
+    with pytest.raises(ValueError, match="two initializers of the graph have the name 'w'"):
+        load(proto)
+    proto = model(CONV, w=W)
+    del proto.graph.output[:]
+    with pytest.raises(ValueError, match="the graph has no output"):
+        load(proto)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"data_type": 1, "dims": [4], "float_data": [1.0] * 16}, "needs 4 elements and has 16"),
+        ({"data_type": 8, "dims": [1], "string_data": [b"\xff\xfe"]}, "no UTF-8"),
+        ({"data_type": 1, "dims": [0, 2**62]}, "impossible shape"),
+        ({"data_type": 1, "dims": [1] * 65, "float_data": [1.0]}, "impossible shape"),
+        ({"data_type": 1, "dims": [1], "raw_data": b"1234", "segment": TensorProto.Segment(end=9)}, "a segment"),
+    ],
+)
+def test_tensors_that_no_array_can_hold(fields: dict[str, Any], words: str) -> None:
+    proto = model(CONV)
+    proto.graph.initializer.append(TensorProto(name="w", **fields))
+    with pytest.raises(ValueError, match=rf"initializer 'w' .*{words}"):
+        load(proto)
+
+
+@pytest.mark.parametrize(
+    ("node", "constants", "words"),
+    [
+        (("MaxPool", {"kernel_shape": [2, 2], "strides": [0, 0]}), {}, r"strides must be positive, got \(0, 0\)"),
+        (("AveragePool", {"kernel_shape": [2, 2], "strides": [-1, 1]}), {}, r"strides must be positive, got \(-1, 1\)"),
+        (("ConvTranspose", {"strides": [-1, -1]}), {"w": W}, "strides must be positive"),
+        (("ConvTranspose", {}), {"w": W[..., 0]}, "equally many axes"),
+        (("Sum", {}), {"": W}, "input 1 has no name"),
+        (("Concat", {"axis": 0}), {"": W}, "input 1 has no name"),
+        (("Clip", {}), {"low": np.array("a", object)}, "unsupported type"),
+        (("Reshape", {}), {"s": np.array([[1, 32]])}, "a shape must be integers in one axis"),
+        (("Reshape", {}), {"s": np.array(32)}, "a shape must be integers in one axis"),
+    ],
+)
+def test_strides_left_out_inputs_and_shapes_that_are_none(node: Any, constants: Any, words: str) -> None:
+    op, attributes = node
+    proto = model(helper.make_node(op, ["x", *constants], ["y"], name="odd", **attributes), **constants)
+    with pytest.raises(ValueError, match=rf"node odd \({op}\): .*{words}"):
+        load(proto)(X)
+
+
+def test_a_window_of_channels_far_beyond_them_all_is_as_wide_as_they_are() -> None:
+    wide, narrow = (
+        load(model(helper.make_node("LRN", ["x"], ["y"], size=size, alpha=0.1 * size)))(X) for size in (2**40, 3)
+    )
+    np.testing.assert_array_equal(wide, narrow)

@@ -164,6 +164,8 @@ def write(path: Path, **arrays: Any) -> str:
         (lambda p: f"train --model lenet --data digits --size 2 --output {p}", "size must be at least 4, got 2"),
         (lambda p: write(p, x=np.zeros((4, 5, 5))), "must hold two arrays: x"),
         (lambda p: write(p, x=np.zeros((4, 5, 5), int), y=np.zeros(4, int)), "it is int64 of shape"),
+        (lambda p: write(p, x=np.zeros((4, 5, 5), "uint16"), y=np.arange(4)), "it is uint16 of shape"),
+        (lambda p: write(p, x=np.full((4, 5, 5), 255.0), y=np.arange(4)), "its numbers are from 255 to 255"),
         (lambda p: write(p, x=np.zeros((4, 5, 5)), y=np.zeros(3, int)), "must be 4 integers from 0"),
         (lambda p: write(p, x=np.zeros((4, 5, 6)), y=np.arange(4)), "lenet takes square pictures, these are 5x6"),
         (lambda p: write(p, x=np.zeros((4, 5, 5)), y=np.array([0, 1, 2, 2 * 10**9])), "it has 2000000000"),

@@ -37,14 +37,15 @@ def run(options: argparse.Namespace) -> None:
     A picture is scaled to the size of the model's input, from 0 to 1 and channels first, and nothing else is done to
     it: what a model expects besides, such as a mean taken away, is done in an .npy file.
     """
-    if not (math.isfinite(options.max_memory) and options.max_memory > 0):
+    if not (math.isfinite(options.max_memory * 2**30) and options.max_memory > 0):
         raise UsageError(f"--max-memory must be finite and above zero, got {options.max_memory}")
-    model = nc.onnx.load(options.model, max_memory=int(options.max_memory * 2**30))
+    max_memory = int(options.max_memory * 2**30)
+    model = nc.onnx.load(options.model, max_memory=max_memory)
     if len(model.inputs) != 1:
         raise UsageError(f"{options.model} has {len(model.inputs)} inputs ({', '.join(model.inputs)}); run takes one")
     _check_output(options.output, len(model.outputs))
     ((name, (shape, dtype)),) = model.inputs.items()
-    x = _array(options.input) if options.input.suffix == ".npy" else _picture(options.input, shape, dtype)
+    x = _array(options.input) if options.input.suffix == ".npy" else _picture(options.input, shape, dtype, max_memory)
     results = model.run({name: x})
     if options.json:
         print(json.dumps({key: _values(value, max(0, options.top)) for key, value in results.items()}, indent=2))
@@ -72,7 +73,7 @@ def _array(path: Path) -> Any:
         raise UsageError(f"{path} is no array of numbers: {error}") from error
 
 
-def _picture(path: Path, shape: tuple[int | None, ...] | None, dtype: Any) -> Any:
+def _picture(path: Path, shape: tuple[int | None, ...] | None, dtype: Any, max_memory: int) -> Any:
     """A picture as the model's input, ``(1, channels, height, width)``."""
     need("demo", "PIL")
     channels, *size = (shape or ())[1:] or (None,)
@@ -80,6 +81,9 @@ def _picture(path: Path, shape: tuple[int | None, ...] | None, dtype: Any) -> An
         raise UsageError(
             f"the model's input, {dtype} of shape {shape}, is no picture of a known size; give an .npy file"
         )
+    nbytes = int(channels or 0) * math.prod(int(n or 0) for n in size) * np.dtype(dtype).itemsize
+    if nbytes > max_memory:
+        raise UsageError(f"the model's input of shape {shape} needs {nbytes:,} bytes, more than --max-memory allows")
     picture = samples.read(path, [int(n or 0) for n in size], channels)
     return samples.scaled(picture)[None].astype(dtype)
 

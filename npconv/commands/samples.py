@@ -130,7 +130,7 @@ def _file(path: Path) -> Samples:
     except Exception as error:  # whatever a file that is no archive makes zipfile, zlib and NumPy raise
         raise UsageError(f"{path} cannot be read: {error}") from None
     pictures = pictures[:, None] if pictures.ndim == 3 else pictures
-    if pictures.ndim != 4 or pictures.dtype.kind not in "fu" or not pictures.size:
+    if pictures.ndim != 4 or not (pictures.dtype == np.uint8 or pictures.dtype.kind == "f") or not pictures.size:
         raise UsageError(
             f"x in {path} must be pictures, (N, C, H, W) or (N, H, W), uint8 or floating; "
             f"it is {pictures.dtype} of shape {pictures.shape}"
@@ -146,6 +146,12 @@ def _file(path: Path) -> Samples:
         )
     if pictures.dtype.kind == "f" and not np.isfinite(pictures).all():
         raise UsageError(f"x in {path} must be finite; it has NaN or infinity")
+    if pictures.dtype.kind == "f" and not 0 <= pictures.min() <= pictures.max() <= 1:
+        # Those that are predicted later are from 0 to 1, whatever the network was trained on.
+        raise UsageError(
+            f"x in {path} must be bytes, or numbers from 0 to 1; "
+            f"its numbers are from {pictures.min():g} to {pictures.max():g}"
+        )
     return Samples(pictures, labels.astype(np.int64), tuple(map(str, range(max(2, int(labels.max()) + 1)))))
 
 

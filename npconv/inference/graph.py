@@ -44,6 +44,17 @@ class Node:
         return self.name or f"{self.op} that makes {', '.join(self.outputs)}"
 
 
+def own_name(value: str, part: str) -> str:
+    r"""Name of a constant that was made for the node of `value`; no name of a file has its first character.
+
+    Examples
+    --------
+    >>> own_name("y", "scale")
+    '\x00y/scale'
+    """
+    return f"\0{value}/{part}"
+
+
 @dataclass
 class Graph:
     """Nodes in the order in which they run.

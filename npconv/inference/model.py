@@ -79,6 +79,13 @@ class Model:
         self._lock = threading.Lock()
         self._budget.take(sum(value.nbytes for value in graph.constants.values()), "the model's constants")
 
+    def __reduce__(self) -> Any:
+        """Refuse to be pickled or copied: packed weights suit one processor, and nodes may hold functions."""
+        raise TypeError(
+            "a npconv.inference.Model cannot be pickled or copied: save the network it was made of, "
+            "and load or compile that where it is to run"
+        )
+
     def __call__(self, *arrays: Array) -> Any:
         """Run on the inputs in their order.
 

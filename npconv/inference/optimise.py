@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from npconv.inference.graph import Array, Graph, Node
+from npconv.inference.graph import Array, Graph, Node, own_name
 
 FUSABLE = ("add", "affine", "conv", "conv_transpose", "linear", "mul")
 """Operations that apply an activation to their result."""
@@ -70,6 +70,8 @@ def _known_statistics(graph: Graph) -> None:
     for place, node in enumerate(graph.nodes):
         if node.op != "batch_norm" or any(name not in graph.constants for name in node.inputs[1:]):
             continue
+        if any(graph.constants[name].dtype.kind != "f" for name in node.inputs[1:]):
+            continue
         scale, bias, mean, var = (graph.constants[name].astype("float64") for name in node.inputs[1:])
         if not scale.shape == bias.shape == mean.shape == var.shape:
             shapes = ", ".join(str(part.shape) for part in (scale, bias, mean, var))
@@ -99,7 +101,7 @@ def _per_channel(graph: Graph, ranks: dict[str, int]) -> None:
 
 def _affine(graph: Graph, node: Node, x: str, scale: Array, shift: Array) -> Node:
     """An affine node with constants of its own, in the place of another."""
-    names = [f"{node.outputs[0]}/{part}" for part in ("scale", "shift")]
+    names = [own_name(node.outputs[0], part) for part in ("scale", "shift")]
     graph.constants |= dict(zip(names, (scale, shift), strict=True))
     kept = {"activation": node.attributes["activation"]} if "activation" in node.attributes else {}
     return Node("affine", (x, *names), node.outputs, kept, node.name)
@@ -141,7 +143,7 @@ def _scale_into_weights(graph: Graph, before: Node, node: Node) -> Node | None:
             return None
         per_output = scale.reshape(-1, *(1,) * (w.ndim - 1))
         values = {"weight": w * per_output, "bias": shift + (bias[0] * scale if bias else 0)}
-    inputs = {f"{node.outputs[0]}/{part}": value.astype(dtype) for part, value in values.items()}
+    inputs = {own_name(node.outputs[0], part): value.astype(dtype) for part, value in values.items()}
     graph.constants |= inputs
     return Node(
         before.op, (before.inputs[0], *inputs), node.outputs, {**before.attributes, **node.attributes}, before.name

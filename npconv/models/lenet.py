@@ -58,6 +58,7 @@ def lenet5(
     >>> sum(parameter.value.size for parameter in net.parameters())
     61706
     """
+    classes, channels = whole("classes", classes), whole("channels", channels)
     if whole("size", size) < 4:
         raise ValueError(f"size must be at least 4, got {size}")
     first, second = (0, 0) if size >= 32 else (2, 0) if size >= 28 else (2, 2)

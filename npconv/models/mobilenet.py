@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from npconv import nn
-from npconv.models.scaling import scaled, strides
+from npconv.models.scaling import scaled, strides, whole
 
 # Channels of each block of v1, and whether it halves the picture. (The paper's table says the last one does, too; its
 # sizes and its 569 M multiply-accumulates say that it does not.)
@@ -72,6 +72,7 @@ def mobilenet_v1(
     >>> sum(parameter.value.size for parameter in nc.models.mobilenet_v1().parameters())
     4231976
     """
+    classes, channels = whole("classes", classes), whole("channels", channels)
     rng = nn.init.generator(rng)
     stem, *halving = strides(size)
     ins = scaled(32, width)
@@ -125,6 +126,7 @@ def mobilenet_v2(
     >>> sum(parameter.value.size for parameter in nc.models.mobilenet_v2().parameters())
     3504872
     """
+    classes, channels = whole("classes", classes), whole("channels", channels)
     rng = nn.init.generator(rng)
     stem, *halving = strides(size)
     made: dict[str, Any] = {"rng": rng, "dtype": dtype}
@@ -159,9 +161,13 @@ def _network(
     features: list[nn.Module], ins: int, classes: int, dropout: float, rng: nn.init.Rng, dtype: Any
 ) -> nn.Sequential:
     """Both networks end alike."""
+    try:
+        drop = nn.Dropout(dropout, rng=rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("p", "dropout", 1)) from None
     return nn.Sequential(
         features=nn.Sequential(*features),
         avgpool=nn.GlobalAvgPool(),
         flatten=nn.Flatten(),
-        classifier=nn.Sequential(nn.Dropout(dropout, rng=rng), nn.Linear(ins, classes, rng=rng, dtype=dtype)),
+        classifier=nn.Sequential(drop, nn.Linear(ins, classes, rng=rng, dtype=dtype)),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from npconv import nn
-from npconv.models.scaling import strides
+from npconv.models.scaling import strides, whole
 
 
 def resnet18(
@@ -52,6 +52,7 @@ def resnet18(
     >>> sum(parameter.value.size for parameter in nc.models.resnet18().parameters())
     11689512
     """
+    classes, channels = whole("classes", classes), whole("channels", channels)
     made: dict[str, Any] = {"rng": nn.init.generator(rng), "dtype": dtype}
     stem, pool, *halving = strides(size)
     kernel = 7 if stem == 2 else 3

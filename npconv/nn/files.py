@@ -126,6 +126,8 @@ def write(path: str | Path, arrays: Mapping[str, Array], metadata: Mapping[str, 
             raise TypeError(f"metadata must map strings to strings, got {key!r:.60}: {value!r:.60}")
     encode = _safetensors if kind == ".safetensors" else _npz
     content = encode({name: _on_host(name, value) for name, value in arrays.items()}, dict(metadata))
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {Path(path).parent} for the file {Path(path).name}")
     disk.write(Path(path), content, durable=True)
 
 

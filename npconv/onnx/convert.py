@@ -37,7 +37,8 @@ def convert(onnx: Any, proto: Any, budget: Budget) -> Model:
     opsets = _opsets(onnx, proto)
     _check_nodes(onnx, proto, opsets)
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
-    constants |= {s.values.name: _dense(onnx, s, budget) for s in proto.graph.sparse_initializer}
+    for s in proto.graph.sparse_initializer:
+        constants[s.values.name] = _dense(onnx, s, budget, f"initializer {s.values.name!r}")
     for name, value in constants.items():
         budget.take(value.nbytes, f"initializer {name!r}")
     inputs = {value.name: _spec(onnx, value) for value in proto.graph.input if value.name not in constants}
@@ -71,6 +72,12 @@ def _convert_node(
     outer = outer_names(node)
     names = [*node.input, *outer]
     random = node.op_type in RANDOM or _inside(node)
+    sparse = next((a.sparse_tensor for a in node.attribute if a.name == "sparse_value"), None)
+    if node.op_type == "Constant" and sparse is not None:
+        dense = _dense(onnx, sparse, budget, f"node {name}")
+        budget.take(dense.nbytes, f"node {name}")
+        constants[node.output[0]] = dense
+        return
     foreign = _lazily(lambda: node_function(onnx, proto, node, outer, budget), name)
     if not random and all(not n or n in constants for n in names):
         results = dict(zip(node.output, foreign(*(constants.get(n) for n in names)), strict=True))
@@ -84,7 +91,9 @@ def _convert_node(
     if lower is not None:
         try:
             found = lower(Source(node, wanted, attributes_of(onnx, node), opsets.get(node.domain, 1), constants, name))
-        except (ValueError, TypeError, KeyError) as error:
+        except KeyError as error:
+            raise ValueError(f"node {name} has no attribute {error}") from error
+        except (ValueError, TypeError) as error:
             raise ValueError(f"node {name}: {error}") from error
     if found is None:
         known = {"operator": node.op_type} if node.domain in ("", "ai.onnx") else {}
@@ -106,7 +115,7 @@ def _lazily(make: Callable[[], Callable[..., Any]], name: str) -> Callable[..., 
             raise NotImplementedError(f"node {name}: {error}") from error
         except Exception as error:  # whatever the evaluator's operators raise on bad input
             text = str(error)
-            kind = type(error) if type(error) in (TypeError, MemoryError) else ValueError
+            kind = next((known for known in (TypeError, MemoryError) if isinstance(error, known)), ValueError)
             raise kind(text if text.startswith("node ") else f"node {name}: {text or type(error).__name__}") from error
 
     return run
@@ -143,13 +152,22 @@ def _check_nodes(onnx: Any, proto: Any, opsets: Mapping[str, int]) -> None:
     """Check that every node's operator is known and well-formed, and that its inputs are there before it."""
     graph = proto.graph
     names = [value.name for value in graph.input]
-    known = {*names, *(t.name for t in graph.initializer), *(s.values.name for s in graph.sparse_initializer), ""}
+    initial = [*(t.name for t in graph.initializer), *(s.values.name for s in graph.sparse_initializer)]
+    known = {*names, *initial, ""}
     made = {name for node in graph.node for name in node.output if name}
     functions = {(f.domain, f.name) for f in proto.functions}
+    _check_text("the graph", *names, *initial, *(value.name for value in graph.output))
     if len(set(names)) != len(names):
         raise ValueError("two inputs of the graph have the same name")
+    if len(set(initial)) != len(initial):
+        twice = next(name for name in initial if initial.count(name) > 1)
+        raise ValueError(f"two initializers of the graph have the name {twice!r}")
+    if not graph.output:
+        raise ValueError("the graph has no output")
     for number, node in enumerate(graph.node):
         who = f"node {node.name or number} ({node.op_type})"
+        attributes = (attribute.name for attribute in node.attribute)
+        _check_text(who, node.name, node.op_type, node.domain, *node.input, *node.output, *attributes)
         if (node.domain, node.op_type) not in functions:
             _check_operator(onnx, who, node, opsets, proto.ir_version)
         for name in [*node.input, *outer_names(node)]:
@@ -164,9 +182,19 @@ def _check_nodes(onnx: Any, proto: Any, opsets: Mapping[str, int]) -> None:
             if name in known:
                 raise ValueError(f"{who} makes {name!r}, which is there already")
             known.add(name)
+    reserved = next((name for name in known if name.startswith("\0")), None)
+    if reserved is not None:
+        raise ValueError(f"the name {reserved!r} starts with a character that names may not have")
     for value in graph.output:
         if value.name not in known or not value.name:
             raise ValueError(f"the graph's output {value.name!r} is made by no node")
+
+
+def _check_text(who: str, *names: Any) -> None:
+    """Names in a file may be any bytes; those that are no UTF-8 are given as such."""
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"{who} has a name that is no UTF-8, {name!r:.60}")
 
 
 def _check_operator(onnx: Any, who: str, node: Any, opsets: Mapping[str, int], ir_version: int) -> None:
@@ -202,22 +230,24 @@ def _spec(onnx: Any, value: Any) -> tuple[tuple[int | None, ...] | None, Any]:
         raise ValueError(f"the graph's input {value.name!r} has the unknown data type {kind.elem_type}") from None
     if not kind.HasField("shape"):
         return None, dtype
-    return tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim), dtype
+    # Some write -1 for a size that is open.
+    known = (d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim)
+    return tuple(None if n < 0 else n for n in known), dtype
 
 
-def _dense(onnx: Any, sparse: Any, budget: Budget) -> Array:
-    """A sparse initializer with its zeros written down."""
+def _dense(onnx: Any, sparse: Any, budget: Budget, who: str) -> Array:
+    """A sparse tensor with its zeros written down."""
     values, indices = onnx.numpy_helper.to_array(sparse.values), onnx.numpy_helper.to_array(sparse.indices)
-    dims, name = tuple(sparse.dims), sparse.values.name
+    dims = tuple(sparse.dims)
     if any(n < 0 for n in dims):
-        raise ValueError(f"initializer {name!r} has the impossible shape {dims}")
+        raise ValueError(f"{who} has the impossible shape {dims}")
     count = int(np.prod(dims, dtype=object)) if dims else 1
-    budget.check(count * values.dtype.itemsize, f"initializer {name!r}")
+    budget.check(count * values.dtype.itemsize, who)
     if indices.ndim == 2 and indices.shape[1] == len(dims):
         inside = bool(((indices >= 0) & (indices < np.array(dims))).all())
         indices = np.ravel_multi_index(tuple(indices.T), dims) if inside else np.array([-1])
     if indices.shape != values.shape or (indices.size and not 0 <= indices.min() <= indices.max() < count):
-        raise ValueError(f"initializer {name!r} has indices that do not fit its shape {dims}")
+        raise ValueError(f"{who} has indices that do not fit its shape {dims}")
     dense = np.zeros(count, values.dtype)
     dense[indices] = values
     return dense.reshape(dims)

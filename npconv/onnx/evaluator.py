@@ -14,6 +14,7 @@ import numpy as np
 
 from npconv.inference import Budget
 from npconv.onnx.package import require
+from npconv.onnx.sizes import SCRATCH, SIZES, given
 
 Array = Any
 
@@ -24,16 +25,20 @@ BOUNDED = frozenset(
     [
         "Compress",
         "ConcatFromSequence",
+        "FeatureVectorizer",
         "GroupNormalization",
         "If",
+        "Imputer",
         "Loop",
         "MeanVarianceNormalization",
         "NonMaxSuppression",
-        "NonZero",
+        "Normalizer",
         "Optional",
         "OptionalGetElement",
         "OptionalHasElement",
         "RegexFullMatch",
+        "SVMRegressor",
+        "Scaler",
         "Scan",
         "SequenceAt",
         "SequenceConstruct",
@@ -43,10 +48,10 @@ BOUNDED = frozenset(
         "SequenceLength",
         "SequenceMap",
         "SplitToSequence",
-        "StringConcat",
         "StringNormalizer",
-        "StringSplit",
         "TfIdfVectorizer",
+        "TreeEnsembleClassifier",
+        "TreeEnsembleRegressor",
         "Unique",
     ]
 )
@@ -138,6 +143,8 @@ def _guarded(operator: Any, budget: Budget) -> Any:
             if hasattr(value, "produced"):
                 value.produced = 0
         _check(self, inputs, budget)
+        if hasattr(self, "locale"):  # of StringNormalizer, which would set it for the whole process
+            self.locale = None
         return plain.run(self, *inputs, **options)
 
     return type(operator.__name__, (operator,), {"run": run, "__module__": __name__})
@@ -162,12 +169,16 @@ def _check(operator: Any, inputs: Sequence[Array], budget: Budget) -> None:
     who = f"node {node.name or node.op_type}"
     budget.check(sum(map(_size, inputs)), f"the input of {who}")
     opset = operator.run_params["opsets"].get(node.domain, 1)
+    if node.op_type in SCRATCH:
+        budget.check(SCRATCH[node.op_type](node, inputs), who)
+    if node.op_type == "Split" and given(node, "num_outputs", len(node.output)) != len(node.output):
+        raise ValueError(f"{who} (Split): num_outputs must be {len(node.output)}, the number of its outputs")
     shapes = result_shapes(node, opset, inputs)
     if shapes is None:
         return
     for shape, itemsize in shapes:
         if shape is None:
-            if node.domain == "" and node.op_type not in BOUNDED:
+            if node.op_type not in BOUNDED:
                 raise ValueError(f"{who} ({node.op_type}) has a result whose size cannot be told beforehand")
         else:
             budget.check(math.prod(shape) * itemsize, who)
@@ -183,8 +194,8 @@ def result_shapes(node: Any, opset: int, inputs: Sequence[Array]) -> list[tuple[
         return None
     if any(value is not None and not isinstance(value, np.ndarray | np.generic) for value in inputs):
         return None
-    if node.op_type in SIZES and node.domain == "":
-        return [((SIZES[node.op_type](inputs),), 8)]
+    if node.op_type in SIZES:
+        return [((SIZES[node.op_type](node, inputs),), 8)]
     schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
     given = {name: np.asarray(value) for name, value in zip(node.input, inputs, strict=False) if name}
     plain = {name: value for name, value in given.items() if value.dtype.kind in "biuf"}
@@ -197,19 +208,6 @@ def result_shapes(node: Any, opset: int, inputs: Sequence[Array]) -> list[tuple[
     except inference.InferenceError:
         found = {}
     return [_told(onnx, found.get(name)) for name in node.output if name]
-
-
-def _range_size(inputs: Sequence[Array]) -> int:
-    start, limit, delta = (float(np.asarray(value).reshape(-1)[0]) for value in inputs)
-    return max(math.ceil((limit - start) / delta), 0) if delta and math.isfinite((limit - start) / delta) else 0
-
-
-def _unpooled_size(inputs: Sequence[Array]) -> int:
-    return math.prod(map(int, inputs[2])) if len(inputs) > 2 else SMALL * int(inputs[0].size)
-
-
-SIZES = {"Range": _range_size, "MaxUnpool": _unpooled_size}
-"""Elements of a result, where `onnx`'s own rules fall short."""
 
 
 def _told(onnx: Any, kind: Any) -> tuple[tuple[int, ...] | None, int]:

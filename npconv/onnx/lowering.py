@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from npconv.inference import Node
+from npconv.inference import Node, own_name
 from npconv.onnx.window import check_kernel, pool, transposed, window
 
 Array = Any
@@ -48,7 +48,7 @@ class Source:
 
     def new(self, suffix: str, value: Array) -> str:
         """A constant of the node's own."""
-        name = f"{self.node.output[0]}/{suffix}"
+        name = own_name(self.node.output[0], suffix)
         self.constants[name] = value
         return name
 
@@ -142,10 +142,17 @@ def _matmul(source: Source) -> Lowered:
 
 def _elementwise(op: str) -> Callable[[Source], Lowered]:
     def lower(source: Source) -> Lowered:
+        _check_all_given(source)
         legacy = source.opset < 7 and source.attributes.get("broadcast")
         return None if legacy else source.one(op)
 
     return lower
+
+
+def _check_all_given(source: Source) -> None:
+    """Any number of inputs, but none left out, which `onnx` does not check."""
+    if not all(source.node.input):
+        raise ValueError(f"input {list(source.node.input).index('')} has no name")
 
 
 def _activation(name: str, **defaults: float) -> Callable[[Source], Lowered]:
@@ -166,7 +173,7 @@ def _clip(source: Source) -> Lowered:
         if any(source.given(place) and source.constant(place) is None for place in (1, 2)):
             return None
         found = [source.constant(place) for place in (1, 2)]
-        if any(value is not None and value.size != 1 for value in found):
+        if any(value is not None and (value.size != 1 or value.dtype.kind not in "biuf") for value in found):
             return None
         limits = [None if value is None else value.reshape(-1)[0].item() for value in found]
     low, high = limits
@@ -188,6 +195,7 @@ def _softmax(source: Source) -> Lowered:
 
 
 def _concat(source: Source) -> Lowered:
+    _check_all_given(source)
     return source.one("concat", axis=int(source.attributes.get("axis", 1)))
 
 
@@ -218,6 +226,8 @@ def _reshape(source: Source) -> Lowered:
 
 def _resolved(shape: tuple[int, ...], wanted: list[int], zeros: bool) -> tuple[int, ...]:
     """A shape with 0 standing for an axis of the old one, unless `zeros` are zeros, and -1 for what is left over."""
+    if not isinstance(wanted, list) or not all(isinstance(n, int) for n in wanted):
+        raise ValueError(f"a shape must be integers in one axis, got {wanted}")
     if sum(n == -1 for n in wanted) > 1 or any(n < -1 for n in wanted):
         raise ValueError(f"the shape {tuple(wanted)} is none")
     if not zeros and any(n == 0 and place >= len(shape) for place, n in enumerate(wanted)):

@@ -20,10 +20,18 @@ def window(attributes: Attributes, ndim: int) -> dict[str, Any]:
         If an attribute does not fit `ndim` axes.
     """
     return {
-        "stride": per_axis(attributes, "strides", ndim, 1),
+        "stride": steps(attributes, "strides", ndim),
         "padding": padding(attributes, ndim),
-        "dilation": per_axis(attributes, "dilations", ndim, 1),
+        "dilation": steps(attributes, "dilations", ndim),
     }
+
+
+def steps(attributes: Attributes, name: str, ndim: int) -> tuple[int, ...]:
+    """``strides`` or ``dilations``, which are positive and 1 where they are not given."""
+    value = per_axis(attributes, name, ndim, 1)
+    if any(n < 1 for n in value):
+        raise ValueError(f"{name} must be positive, got {value}")
+    return value
 
 
 def per_axis(attributes: Attributes, name: str, ndim: int, default: int) -> tuple[int, ...]:
@@ -71,7 +79,7 @@ def transposed(attributes: Attributes, size: Sequence[int], kernel: Sequence[int
     Where even no padding gives too little, output padding is added.
     """
     ndim = len(kernel)
-    stride, dilation = per_axis(attributes, "strides", ndim, 1), per_axis(attributes, "dilations", ndim, 1)
+    stride, dilation = steps(attributes, "strides", ndim), steps(attributes, "dilations", ndim)
     extra = per_axis(attributes, "output_padding", ndim, 0)
     auto = attributes.get("auto_pad") or "NOTSET"
     wanted = attributes.get("output_shape")

@@ -44,5 +44,5 @@ def bind(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
         for value in bound.results or ():
             where.budget.check(value.nbytes, f"node {node}")
         return bound
-    except (ValueError, TypeError, IndexError, OverflowError, MemoryError, NotImplementedError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, MemoryError, NotImplementedError) as error:
         raise named(node, error) from error

@@ -75,7 +75,8 @@ Build = Callable[[Node, Sequence["Value | None"], Where], Bound]
 
 def named(node: Node, error: BaseException) -> BaseException:
     """The error of a node, with the node's name."""
-    kind = type(error) if type(error) in (TypeError, NotImplementedError, MemoryError) else ValueError
+    kinds = (TypeError, NotImplementedError, MemoryError)
+    kind = next((known for known in kinds if isinstance(error, known)), ValueError)
     text = str(error)
     return error if text.startswith("node ") else kind(f"node {node}: {text or type(error).__name__}")
 

@@ -41,6 +41,8 @@ def avg_pool(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
     pads = _resolved(x.shape, kernel, stride, padding, dilation)
     if tuple(kernel) == x.shape[2:] and not any(map(sum, pads)):
         return mean(node, inputs, where)
+    if x.dtype.kind not in "fc":
+        raise TypeError(f"averages are of floating numbers, got dtype {x.dtype}")
     channels, taps = x.shape[1], math.prod(kernel)
     # What the last, partial windows of `ceil_mode` reach beyond the padding.
     beyond = [
@@ -177,7 +179,7 @@ def _lrn(xp: ModuleType, x: Array, y: Array, reach: tuple[int, int], alpha: floa
             part = image[:, start : start + step]
             squares = part * part
             total = xp.zeros_like(squares)
-            for offset in range(-low, high + 1):
+            for offset in range(-min(low, channels - 1), min(high, channels - 1) + 1):
                 inside = slice(max(0, -offset), channels - max(0, offset))
                 total[inside] += squares[max(0, offset) : channels - max(0, -offset)]
             total *= alpha

@@ -70,6 +70,8 @@ def _enlarged_shape(
     x: Shape, w: Shape, stride: Shape, padding: Pairs, output_padding: Shape, groups: int, dilation: Shape
 ) -> Shape:
     """Shape that a transposed convolution gives."""
+    if len(x) != len(w):
+        raise ValueError(f"an array of shape {x} and weights of shape {w} must have equally many axes")
     axes = zip(x[2:], w[2:], stride, padding, output_padding, dilation, strict=True)
     out = ((n - 1) * step - low - high + d * (k - 1) + extra + 1 for n, k, step, (low, high), extra, d in axes)
     return (x[0], w[1] * groups, *out)
