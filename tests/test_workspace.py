@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import platform
 
 import numpy as np
 import pytest
+from guards import run_python
 
 import npconv as nc
 from npconv.kernels.cpu import workspace
@@ -83,3 +85,23 @@ def test_when_memory_is_short_what_is_held_goes_first(monkeypatch):
     monkeypatch.setattr(workspace.np, "empty", short)
     assert workspace.empty((8 * workspace.SMALLEST,), F4).size == 8 * workspace.SMALLEST
     assert asked == [1, 0]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have rules of their own")
+def test_scratch_of_compiled_code_is_not_new_in_every_call():
+    code = """
+import resource
+import numpy as np
+from npconv.kernels.cpu import workspace
+
+def use():
+    for array in [np.empty(3 * 2**20, np.uint8) for _ in range(5)]:
+        array[::4096] = 1
+
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = run_python(code)
+    assert int(done.stdout) < 400, done.stderr  # of 3840 pages

@@ -15,6 +15,10 @@ import numpy as np
 SMALLEST, MOST_HELD = 2**20, 128 * 2**20
 """Bytes from which on memory is lent, and bytes that are kept at most when nobody uses them."""
 
+# Smaller scratch belongs to compiled code. glibc gives that back after every call as well, until it has once seen a
+# larger array come and go: its thresholds follow, up to 32 MiB. Nothing here is touched.
+np.empty(2**25 - 2**16, np.uint8)
+
 _held: list[Any] = []
 _lock = threading.RLock()  # a garbage collection may give memory back while this very thread takes some
 
