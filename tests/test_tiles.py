@@ -33,6 +33,7 @@ from npconv.kernels.cpu.operands import read_only
 from npconv.kernels.cpu.staging import row_movers, stager
 from npconv.kernels.cpu.transforms import gatherer, row_width, scatterer, transpose
 from npconv.kernels.cpu.vectors import copiers, on_addresses
+from npconv.kernels.cpu.winograd_grad import windower
 
 DTYPES = [np.dtype("f4"), np.dtype("f8")]
 X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="these are processors of one kind")
@@ -202,7 +203,7 @@ def test_copiers_move_what_they_say(dtype, whole):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("lanes", [4, 8])
 def test_windows_read_no_more_than_their_lanes(dtype, lanes):
-    window = calls(winograd.windower(dtype.itemsize, lanes))
+    window = calls(windower(dtype.itemsize, lanes))
     rng, guard = np.random.default_rng(0), Guarded()
     for begin, end in itertools.product(range(lanes + 1), repeat=2):
         source, target = guard.array(max(0, end - begin), rng, dtype), guard.array(lanes, None, dtype)
