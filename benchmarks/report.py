@@ -147,7 +147,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--list", action="store_true", help="say what would run, and what would not")
-    parser.add_argument("--resume", action="store_true", help="leave out what an interrupted report has done")
+    parser.add_argument("--resume", action="store_true", help="leave out what an earlier, unfinished report has done")
     parser.add_argument("--quick", action="store_true", help="see whether all of it works; keep nothing")
     options = parser.parse_args(arguments)
     if options.quick and options.resume:
@@ -219,7 +219,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     print(*(f"{name:<12}{state}" for name, state in states.items()), sep="\n")
     failed = any(state.startswith("FAILED") for state in states.values())
-    if not failed and not options.quick:
+    if failed and not options.quick:
+        print("--resume leaves out what is done", file=sys.stderr)
+    elif not options.quick:
         STATE.unlink(missing_ok=True)
     return 1 if failed else 0
 

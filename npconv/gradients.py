@@ -296,7 +296,8 @@ def _remember(key: Any, plan: Plan) -> None:
     spec = plan.spec
     plain = spec.batched and spec.layout == "channels_first" and plan.dtype.kind == "f" and plan.backend.xp is np
     if key is not None and plain and compute_dtype(plan.dtype) == plan.dtype:
-        recent.remember(key, lambda a, b, _: plan.run(a, b))
+        compute = plan.ready_gradient()
+        recent.remember(key, lambda a, b, _: compute(a, b))
 
 
 def _conj(value: Array) -> Array:

@@ -107,7 +107,25 @@ def test_sums_of_integers_are_exact_whatever_they_run_in(large: int, dtype: str)
     np.testing.assert_array_equal(nc.correlate(x, w, dtype="int16"), want.astype(np.int64).astype("int16"))
 
 
-@pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (2, 3, 3)])
+def test_a_call_made_ready_for_small_integers_takes_large_ones_too() -> None:
+    shape, largest = (13, 21), {"uint8": 255, "int32": 2**31 - 1, "int64": 2**63 - 1}
+    for dtype, w in itertools.product(largest, (whole((3, 3)), whole((3, 1)) * whole((1, 5)))):
+        for most in (1, largest[dtype]):
+            x = (np.arange(273).reshape(shape) % 3 * (most // 2)).astype(dtype)
+            for function in (nc.correlate, nc.convolve):
+                want = function(x, w.astype(dtype), backend="numpy")
+                np.testing.assert_array_equal(function(x, w.astype(dtype)), want)
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "constant", "wrap"])
+@pytest.mark.parametrize("kernel", [(3, 5, 3), (2, 3, 7, 4), (4, 3, 5, 5)])
+def test_planes_share_what_is_copied_next_to_their_edges(kernel: tuple[int, ...], boundary: str) -> None:
+    x, w = whole((5, 4, 70, 37)[-len(kernel) :]), whole(kernel, 1)
+    want = ndimage.correlate(x.astype(float), w.astype(float), mode=boundary.replace("wrap", "grid-wrap"), cval=2)
+    np.testing.assert_array_equal(nc.correlate(x, w.astype("f4"), boundary=boundary, cval=2, method="direct"), want)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (7, 4), (2, 3, 3)])
 def test_the_bits_of_a_sum_do_not_depend_on_its_place(kernel: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((5, 45, 87)).astype("f4"), rng.standard_normal(kernel).astype("f4")
@@ -145,7 +163,8 @@ def test_what_a_call_remembers_is_not_the_arrays() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
-    ("size", "kernel", "low"), [((9, 61), (3, 3), 1), ((4, 8), (2, 5), 4), ((1, 200), (1, 9), 0), ((7, 40), (5, 1), 0)]
+    ("size", "kernel", "low"),
+    [((9, 61), (3, 3), 1), ((4, 8), (2, 5), 4), ((1, 200), (1, 9), 0), ((7, 40), (5, 1), 0), ((5, 33), (7, 2), 1)],
 )
 def test_a_stencil_stays_inside_its_arrays(
     size: tuple[int, int], kernel: tuple[int, int], low: int, dtype: str

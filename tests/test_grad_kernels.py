@@ -13,10 +13,11 @@ from test_kernels import Guarded, image, result
 import npconv as nc
 from npconv.geometry import ConvSpec
 from npconv.kernels import cpu
-from npconv.kernels.cpu import columns, correlation, few_positions, input_grad, threads, weight_grad
+from npconv.kernels.cpu import columns, correlation, few_positions, input_grad, one_tap, threads, weight_grad
 from npconv.kernels.cpu.blocking import Tile, processor
 from npconv.kernels.cpu.compile import compiled
 from npconv.kernels.cpu.vectors import address_of
+from npconv.planning import recent
 
 DTYPES = ("float32", "float64")
 SPECS = [
@@ -39,6 +40,9 @@ SPECS = [
     ((1, 2, 6, 5), (3, 2, 2, 2), {"stride": (1, 2), "padding": ((3, 4), (2, 5))}),
     ((1, 2, 6, 5), (3, 2, 2, 2), {"padding": ((3, 4), (2, 5))}),
     ((2, 3, 11, 14), (4, 3, 3, 3), {"stride": 5, "padding": (1, 0)}),
+    # windows that touch and do not overlap, in groups
+    ((2, 6, 4, 40), (6, 3, 2, 2), {"stride": 2, "groups": 2}),
+    ((2, 3, 6, 8), (5, 3, 3, 4), {"stride": (3, 4)}),
 ]
 
 
@@ -189,8 +193,13 @@ def test_gradients_are_exact_inside_their_arrays_and_the_same_bits_for_any_threa
         weight_grad: {"MOST_TAPS": 1, "MOST_OUTPUTS": 1, "MOST_STAGED": 1},
     }
     folded = {columns: {"suits": lambda *_: True}, few_positions: {"suits": lambda *_: True}}
+    rows_of_images = {
+        few_positions: {"suits": lambda *_: False},
+        one_tap: {"suits": lambda *_: True, "MOST_POSITIONS": 16, "MOST_PLANES": 2},
+    }
     # At once, and in pieces, of which there are more than threads. The order of a sum depends on the pieces.
-    for limits in ({}, small, folded, {columns: {"WAITING": 300}, few_positions: {"MOST_BYTES": 1}}):
+    ways = [{}, small, folded, {columns: {"WAITING": 300}, few_positions: {"MOST_BYTES": 1}}]
+    for limits in [*ways, *[rows_of_images] * (set(spec.window.kernel[-2:]) == {1})]:
         for module, values in limits.items():
             for name, value in values.items():
                 monkeypatch.setattr(module, name, value)
@@ -255,6 +264,34 @@ def test_numbers_that_are_not_finite_reach_what_the_definition_says(
     )
     for few in (False, True):
         monkeypatch.setattr(few_positions, "suits", lambda *_, few=few: few)
+        recent.forget()
+        np.testing.assert_array_equal(
+            nc.conv_weight_grad(x, dy, w_shape, **ours), nc.conv_weight_grad(x, dy, w_shape, **theirs)
+        )
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "options"),
+    [
+        ((2, 9, 6, 7), (17, 9, 1, 1), {}),
+        ((2, 5, 9, 12), (20, 5, 3, 3), {"padding": 1}),
+        ((1, 2, 6, 5), (300, 2, 3, 3), {"padding": 1}),
+        ((2, 4, 40, 40), (4, 1, 3, 3), {"stride": 2, "padding": 1, "groups": 4}),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_a_remembered_gradient_is_that_of_new_arrays(x_shape, w_shape, options):
+    """The second call of a kind takes a shorter road; an infinite weight sends it back where zeros would spread NaN."""
+    spec, rng = ConvSpec.of(x_shape, w_shape, **options), np.random.default_rng(0)
+    for spoilt in (False, False, True):
+        x, w, dy = (rounded(rng, shape, "f4") for shape in (image(spec), w_shape, result(spec)))
+        if spoilt:
+            w.flat[0] = np.inf
+        ours, theirs = ({"backend": b, "algorithm": "direct", **options} for b in ("numba", "numpy"))
+        np.testing.assert_array_equal(
+            nc.conv_input_grad(dy, w, x_shape, **ours), nc.conv_input_grad(dy, w, x_shape, **theirs)
+        )
         np.testing.assert_array_equal(
             nc.conv_weight_grad(x, dy, w_shape, **ours), nc.conv_weight_grad(x, dy, w_shape, **theirs)
         )

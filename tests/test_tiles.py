@@ -12,6 +12,7 @@ import platform
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numba
@@ -77,7 +78,7 @@ LOW, HIGH = -5.0, 7.0
 
 
 def tile_caller(dtype, tile, form):
-    product = tile_product(dtype.itemsize, tile, **dict.fromkeys({form} - {"packed"}, True))
+    product = tile_product(dtype.itemsize, tile, **dict.fromkeys({*form.split()} - {"packed"}, True))
 
     @numba.njit
     def call(depth, a, lda, b, offsets, c, ldc, used_rows, used_columns, bias, accumulate, low, high):
@@ -88,7 +89,7 @@ def tile_caller(dtype, tile, form):
 
 def left_operand(guard, rng, form, tile, depth, rows, dtype):
     """``(used_rows, depth)`` values, and the array that holds them as the contract says."""
-    if form == "chunked":
+    if "chunked" in form:
         held = guard.array((max(depth // CHUNK, 1), tile.rows, CHUNK), rng, dtype)
         held[:, rows:] = np.nan  # there, but of no consequence
         return held.swapaxes(0, 1).reshape(tile.rows, -1)[:rows, :depth].copy(), held
@@ -99,7 +100,7 @@ def left_operand(guard, rng, form, tile, depth, rows, dtype):
 
 def right_operand(guard, rng, form, tile, depth, columns, dtype):
     """``(depth, columns)`` values, the array that holds them, and the table of a listed one."""
-    if form == "dots":
+    if "dots" in form:
         held = guard.array((columns, depth + GAP), rng, dtype)
         held[:, depth:] = np.nan
         return held[:, :depth].T, held.reshape(-1)[: (columns - 1) * (depth + GAP) + depth], None
@@ -112,22 +113,24 @@ def right_operand(guard, rng, form, tile, depth, columns, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("form", ["packed", "listed", "chunked", "dots"])
+@pytest.mark.parametrize("form", ["packed", "listed", "chunked", "dots", "chunked dots"])
 def test_tiles_touch_what_they_may_and_sum_exactly(form, dtype):
     rng = np.random.default_rng(0)
     tiles = low_tiles_of(dtype) if form == "listed" else tiles_of(dtype)
     if dtype == DTYPES[1]:  # the same code with other lanes; a tile takes a second to compile
         tiles = [tiles[0], tiles[-1]]
+    if form == "chunked dots":
+        tiles = [replace(tiles[0], lanes=min(tiles[0].lanes, CHUNK))]
     for tile in tiles:
         call = tile_caller(dtype, tile, form)
-        depths = (0, CHUNK, 3 * CHUNK) if form == "chunked" else (0, 1, 2, 9, 2 * tile.lanes, 2 * tile.lanes + 3)
+        depths = (0, CHUNK, 3 * CHUNK) if "chunked" in form else (0, 1, 2, 9, 2 * tile.lanes, 2 * tile.lanes + 3)
         sizes = itertools.product(range(1, tile.rows + 1), range(1, width_of(tile, form) + 2))
         for rows, columns in sizes:
             check_tile(call, rng, form, dtype, tile, depths[(rows + 2 * columns) % len(depths)], rows, columns)
 
 
 def width_of(tile, form):
-    return tile.vectors if form == "dots" else tile.columns
+    return tile.vectors if "dots" in form else tile.columns
 
 
 def check_tile(call, rng, form, dtype, tile, depth, rows, columns):
@@ -510,6 +513,8 @@ WINOGRAD = [
     # Planes of zeros: for some tiles of a panel, for whole panels, and below, above and instead of all planes.
     ConvSpec.of((1, 9, 2, 6, 5), (13, 9, 3, 3, 3), padding=1),
     ConvSpec.of((2, 40, 3, 9, 70), (13, 40, 3, 3, 3), padding=(4, 1, 1)),
+    # A tile behind a panel (float32) and three (float64), as columns of dot products, in several slices of the depth.
+    ConvSpec.of((1, 68, 6, 68), (13, 68, 3, 3)),
 ]
 
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from guards import Guarded
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import BACKENDS, Problem, identical, rounding_bound
@@ -465,3 +466,63 @@ def test_the_compiled_form_stays_within_the_bound(
             for name in ("winograd", "direct")
         )
         np.testing.assert_allclose(y, expected, atol=1e-3 if dtype == "float32" else 1e-11)
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "how", "dtype"),
+    [
+        # Edges on all sides and two blocks of tiles; groups; parts of the gradient; a signal; leads; phases.
+        ((5, 17, 29, 27), (14, 17, 3, 3), {"padding": 1}, "float32"),
+        ((3, 20, 31, 19), (48, 10, 3, 3), {"padding": ((1, 0), (0, 2)), "groups": 2}, "float32"),
+        ((2, 300, 9, 7), (262, 300, 3, 3), {"padding": 2}, "float32"),
+        ((2, 9, 700), (33, 9, 3), {"padding": 2}, "float64"),
+        ((2, 12, 4, 13, 20), (10, 12, 3, 3, 3), {"padding": 1}, "float32"),
+        ((2, 16, 33, 35), (14, 8, 3, 3), {"padding": (5, 7), "dilation": (5, 7), "groups": 2}, "float32"),
+    ],
+    ids=str,
+)
+def test_the_compiled_weight_gradient_stays_within_the_bound_inside_its_arrays(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    how: dict[str, object],
+    dtype: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And gives the same bits with one thread and with three, however these divide the gradient."""
+    spec, guard, numba = ConvSpec.of(x_shape, w_shape, **how), Guarded(), require("numba")
+    x, dy, dw = (guard.array(shape, None, dtype) for shape in (x_shape, spec.y_shape, w_shape))
+    x[...], dy[...] = operands(spec, "weight_grad", np.random.default_rng(0), dtype, 1)
+    assert winograd.is_compiled(spec, "weight_grad", numba)
+    form, found = planar(spec), []
+    tile = ((4, 3),) * min(2, spec.ndim)  # one for all, because each is code of its own
+    monkeypatch.setattr(winograd, "tile_sizes", lambda *_: tile)
+    fs = winograd.matrices(tile)
+    exact = run("direct", "numpy", spec, "weight_grad", x.astype("longdouble"), dy.astype("longdouble"))
+    bound = winograd.error_bound(spec, "weight_grad", x, dy, x.dtype)
+    try:
+        for count in (1, 3):
+            nc.set_num_threads(count)
+            dw[...] = np.nan
+            parts = form.split(numba, x), form.split_result(numba, dy)
+            numba.kernels.winograd_weight_grad(form.spec, fs, form.planes, *parts, dw)
+            guard.check()
+            assert (np.abs(dw - exact) <= bound).all()
+            found.append(dw.copy())
+    finally:
+        nc.set_num_threads(None)
+    identical(*found)
+    identical(run("winograd", "numba", spec, "weight_grad", x, dy), found[0])
+
+
+def test_a_weight_gradient_is_divided_among_threads_but_not_summed_in_other_parts() -> None:
+    from npconv.kernels.cpu.blocking import Tile
+    from npconv.kernels.cpu.winograd_grad import parts_for
+
+    tile = Tile(6, 2, 8)
+    one, four = (parts_for(512, 512, 784, 36 * 4, tile, tasks) for tasks in (1, 8))
+    assert one.tiles == four.tiles == 112
+    assert -(-512 // four.outputs) * -(-512 // four.planes) >= 8 > -(-512 // one.outputs) * -(-512 // one.planes)
+    # All of a part's sums must be held until the last tile; of a few tiles, only what stays in L2.
+    assert (four.some_outputs, four.some_planes) == (four.outputs, four.planes)
+    few = parts_for(512, 512, 16, 36 * 4, tile, 1)
+    assert few.some_outputs * few.some_planes * 36 * 4 <= 256 * 1024

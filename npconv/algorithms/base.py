@@ -72,6 +72,14 @@ class Algorithm(Protocol):
         threads as `limit`, by default what `npconv.get_num_threads` says.
         """
 
+    def prepare_gradient(
+        self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], limit: int
+    ) -> Runner | None:
+        """`input_grad` or `weight_grad` made ready for many calls on `limit` threads, as ``run(a, b, result)``.
+
+        None where that would gain nothing.
+        """
+
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         """``dx``, shape ``(N, C_in, *size)``."""
 

@@ -134,9 +134,9 @@ def _growth(m: int, r: int, op: str) -> float:
     return float((f.at @ (f.g.max(1) * f.bt.sum(1))).max())
 
 
-def accurate_enough(tile: Tile) -> bool:
+def accurate_enough(tile: Tile, op: str = "forward") -> bool:
     """Whether the proven error bound of a tile is small enough to be used: the one place that decides."""
-    return growth(tile) <= GROWTH_LIMIT
+    return growth(tile, op) <= GROWTH_LIMIT
 
 
 def roundings(tile: Tile, terms: int, op: str = "forward") -> int:

@@ -113,6 +113,23 @@ class Direct:
 
         return run
 
+    def prepare_gradient(
+        self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], limit: int
+    ) -> Runner | None:
+        kernels: Any = backend.kernels
+        if backend.name != "numba" or not kernels.uses_tiles(dtype):
+            return None
+        if op == "weight_grad":
+            runner: Runner = kernels.weight_grad_runner(spec, dtype, limit)
+            return runner
+        run = kernels.input_grad_runner(spec, dtype, limit)
+
+        def input_grad(dy: Array, w: Array, dx: Array) -> None:
+            if not run(dy, w, dx):
+                kernels.conv_input_grad(spec, dy, w, dx)
+
+        return input_grad
+
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         xp = backend.xp
         if backend.kernels is not None:

@@ -95,6 +95,11 @@ class Fft:
     def prepare(self, spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: str | None) -> Runner | None:
         return None
 
+    def prepare_gradient(
+        self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], limit: int
+    ) -> Runner | None:
+        return None
+
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         if is_trivial(spec) or not _is_tame(spec, backend, "input_grad", dy, largest(backend, w)):
             return self.otherwise.input_grad(spec, backend, dy, w)

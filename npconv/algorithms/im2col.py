@@ -70,6 +70,11 @@ class Im2col:
     def prepare(self, spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: str | None) -> Runner | None:
         return None
 
+    def prepare_gradient(
+        self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], limit: int
+    ) -> Runner | None:
+        return None
+
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         dx = backend.xp.empty(image_shape(spec), dy.dtype)
         weights = flatten(grouped_weights(spec, w), 2).swapaxes(1, 2)

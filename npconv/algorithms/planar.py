@@ -59,6 +59,10 @@ class Planar:
         """``(N, C, ...)`` as ``(N, C, planes, *size)``, planes by phases; a view where there is one phase."""
         return self._divide(backend, x, self.held, self.sizes, (0,) * len(self.steps), self.spec.window.size)
 
+    def split_result(self, backend: Backend, y: Array) -> Array:
+        """`split` for a result's gradient, with zeros for what `spec` computes in vain."""
+        return self._divide(backend, y, self.written, self.outs, self.skipped, self.spec.window.out)
+
     def divide(self, backend: Backend, x: Array) -> Array:
         """The image of `spec`: ``(batch, C, *size)``."""
         if self.planes.shape == (1, 1):
@@ -74,7 +78,7 @@ class Planar:
         """The result's gradient as `spec` has it, with zeros for what it computes in vain."""
         if self.planes.shape == (1, 1):
             return y.reshape(self.spec.y_shape)
-        parts = self._divide(backend, y, self.written, self.outs, self.skipped, self.spec.window.out)
+        parts = self.split_result(backend, y)
         return backend.xp.ascontiguousarray(backend.xp.moveaxis(parts, 2, 1)).reshape(self.spec.y_shape)
 
     def joined(self, backend: Backend, y: Array, shape: Size) -> Array:

@@ -52,6 +52,11 @@ class Pointwise(Im2col):
     def prepare(self, spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: str | None) -> Runner | None:
         return Direct().prepare(spec, backend, dtype, activation)
 
+    def prepare_gradient(
+        self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], limit: int
+    ) -> Runner | None:
+        return Direct().prepare_gradient(spec, op, backend, dtype, limit)
+
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         if backend.kernels is None:
             return super().input_grad(spec, backend, dy, w)

@@ -82,7 +82,18 @@ def _depthwise(spec: ConvSpec) -> float:
 # made before; a weight that is transformed on the way; a product of a point and a group, however small.
 POINT_OPERATION, POINT_STAGED, POINT_JOINED, POINT_READ = 1.54e-11, 6.8e-10, 1.8e-9, 2.1e-10
 WEIGHT_READ, WEIGHT_MADE, WEIGHT_PASSED, POINT_PRODUCT = 5.6e-11, 7.0e-10, 8.5e-10, 1.7e-7
-PANEL = 16
+PANEL, COLUMNS, SUMMING = 16, 2, 96
+
+
+def panels(tiles: int, depth: int) -> float:
+    """Panels of tiles that products with so many channels amount to.
+
+    A few tiles behind whole panels are columns of dot products, `COLUMNS` at once, whose end costs as much as `SUMMING`
+    channels more.
+    """
+    whole, tail = divmod(tiles, PANEL)
+    dots = -(-tail // COLUMNS) * (1 + SUMMING / max(depth, 1)) / LANES
+    return whole + min(dots, 1) if whole else float(tail > 0)
 
 
 def winograd_seconds(
@@ -93,10 +104,11 @@ def winograd_seconds(
     Weights that are not `reused` are transformed on the way where they are `passed`, else before. Only `filled` of the
     planes under the tiles are not zeros.
     """
-    panels = -(-tiles // PANEL) * PANEL * filled
+    depth = spec.in_channels // spec.groups
+    columns = panels(tiles, depth) * PANEL * filled
     channels = _operations(spec) // max(2 * spec.batch * spec.window.positions * spec.window.taps, 1)
     weights = points * spec.parameters // spec.window.taps
-    seconds = 2 * points * panels * channels * POINT_OPERATION + points * panels * spec.in_channels * POINT_STAGED
+    seconds = 2 * points * columns * channels * POINT_OPERATION + points * columns * spec.in_channels * POINT_STAGED
     seconds += spec.batch * spec.window.positions * spec.out_channels * POINT_JOINED
     seconds += _pixels(spec) * spec.in_channels * POINT_READ
     seconds += weights * (WEIGHT_READ + (0 if reused or passed else WEIGHT_MADE))

@@ -2,7 +2,7 @@
 
 Of a tile of m outputs per axis, the n = m + r - 1 inputs under it become n transformed values; the weights become as
 many, once; the sum over channels is a matrix product at each of the n points; and n sums become m outputs. The
-gradients are the same steps in another order (`winograd_steps`; on the CPU mostly compiled loops).
+gradients are the same steps in another order (`winograd_steps`; on the CPU compiled loops).
 
 It rounds in another way than a sum of products: docs/accuracy.md has the bound, `error_bound` computes it.
 """
@@ -22,6 +22,7 @@ from npconv.algorithms.cook_toom import Tile, error_factor, overflow_growth
 from npconv.algorithms.direct import Direct
 from npconv.algorithms.planar import Planar, planar
 from npconv.algorithms.tile_times import PANEL, winograd_seconds
+from npconv.algorithms.winograd_grad_times import weight_grad_elements, weight_grad_seconds
 from npconv.algorithms.winograd_steps import (
     HELD,
     block_shape,
@@ -34,6 +35,7 @@ from npconv.algorithms.winograd_tiles import (
     matrices,
     obstacle,
     operations,
+    points_and_tiles,
     points_per_axis,
     price,
     row_elements,
@@ -95,6 +97,8 @@ class Winograd:
         images, rows = block_shape(spec, tile, itemsize)
         weights = 2 * (points + spec.window.taps) * spec.parameters // spec.window.taps
         held = HELD * images * rows * row_elements(spec, tile) + weights + extra
+        if op == "weight_grad":
+            held = max(held, weight_grad_elements(spec, *points_and_tiles(spec, tile)) + extra)
         return Work(sum(operations_), nbytes + itemsize * (4 * tiled + 2 * extra), itemsize * held)
 
     def kernel(self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any]) -> str:
@@ -110,6 +114,8 @@ class Winograd:
         kernel, extra, form = self.kernel(spec, op, backend, dtype), laid_out(spec), planar(spec)
         spec = form.spec
         tile = tile_sizes(spec, op, reused)
+        if kernel == "winograd_tiles" and op == "weight_grad":
+            return weight_grad_seconds(spec, *points_and_tiles(spec, tile), dtype.itemsize) + extra * LAYING_OUT
         if kernel == "winograd_tiles":
             points, tiles = math.prod(points_per_axis(tile)), spec.batch * math.prod(tile_counts(spec, tile))
             passed = not reused and transforms_on_the_way(spec, tile)
@@ -124,7 +130,7 @@ class Winograd:
     def details(
         self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool
     ) -> tuple[tuple[str, str], ...]:
-        compiled = is_compiled(spec, "forward", backend) and op != "weight_grad"
+        compiled = is_compiled(spec, op, backend)
         spec = planar(turned(spec) if op == "input_grad" else spec).spec
         tile = tile_sizes(spec, op, reused)
         outputs, points = _by(m for m, _ in tile), _by(points_per_axis(tile))
@@ -164,6 +170,11 @@ class Winograd:
     def prepare(self, spec: ConvSpec, backend: Backend, dtype: np.dtype[Any], activation: str | None) -> Runner | None:
         return _runner(spec, backend, dtype, activation) if is_compiled(spec, "forward", backend) else None
 
+    def prepare_gradient(
+        self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], limit: int
+    ) -> Runner | None:
+        return None
+
     def input_grad(self, spec: ConvSpec, backend: Backend, dy: Array, w: Array) -> Array:
         back = turned(spec)
         form = planar(back)
@@ -189,6 +200,11 @@ class Winograd:
         tile = tile_sizes(form.spec, "weight_grad")
         if not _is_tame(form.spec, tile, "weight_grad", x, largest(backend, x), largest(backend, dy)):
             return Direct().weight_grad(spec, backend, x, dy)
+        if is_compiled(spec, "weight_grad", backend):
+            kernels: Any = backend.kernels
+            x, dy, dw = form.split(backend, x), form.split_result(backend, dy), backend.xp.empty(spec.w_shape, x.dtype)
+            kernels.winograd_weight_grad(form.spec, matrices(tile), form.planes, x, dy, dw)
+            return dw
         x, dy = form.divide(backend, x), form.divide_result(backend, dy)
         return weight_correlated(backend, form.spec, tile, matrices(tile), x, dy).reshape(spec.w_shape)
 
@@ -204,13 +220,13 @@ def laid_out(spec: ConvSpec) -> int:
 
 
 def is_compiled(spec: ConvSpec, op: str, backend: Backend) -> bool:
-    """Whether the backend's own loops run: not for weight gradients, and not for little work.
+    """Whether the backend's own loops run, if it has any: not for little work.
 
     Every pair of tiles is machine code of its own, which takes seconds to make. On a GPU it runs in any case, because
     the other forms wait for the device.
     """
     worth = spec.macs >= WORTH_COMPILING * spec.batch or guards_itself(backend)
-    return hasattr(backend.kernels, "winograd_runner") and op != "weight_grad" and worth
+    return hasattr(backend.kernels, "winograd_weight_grad" if op == "weight_grad" else "winograd_runner") and worth
 
 
 def guards_itself(backend: Backend) -> bool:

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 
 from npconv.algorithms.base import is_turnable
 from npconv.algorithms.cook_toom import SIZES, Matrix, Tile, Transforms, accurate_enough, transforms
+from npconv.algorithms.tile_times import PANEL, panels
+from npconv.algorithms.winograd_grad_times import weight_grad_seconds
 from npconv.geometry import ConvSpec, Size
 
-ROWS, PANEL = 6, 16
-"""Output channels and tiles that are multiplied at once, whether there are so many or not: most CPUs' register tile."""
+ROWS = 6
+"""Output channels that are multiplied at once, whether there are so many or not: most CPUs' register tile."""
 
 CALL_COST, TRANSFORM_COST, STREAM_COST, WEIGHT_COST, PACK_COST = 3500, 3.5, 5, 1.6, 18
 """What takes as long as so many operations of the products, in the compiled form: a register tile, however deep; an
@@ -34,7 +36,7 @@ def obstacle(spec: ConvSpec, op: str) -> str | None:
         return f"Winograd tiles need stride 1 along the last two axes, here {window.stride}"
     if not 1 < max(last.kernel) <= max(SIZES):
         return f"Winograd tiles need kernels of 2 to {max(SIZES)} along one of the last two axes, here {window.kernel}"
-    if not accurate_enough(tuple((SIZES[k][0], k) for k in last.kernel)):
+    if not accurate_enough(tuple((SIZES[k][0], k) for k in last.kernel), op):
         return f"Winograd tiles would round too much for a kernel of {window.kernel}"
     if any(d > max(1, n) for d, k, n in zip(last.dilation, last.kernel, last.out, strict=True) if k > 1):
         return f"a dilation larger than the result leaves Winograd tiles empty, here {window.dilation}"
@@ -51,7 +53,13 @@ def tile_sizes(spec: ConvSpec, op: str, reused: bool = False) -> Tile:
     are `reused`. An input gradient's tiles are those of the forward convolution that `turned` gives.
     """
     axes = [[(m, r) for m in SIZES[r]] for r in spec.window.kernel]
-    return min(filter(accurate_enough, itertools.product(*axes)), key=lambda tile: price(spec, tile, op, reused))
+
+    def cost(tile: Tile) -> float:
+        if op == "weight_grad":
+            return weight_grad_seconds(spec, *points_and_tiles(spec, tile), 4)
+        return price(spec, tile, op, reused)
+
+    return min((tile for tile in itertools.product(*axes) if accurate_enough(tile, op)), key=cost)
 
 
 def price(spec: ConvSpec, tile: Tile, op: str, reused: bool) -> float:
@@ -59,8 +67,8 @@ def price(spec: ConvSpec, tile: Tile, op: str, reused: bool) -> float:
     _, transforming, weights = operations(spec, tile, op)
     tiles, points = spec.batch * math.prod(tile_counts(spec, tile)), math.prod(points_per_axis(tile))
     outputs, channels = spec.out_channels // spec.groups, spec.in_channels // spec.groups
-    columns, depth = (channels, tiles) if op == "weight_grad" else (tiles, channels)
-    products = points * spec.groups * -(-outputs // ROWS) * -(-columns // PANEL)
+    depth, wide = (tiles, -(-channels // PANEL)) if op == "weight_grad" else (channels, panels(tiles, channels))
+    products = points * spec.groups * -(-outputs // ROWS) * wide
     stream = points * spec.groups * outputs * channels
     packing = 0.0
     if not reused:
@@ -123,6 +131,11 @@ def matrices(tile: Tile) -> tuple[Transforms, ...]:
 def points_per_axis(tile: Tile) -> Size:
     """Inputs under a tile, and so products, along each axis."""
     return tuple(m + r - 1 for m, r in tile)
+
+
+def points_and_tiles(spec: ConvSpec, tile: Tile) -> tuple[int, int]:
+    """Points of a tile, and tiles of the whole batch."""
+    return math.prod(points_per_axis(tile)), spec.batch * math.prod(tile_counts(spec, tile))
 
 
 def row_elements(spec: ConvSpec, tile: Tile) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from npconv.arrays import Array, Backend, is_plain
-from npconv.filters import compiled, transformed
+from npconv.filters import compiled, integers, transformed
 from npconv.filters.arguments import narrow, turned
 from npconv.filters.frame import Frame, Ints
 from npconv.filters.labelled import frame_of, is_labelled, labels, unlabelled
@@ -19,6 +20,8 @@ from npconv.filters.separable import factors_for, may_split
 from npconv.filters.sums import Run
 from npconv.lazy import is_lazy, later
 from npconv.planning import recent
+
+_INTEGERS = "bBhHiIlLqQ"
 
 
 def correlate(
@@ -208,33 +211,48 @@ def _filter(
             axes=axes, stride=stride, nan_policy=nan_policy, mask=mask, min_weight=min_weight, method=method,
             dtype=dtype, backend=backend, out=out,
         )  # fmt: skip
-    problem = Problem.of(
-        flip, x, w, mode, boundary, cval, origin, axes, stride, nan_policy, mask, min_weight, method, dtype, backend,
-        out,
-    )  # fmt: skip
+    arguments = mode, boundary, cval, origin, axes, stride, nan_policy, mask, min_weight, method, dtype, backend, out
+    problem = Problem.of(flip, x, w, *arguments)
+    y = _computed(problem)
+    if key is not None and 0 not in problem.frame.y_shape:
+        here, frame, wide = problem.operands.backend, problem.frame, problem.wide
+        if compiled.fits(here, frame, wide):
+            recent.remember(key, _made_ready(here, frame, wide, method, flip, problem.cval))
+        elif wide.kind == "i" and compiled.fits(here, frame, np.dtype(np.float32)):
+            again = functools.partial(_again, flip, *arguments)
+            recent.remember(key, integers.made_ready(here, frame, method, flip, problem.cval, problem.result, again))
+    return problem.operands.deliver(y, out, problem.result)
+
+
+def _again(flip: bool, *arguments: Any) -> Array:
+    """A call that was made ready, of integers whose sums need the long road: x and w come last."""
+    *others, x, w = arguments
+    problem = Problem.of(flip, x, w, *others)
+    return problem.operands.deliver(_computed(problem), None, problem.result)
+
+
+def _computed(problem: Problem) -> Array:
+    """The result, as wide as it was computed."""
     operands, frame, here, wide = problem.operands, problem.frame, problem.operands.backend, problem.wide
     if math.prod(frame.y_shape) == 0:
         problem.image()  # which may raise
-        return operands.deliver(here.xp.zeros(frame.y_shape, wide), out, problem.result)
-    if problem.missing:
-        how, image = (problem.kernel, problem.cval, problem.min_weight), problem.image()
-        if nan_policy == "omit":
-            y = omit(problem.run, frame, image, problem.gaps(image), *how).y
-        else:
-            filled = interpolated(problem.run, frame, image, problem.gaps(image), *how)
-            y = problem.run(frame, filled, problem.kernel.astype(wide), problem.cval)
-    else:
-        y = problem.summed()
-    if key is not None and compiled.fits(here, frame, wide):
-        recent.remember(key, _made_ready(here, frame, wide, method, flip, problem.cval))
-    return operands.deliver(narrow(y, operands, problem.result), out, problem.result)
+        return here.xp.zeros(frame.y_shape, wide)
+    if not problem.missing:
+        return narrow(problem.summed(), operands, problem.result)
+    how, image = (problem.kernel, problem.cval, problem.min_weight), problem.image()
+    if problem.nan_policy == "omit":
+        return omit(problem.run, frame, image, problem.gaps(image), *how).y
+    filled = interpolated(problem.run, frame, image, problem.gaps(image), *how)
+    return problem.run(frame, filled, problem.kernel.astype(wide), problem.cval)
 
 
 def _key(x: Array, w: Array, geometry: tuple[Any, ...], words: tuple[Any, ...], cval: Any) -> Any:
     """Everything that decides a call, or None where it is out of the ordinary; the kernel may be of another dtype."""
     if type(cval) not in (int, float) or cval != cval or not is_plain(w) or not is_plain(x):
         return None
-    if x.dtype.char not in "fd" or w.dtype.char not in "fdlq" or not w.dtype.isnative:
+    if not w.dtype.isnative or not (
+        (x.dtype.char in "fd" and w.dtype.char in "fdlq") or (x.dtype.char in _INTEGERS and w.dtype.char in _INTEGERS)
+    ):
         return None
     return recent.key("filter", x, x, None, geometry, (*words, w.shape, w.dtype, type(cval), cval))
 

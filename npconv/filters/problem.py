@@ -8,15 +8,12 @@ from typing import Any
 import numpy as np
 
 from npconv.arrays import Array, Operands
-from npconv.filters import compiled
+from npconv.filters import compiled, integers
 from npconv.filters.arguments import check_mask, check_weights, constant, dtypes, has_nan, kernel_of, number
 from npconv.filters.frame import Frame, Ints
 from npconv.filters.separable import factors_for
 from npconv.filters.sums import METHODS, Run
 from npconv.geometry import choice
-
-# Bits up to which every integer is a number of the dtype; the bound itself is rounded.
-_EXACT = {"float32": 23, "float64": 52}
 
 NAN_POLICIES = ("propagate", "raise", "omit", "interpolate")
 
@@ -70,26 +67,16 @@ class Problem:
 
     def summed(self) -> Array:
         """The sums of everything; those of integers in floating point where they are exact, which is faster."""
-        kind = self._exact_in()
-        if kind is None:
-            return self.run(self.frame, self.image(), self.kernel.astype(self.wide), self.cval)
-        run = Run(self.operands.backend, "direct", self.run.factors)
-        y = run(self.frame, self.operands.load("x", kind), self.kernel.astype(kind), kind.type(self.cval))
-        return y.astype(np.int32 if kind.itemsize == 4 else np.int64)
-
-    def _exact_in(self) -> np.dtype[Any] | None:
-        """The dtype in which compiled sums of these integers, and all parts of them, are exact."""
-        backend = self.operands.backend
-        if self.wide.kind != "i" or not compiled.fits(backend, self.frame, np.dtype(np.float32)):
-            return None
-        dtype = self.operands.dtype_of("x")
-        if dtype.itemsize <= 2:
-            largest = 2 ** (8 * dtype.itemsize)
-        else:
-            x = self.operands.load("x", dtype.newbyteorder("="))
-            largest = max(abs(int(x.min())), abs(int(x.max())))
-        bound = max(largest, abs(int(self.cval))) * float(np.abs(self.kernel.astype(np.float64)).sum())
-        return next((np.dtype(kind) for kind, bits in _EXACT.items() if bound < 2.0**bits), None)
+        operands, backend = self.operands, self.operands.backend
+        if self.wide.kind == "i" and compiled.fits(backend, self.frame, np.dtype(np.float32)):
+            dtype = operands.dtype_of("x")
+            most = integers.largest(dtype, lambda: operands.load("x", dtype.newbyteorder("=")))
+            if found := integers.exact_in(most, self.kernel, self.cval):
+                kind, whole = found
+                run = Run(backend, "direct", self.run.factors)
+                y = run(self.frame, operands.load("x", kind), self.kernel.astype(kind), kind.type(self.cval))
+                return y.astype(whole)
+        return self.run(self.frame, self.image(), self.kernel.astype(self.wide), self.cval)
 
     def image(self) -> Array:
         """The image in the dtype that is computed in; raises if it holds NaN and that was asked for."""

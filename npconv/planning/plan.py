@@ -208,6 +208,22 @@ class Plan:
 
         return compute
 
+    def ready_gradient(self) -> Callable[[Array, Array], Array]:
+        """`run` for a gradient of plain, batched, channels-first arrays of the planned shapes and dtype."""
+        spec, dtype, run = self.spec, self.dtype, None
+        if spec.padding_mode == "zeros":
+            run = ALGORITHMS[self.algorithm].prepare_gradient(spec, self.op, self.backend, dtype, self.threads)
+        if run is None:
+            return self.run
+        shape = spec.x_shape if self.op == "input_grad" else spec.w_shape
+
+        def compute(a: Array, b: Array) -> Any:
+            result = np.empty(shape, dtype)
+            run(a, b, result)
+            return result
+
+        return compute
+
     def _compute(
         self, x: Array, packed: Any, bias: Array | None, y: Array | None = None, limit: int | None = None
     ) -> Array:

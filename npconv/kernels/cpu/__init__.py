@@ -13,32 +13,30 @@ import numpy as np
 
 from npconv.arrays import flatten
 from npconv.geometry import ConvSpec, Window
+from npconv.kernels.cpu import filters as filters
 from npconv.kernels.cpu import (
-    columns,
-    depthwise_grad,
-    few_positions,
-    input_grad,
     loops,
     normalize,
     phases,
     pooling,
     threads,
-    weight_grad,
     workspace,
 )
-from npconv.kernels.cpu import filters as filters
-from npconv.kernels.cpu.depthwise import MOST_TAPS, conv_depthwise, gradient_strips
-from npconv.kernels.cpu.drivers import WORTH_WRITING_OUT, convolve, multiply, run_tiles
 from npconv.kernels.cpu.drivers import details as details
 from npconv.kernels.cpu.drivers import panel_details as panel_details
 from npconv.kernels.cpu.drivers import panel_runner as panel_runner
+from npconv.kernels.cpu.drivers import run_tiles
 from npconv.kernels.cpu.drivers import runner as runner
 from npconv.kernels.cpu.drivers import takes_panels as takes_panels
 from npconv.kernels.cpu.drivers import weight_panels as weight_panels
+from npconv.kernels.cpu.gradients import input_grad_runner as input_grad_runner
+from npconv.kernels.cpu.gradients import weight_grad_runner as weight_grad_runner
 from npconv.kernels.cpu.operands import ACTIVATIONS, clamp_bounds, linear_places, read_only, tables
+from npconv.kernels.cpu.operands import largest as largest
 from npconv.kernels.cpu.winograd_driver import winograd_runner as winograd_runner
 from npconv.kernels.cpu.winograd_driver import winograd_tile as winograd_tile
 from npconv.kernels.cpu.winograd_driver import winograd_weights as winograd_weights
+from npconv.kernels.cpu.winograd_grad import winograd_weight_grad as winograd_weight_grad
 
 # Output channels below which a tile would be mostly empty rows.
 FEWEST_TILE_ROWS = 4
@@ -69,7 +67,7 @@ def conv_forward(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | No
 
 
 def conv_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
-    if uses_tiles(dy.dtype) and _input_grad_tiles(spec, dy, w, dx):
+    if uses_tiles(dy.dtype) and input_grad_runner(spec, dy.dtype)(dy, w, dx):
         return
     rows = math.prod(spec.window.size[:-1])
     if dx.size:
@@ -80,46 +78,9 @@ def conv_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
         )  # fmt: skip
 
 
-def _input_grad_tiles(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> bool:
-    """Compute an input gradient on tiles; False if the result may not be used.
-
-    There a zero that stands for an output which does not exist meets an infinite weight, and NaN spreads further than
-    in the definition. It would show in the result, so the smaller of the two is looked at.
-    """
-    if columns.suits(spec.window, spec.batch, spec.out_channels // spec.groups, spec.in_channels // spec.groups):
-        columns.run(spec.window, spec.groups, read_only(dy), read_only(flatten(w, 2)), dx, multiply)
-        return True
-    guarded, before = input_grad.reads_padding(spec.window), w.size <= dx.size
-    if guarded and before and not _is_finite(w):
-        return False
-    if _is_written_out(spec, spec.parameters // spec.groups) and spec.window.stride[-1] <= 2:
-        _depthwise_input_grad(spec, dy, w, dx)
-    else:
-        input_grad.run(spec.window, spec.groups, read_only(dy), read_only(flatten(w, 2)), dx, convolve)
-    return not guarded or before or _is_finite(dx) or _is_finite(w)
-
-
-def _depthwise_input_grad(spec: ConvSpec, dy: Any, w: Any, dx: Any) -> None:
-    """The input gradient of a group of one input channel, whose outputs count as leading taps."""
-    strip, tables, number = gradient_strips(spec.window, spec.out_channels // spec.groups, dx.dtype.itemsize)
-    threads.run(
-        conv_depthwise(dx.dtype, strip), spec.batch * spec.groups * number, spec.macs,
-        dy, w, np.zeros(spec.groups, dx.dtype), dx, -np.inf, np.inf, 0, spec.groups, 1, strip.taps, tables,
-    )  # fmt: skip
-
-
-def _is_written_out(spec: ConvSpec, taps: int) -> bool:
-    """Whether a convolution is depthwise and worth machine code of its own for so many taps."""
-    return spec.is_depthwise and taps <= MOST_TAPS and spec.macs >= WORTH_WRITING_OUT * spec.batch
-
-
 def conv_weight_grad(spec: ConvSpec, x: Any, dy: Any, dw: Any) -> None:
-    if uses_tiles(x.dtype) and spec.groups == spec.out_channels and _is_written_out(spec, spec.window.taps) and dy.size:
-        depthwise_grad.run(spec.window, x, dy, dw)
-    elif uses_tiles(x.dtype):
-        sizes = spec.batch, spec.groups, spec.in_channels, spec.out_channels, x.dtype.itemsize
-        way = few_positions if few_positions.suits(spec.window, *sizes) else weight_grad
-        way.run(spec.window, spec.groups, read_only(x), read_only(dy), flatten(dw, 1))
+    if uses_tiles(x.dtype):
+        weight_grad_runner(spec, x.dtype)(x, dy, dw)
     else:
         threads.run(
             loops.conv_weight_grad, dw.size // spec.window.kernel[-1], spec.macs,
@@ -217,13 +178,3 @@ def join_phases(parts: Any, before: tuple[int, ...], planes: Any) -> None:
 def free_workspace() -> None:
     """See `npconv.free_workspace`."""
     workspace.free()
-
-
-def largest(value: Any) -> Any:
-    """Largest magnitude of a float array; not finite where an element is not."""
-    bits = value.reshape(-1).view(np.int32 if value.dtype.itemsize == 4 else np.int64)
-    return np.array([loops.largest_magnitude(read_only(bits))], bits.dtype).view(value.dtype)[0]
-
-
-def _is_finite(value: Any) -> bool:
-    return not value.size or bool(np.isfinite(largest(value)))

@@ -50,16 +50,14 @@ LINES = 4
 MOST_IN_A_ROW, MOST_ROWS = 256, 32
 
 
-def run(window: Window, x: Any, dy: Any, dw: Any) -> None:
-    """Write the gradient ``(channels, taps)`` from an image and a result's gradient, float and in C order.
-
-    `x` and `dy` are read-only, ``(batch, channels, ...)``.
-    """
-    strip, tables = dots_for(window, x.dtype.itemsize)
-    threads.run(
-        weight_grad_depthwise(x.dtype, strip), dy.shape[1], dy.size * window.taps, x, dy, dw, *dy.shape[:2], tables,
-        stoppable=True,
-    )  # fmt: skip
+def runner(
+    window: Window, batch: int, channels: int, dtype: np.dtype[Any], limit: int | None
+) -> Callable[[Any, Any, Any], None]:
+    """``run(x, dy, dw)`` for arrays in C order: writes the gradient of so many channels, ``(channels, taps)``."""
+    strip, tables = dots_for(window, dtype.itemsize)
+    work = batch * channels * window.positions * window.taps
+    call = threads.prepared(weight_grad_depthwise(dtype, strip), channels, work, limit, stoppable=True)
+    return lambda x, dy, dw: call(x, dy, dw, batch, channels, tables)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -34,9 +34,7 @@ WORTH_WRITING_OUT = 2**15
 def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Callable[..., None]:
     """The forward convolution on tiles, prepared for many calls; for a spec that `uses_tiles` lets pass."""
     depth = spec.parameters // max(spec.out_channels, 1)
-    return _tile_runner(
-        dtype, spec.batch, spec.groups, spec.out_channels // spec.groups, depth, activation, spec.window
-    )
+    return tile_runner(dtype, spec.batch, spec.groups, spec.out_channels // spec.groups, depth, activation, spec.window)
 
 
 def _panel_room(spec: ConvSpec, dtype: np.dtype[Any]) -> Any:
@@ -82,7 +80,7 @@ def multiply(a: Any, b: Any, product: Any) -> None:
 
 def run_tiles(x: Any, w: Any, bias: Any, y: Any, activation: str | None, groups: int, window: Window) -> None:
     """Convolve an image with weights ``(outputs, depth)``."""
-    _tile_runner(x.dtype, y.shape[0], groups, w.shape[0] // groups, w.shape[1], activation, window)(x, w, bias, y)
+    tile_runner(x.dtype, y.shape[0], groups, w.shape[0] // groups, w.shape[1], activation, window)(x, w, bias, y)
 
 
 class Driver(NamedTuple):
@@ -152,7 +150,7 @@ def _driver(dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: 
 
 
 @functools.lru_cache(maxsize=1024)
-def _tile_runner(
+def tile_runner(
     dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: int, activation: str | None, window: Window
 ) -> Callable[..., None]:
     """Everything that can be known before the arrays are: the driver of tiles that suits, its tables and its tasks.
@@ -186,14 +184,14 @@ def _tile_runner(
 def _side_by_side(
     dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: int, activation: str | None, window: Window
 ) -> Callable[..., None]:
-    """`_tile_runner` for many images of few positions each, which would not fill the columns of a tile."""
+    """`tile_runner` for many images of few positions each, which would not fill the columns of a tile."""
     channels = groups * depth // window.taps
     at_once, _ = few_positions.lines(window, batch, channels, dtype.itemsize)
 
     def run(x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> None:
         def product(columns: Any, results: Any) -> None:
             line = few_positions.line(results.shape[1] * results.shape[2])
-            _tile_runner(dtype, 1, groups, outputs, depth, activation, line)(columns, w, bias, results, limit)
+            tile_runner(dtype, 1, groups, outputs, depth, activation, line)(columns, w, bias, results, limit)
 
         images, planes = x.reshape(batch, channels, *window.size), y.reshape(batch, groups * outputs, window.positions)
         few_positions.forward(window, at_once, images, planes, product)

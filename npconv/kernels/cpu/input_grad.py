@@ -16,14 +16,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import types
 
 from npconv.geometry import Window
 from npconv.kernels.cpu import threads
 from npconv.kernels.cpu.blocking import processor
-from npconv.kernels.cpu.compile import compiled
+from npconv.kernels.cpu.compile import compiled, entry
 from npconv.kernels.cpu.correlation import turner
 from npconv.kernels.cpu.staging import row_movers
-from npconv.kernels.cpu.vectors import Vectors, address_of, copiers, on_addresses
+from npconv.kernels.cpu.vectors import ADDRESS, TABLE, Vectors, address_of, copiers, number_of, on_addresses
 
 # Bytes of phases that wait to be woven: they stay in the last cache, and the memory that a call takes is bounded.
 WAITING = 4 * 2**20
@@ -128,6 +129,9 @@ def run(window: Window, groups: int, dy: Any, w: Any, dx: Any, forward: Callable
     if 0 in (dx.size, dy.size, w.size):
         dx[...] = 0
         return
+    if lies_apart(window):
+        run_apart(window, groups, dy, w, dx, forward)
+        return
     outputs, depth, direct = w.shape[0] // groups, w.shape[1], set(window.stride) == {1}
     for part in row_phases(window):
         phases = [phase for phase in part.phases if phase is not None]
@@ -147,7 +151,70 @@ def run(window: Window, groups: int, dy: Any, w: Any, dx: Any, forward: Callable
             waiting, widths, begin = row_phase_results(part, seen, turned, piece.number_of_groups, forward)
             first = piece.images.start * dx.shape[1] + piece.planes(depth).start
             planes = seen.shape[0] * len(range(dx.shape[1])[piece.planes(depth)])
-            weave(window, part.rows, waiting, widths, begin, dx, first, planes)
+            pitches = part.rows.size * widths
+            weave(window, part.rows, waiting, Phases(begin, pitches, widths), dx, first, planes)
+
+
+def lies_apart(window: Window) -> bool:
+    """Whether windows touch but neither overlap nor leave out an element: every element is reached by one tap."""
+    whole = all(size == out * stride for size, out, stride in zip(window.size, window.out, window.stride, strict=True))
+    apart = window.kernel == window.stride and set(window.dilation) == {1} and not window.has_padding
+    return whole and apart and window.taps > 1
+
+
+def run_apart(window: Window, groups: int, dy: Any, w: Any, dx: Any, forward: Callable[..., None]) -> None:
+    """`run` where `lies_apart`: one product gives the phases of all taps, so that the result's gradient is packed once.
+
+    The taps count as input channels of a kernel of one tap.
+    """
+    outputs, depth, taps = w.shape[0] // groups, w.shape[1], w.shape[2]
+    one, positions = (1,) * window.ndim, window.positions
+    line = Window(window.out, one, one, ((0, 0),) * window.ndim, one)
+    only_tap, turned = np.zeros(1, np.int64), np.empty(0)
+    plane_bytes, channel_bytes = math.prod(window.size) * dx.itemsize, outputs * taps * dx.itemsize
+    for piece in pieces(dx.shape[0], groups, depth, plane_bytes, channel_bytes):
+        channels = piece.channels.stop - piece.channels.start
+        if piece.images.start == 0:
+            rows = Piece(piece.groups, slice(piece.channels.start * taps, piece.channels.stop * taps), piece.images)
+            turned = turned_weights(w.reshape(-1, depth * taps, 1), groups, rows, only_tap)
+        seen = dy[piece.images, piece.groups.start * outputs : piece.groups.stop * outputs]
+        planes = len(seen) * piece.number_of_groups * channels
+        waiting = np.empty((len(seen), planes // len(seen) * taps, *window.out), dx.dtype)
+        forward(seen, turned, waiting, piece.number_of_groups, line)
+        first = piece.images.start * dx.shape[1] + piece.planes(depth).start
+        pitches = np.full(window.stride[-1], taps * positions)
+        for part in row_phases(window):
+            begin = np.array([phase.taps[0] * positions for phase in part.phases if phase is not None])
+            widths = np.full(window.stride[-1], window.out[-1])
+            weave(window, part.rows, waiting.reshape(-1), Phases(begin, pitches, widths), dx, first, planes)
+
+
+def at_once(
+    window: Window, groups: int, batch: int, w_shape: tuple[int, int, int], dtype: np.dtype[Any],
+    forward: Callable[..., Callable[..., None]], limit: int | None,
+) -> Callable[[Any, Any, Any], None] | None:  # fmt: skip
+    """``run(dy, w, dx)`` made ready for many calls, where one phase is written in place, or None.
+
+    ``forward(dtype, batch, groups, outputs, depth, activation, window)`` makes ready the convolution of that phase.
+    Nothing of the arrays is looked at but their addresses: they must be in C order and of the dtype.
+    """
+    outputs, depth, taps = w_shape[0] // groups, *w_shape[1:]
+    if set(window.stride) != {1} or 0 in (batch, *w_shape, window.positions, *window.size):
+        return None
+    phase = row_phases(window)[0].phases[0]
+    several = len(list(pieces(batch, groups, depth, 0, outputs * taps * dtype.itemsize))) > 1
+    if phase is None or several:
+        return None
+    turn = threads.prepared(weight_turner(dtype), groups * -(-depth // TURNED), math.prod(w_shape), limit)
+    rest = (outputs, depth, taps, depth, 0, phase.taps)
+    convolve, shape = forward(dtype, batch, groups, depth, outputs * taps, None, phase.window), math.prod(w_shape)
+
+    def run(dy: Any, w: Any, dx: Any) -> None:
+        turned = np.empty(shape, dtype)
+        turn(w, turned, *rest)
+        convolve(dy, turned, None, dx, limit)
+
+    return run
 
 
 def row_phase_results(
@@ -207,7 +274,10 @@ def turned_weights(w: Any, groups: int, piece: Piece, taps: Any) -> Any:
     first, count = piece.channels.start, piece.channels.stop - piece.channels.start
     turned = np.empty((piece.number_of_groups * count, outputs * taps.size), w.dtype)
     tasks = piece.number_of_groups * -(-count // TURNED)
-    threads.run(weight_turner(w.dtype), tasks, turned.size, part, turned, piece.number_of_groups, first, taps)
+    threads.run(
+        weight_turner(w.dtype), tasks, turned.size,
+        part, turned, outputs, w.shape[1], w.shape[2], count, first, taps,
+    )  # fmt: skip
     return turned
 
 
@@ -217,19 +287,23 @@ def weight_turner(dtype: np.dtype[Any]) -> Callable[..., None]:
     size, lanes = dtype.itemsize, processor().register_bytes // dtype.itemsize
     turn, reverse, (move, *_) = turner(size, lanes), reverser(size, lanes), copiers(size, 1)
 
-    @compiled
+    @entry(types.int64, types.int64, ADDRESS, ADDRESS, *[types.int64] * 5, TABLE)
     def weight_turner_loop(
-        start: int, stop: int, w: Any, turned: Any, groups: int, first_channel: int, taps: Any
+        start: int, stop: int, w: Any, turned: Any, outputs: int, depth: int, total: int, channels: int,
+        first_channel: int, taps: Any,
     ) -> None:  # fmt: skip
-        """A task is (group, part of its input channels); they begin at `first_channel` of each group."""
-        outputs, depth, total = w.shape[0] // groups, w.shape[1], w.shape[2]
-        channels = turned.shape[0] // groups
+        """Turn `channels` input channels of each group, from `first_channel` on.
+
+        `w` and `turned` are addresses, and a group of weights ``(outputs, depth, total)``. A task is (group, part of
+        its input channels).
+        """
+        w, turned = number_of(w), number_of(turned)
         parts = (channels + TURNED - 1) // TURNED
         for task in range(start, stop):
             group, first = task // parts, task % parts * TURNED
             count = min(TURNED, channels - first)
-            source = address_of(w) + (group * outputs * depth + first_channel + first) * total * size
-            target = address_of(turned) + (group * channels + first) * outputs * taps.size * size
+            source = w + (group * outputs * depth + first_channel + first) * total * size
+            target = turned + (group * channels + first) * outputs * taps.size * size
             if total == 1:
                 for o in range(0, outputs, lanes):
                     for c in range(0, count, lanes):
@@ -254,17 +328,23 @@ def weight_turner(dtype: np.dtype[Any]) -> Callable[..., None]:
     return weight_turner_loop
 
 
-def weave(
-    window: Window, rows: Any, waiting: Any, widths: Any, begin: Any, dx: Any, first_plane: int, planes: int
-) -> None:
-    """Write `rows` of so many planes of `dx` from the phases of the last axis.
+class Phases(NamedTuple):
+    """Where the phases of the last axis lie while they wait, one number for each."""
 
-    Phase a has rows of ``widths[a]`` elements from ``begin[a]`` on in `waiting`; where that is 0, it is zeros.
-    """
+    begin: Any
+    """Element at which the first plane begins."""
+    pitches: Any
+    """Elements from plane to plane."""
+    widths: Any
+    """Elements of a row; 0 for a phase of zeros."""
+
+
+def weave(window: Window, rows: Any, waiting: Any, phases: Phases, dx: Any, first_plane: int, planes: int) -> None:
+    """Write `rows` of so many planes of `dx` from the phases of the last axis."""
     sizes = math.prod(window.size), window.size[-1]
     threads.run(
         weaver(dx.dtype), planes, planes * rows.size * window.size[-1],
-        rows, waiting, widths, begin, dx.reshape(-1), first_plane, *sizes,
+        rows, waiting, *phases, dx.reshape(-1), first_plane, *sizes,
     )  # fmt: skip
 
 
@@ -276,8 +356,8 @@ def weaver(dtype: np.dtype[Any]) -> Callable[..., None]:
 
     @compiled
     def weaver_loop(
-        start: int, stop: int, rows: Any, waiting: Any, widths: Any, begin: Any, dx: Any, first_plane: int,
-        plane: int, width: int,
+        start: int, stop: int, rows: Any, waiting: Any, begin: Any, pitches: Any, widths: Any, dx: Any,
+        first_plane: int, plane: int, width: int,
     ) -> None:  # fmt: skip
         """A task is a plane."""
         stride, source = widths.size, address_of(waiting)
@@ -290,13 +370,16 @@ def weaver(dtype: np.dtype[Any]) -> Callable[..., None]:
                     continue
                 done = 0
                 if pairs:
-                    even = source + (begin[0] + (task * rows.size + r) * widths[0]) * size
-                    odd = source + (begin[1] + (task * rows.size + r) * widths[1]) * size
-                    for j in range(0, widths[1] - lanes + 1, lanes):
+                    even = source + (begin[0] + task * pitches[0] + r * widths[0]) * size
+                    odd = source + (begin[1] + task * pitches[1] + r * widths[1]) * size
+                    count = min(widths[0], widths[1])
+                    while done < count and count >= lanes:
+                        # The last vector overlaps the one before.
+                        j = min(done, count - lanes)
                         zip_two(target + 2 * j * size, even + j * size, odd + j * size)
                         done = j + lanes
                 for a in range(stride):
-                    here = source + (begin[a] + (task * rows.size + r) * widths[a]) * size
+                    here = source + (begin[a] + task * pitches[a] + r * widths[a]) * size
                     for j in range(done, (width - a + stride - 1) // stride):
                         if widths[a] > 0:
                             move(target + (j * stride + a) * size, here + j * size)

@@ -13,7 +13,8 @@ are read. "Overwrite" never reads C. Nothing is aligned beyond an element.
 
 A few columns fill no vector. For them there are "dots": the same tile with vectors along k, whose columns are as many
 as it otherwise has vectors. Column j of B is contiguous, and columns are `pitch` elements apart. Neither A, B nor C is
-touched outside the used rows and columns; here columns too many are directed at the last one as well.
+touched outside the used rows and columns; here columns too many are directed at the last one as well. A may be chunked
+for them too, where a vector has no more lanes than a chunk; then all its rows are read.
 """
 
 from __future__ import annotations
@@ -103,24 +104,43 @@ class _Generator:
     ) -> None:  # fmt: skip
         builder, tile, vectors = self.builder, self.tile, self.vectors
         rows, columns = self._used(tile.rows, used_rows), self._used(tile.vectors, used_columns)
-        left, right = self._rows(a, lda, rows), self._rows(b, pitch, columns)
-        lanes = number(tile.lanes)
-        whole, rest = builder.sdiv(depth, lanes), builder.srem(depth, lanes)
-        mask = vectors.first_lanes(rest)
+        right, sums = self._rows(b, pitch, columns), [vectors.zeros] * (tile.rows * tile.vectors)
 
-        def step(k: Any, mask: Any, sums: list[Any]) -> list[Any]:
-            def read(line: Any) -> Any:
-                return vectors.load(line, k) if mask is None else vectors.load_masked(line, mask, k)
+        def step(left: list[Any], i: Any, k: Any, mask: Any, sums: list[Any]) -> list[Any]:
+            """Vectors `i` elements into the rows of A and `k` into the columns of B."""
 
-            held = [read(line) for line in right]
-            factors = [read(line) for line in left]
+            def read(line: Any, place: Any) -> Any:
+                return vectors.load(line, place) if mask is None else vectors.load_masked(line, mask, place)
+
+            held = [read(line, k) for line in right]
+            factors = [read(line, i) for line in left]
             parts = [(factor, part) for factor in factors for part in held]
             return [vectors.multiply_add(f, part, s) for (f, part), s in zip(parts, sums, strict=True)]
 
-        sums = [vectors.zeros] * (tile.rows * tile.vectors)
-        sums = counted_loop(builder, whole, sums, lambda n, sums: step(builder.mul(n, lanes), None, sums))
-        once = builder.zext(builder.icmp_signed(">", rest, number(0)), INT64)
-        sums = counted_loop(builder, once, sums, lambda _, sums: step(builder.mul(whole, lanes), mask, sums))
+        if self.chunked:
+            lines = self._rows(a, number(CHUNK), [number(row) for row in range(tile.rows)])
+
+            def chunk(n: Any, sums: list[Any]) -> list[Any]:
+                for part in range(0, CHUNK, tile.lanes):
+                    i, k = (
+                        builder.add(builder.mul(n, number(size)), number(part)) for size in (tile.rows * CHUNK, CHUNK)
+                    )
+                    sums = step(lines, i, k, None, sums)
+                return sums
+
+            sums = counted_loop(builder, builder.sdiv(depth, number(CHUNK)), sums, chunk)
+        else:
+            left, lanes = self._rows(a, lda, rows), number(tile.lanes)
+            whole, rest = builder.sdiv(depth, lanes), builder.srem(depth, lanes)
+            mask = vectors.first_lanes(rest)
+
+            def vector(n: Any, mask: Any, sums: list[Any]) -> list[Any]:
+                place = builder.mul(n, lanes)
+                return step(left, place, place, mask, sums)
+
+            sums = counted_loop(builder, whole, sums, lambda n, sums: vector(n, None, sums))
+            once = builder.zext(builder.icmp_signed(">", rest, number(0)), INT64)
+            sums = counted_loop(builder, once, sums, lambda _, sums: vector(whole, mask, sums))
         values = vectors.totals(sums)
         cells = [builder.gep(row, [column]) for row in self._rows(c, ldc, rows) for column in columns]
 

@@ -65,3 +65,22 @@ def read_only(value: Any) -> Any:
 
 def nothing(*_: Any) -> None:
     """A runner for a result without elements."""
+
+
+def largest(value: Any) -> Any:
+    """Largest magnitude of a float array; not finite where an element is not."""
+    return np.array([_largest_bits(value)], _INTEGERS[value.itemsize]).view(value.dtype)[0]
+
+
+def is_finite(value: Any) -> bool:
+    """Whether every element of a float array is."""
+    return not value.size or bool(_largest_bits(value) < _INFINITE[value.itemsize])
+
+
+def _largest_bits(value: Any) -> Any:
+    """The largest magnitude as the integer that has its bits: their order is that of the numbers."""
+    return loops.largest_magnitude(read_only(value.reshape(-1).view(_INTEGERS[value.itemsize])))
+
+
+_INTEGERS: dict[int, np.dtype[Any]] = {4: np.dtype(np.int32), 8: np.dtype(np.int64)}
+_INFINITE = {4: int(np.float32(np.inf).view(np.int32)), 8: int(np.float64(np.inf).view(np.int64))}

@@ -100,11 +100,15 @@ def run(
         raise shares.error
 
 
-def prepared(kernel: Callable[..., None], tasks: int, work: int) -> Callable[..., None]:
+def prepared(
+    kernel: Callable[..., None], tasks: int, work: int, limit: int | None = None, stoppable: bool = False
+) -> Callable[..., None]:
     """`run` for many calls: what takes the arguments of `kernel` that come after the tasks."""
-    if most_parts(work) == 1 or (tasks == 1 and work <= SLICE_OF_WORK):
+    if work <= SLICE_OF_WORK and (tasks == 1 or limit == 1 or most_parts(work) == 1):
+        if stoppable:
+            return lambda *arguments: kernel(0, tasks, *arguments, _NEVER)
         return functools.partial(kernel, 0, tasks)
-    return functools.partial(run, kernel, tasks, work)
+    return functools.partial(run, kernel, tasks, work, limit=limit, stoppable=stoppable)
 
 
 class _Shares:

@@ -14,15 +14,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import types
 
 from npconv.config import get_num_threads
 from npconv.geometry import Window
-from npconv.kernels.cpu import threads
+from npconv.kernels.cpu import one_tap, threads
 from npconv.kernels.cpu.blocking import Tile, blocks_for, depth_for, low_positions_for, processor
-from npconv.kernels.cpu.compile import compiled
+from npconv.kernels.cpu.compile import compiled, entry
 from npconv.kernels.cpu.correlation import dots, taps_product, totals, turner
 from npconv.kernels.cpu.staging import stager
-from npconv.kernels.cpu.vectors import address_of
+from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, number_of
 
 # A task's part of the gradient, in taps of all its channels and in output channels: its sums, the packed gradient and
 # the staged planes of a block stay in L2 together, and both packings serve enough products not to count.
@@ -47,29 +48,51 @@ class Parts(NamedTuple):
 def run(window: Window, groups: int, x: Any, dy: Any, dw: Any) -> None:
     """Write the gradient ``(outputs, depth)`` from an image and a result's gradient, float and in C order.
 
-    `x` and `dy` are read-only, ``(batch, channels, ...)``.
+    `x` and `dy` are ``(batch, channels, ...)``.
     """
-    if 0 in (dy.size, dw.size):
-        dw[...] = 0
-        return
-    staging, work = needs_staging(window), dy.size * dw.shape[1]
+    runner(window, groups, x.shape[0], dw.shape, x.dtype, None)(x, dy, dw)
+
+
+def runner(
+    window: Window, groups: int, batch: int, shape: tuple[int, int], dtype: np.dtype[Any], limit: int | None
+) -> Callable[[Any, Any, Any], None]:
+    """``run(x, dy, dw)`` for gradients ``(outputs, depth)`` of that shape, on at most `limit` threads.
+
+    Nothing of the arrays is looked at but their addresses: they must be in C order and of the dtype.
+    """
+    work, limit = batch * math.prod(shape) * window.positions, get_num_threads() if limit is None else limit
+    if work == 0:
+        return _write_zeros
+    staging = needs_staging(window)
     if not staging:
         window = Window((window.positions,), (1,), (1,), ((0, 0),), (1,))
-    outputs, taps = dw.shape[0] // groups, math.prod(window.kernel[-2:])
-    planes = dw.shape[1] // taps
-    operands = x.reshape(-1), dy.reshape(-1), dw, x.shape[0], groups
-    if is_narrow(outputs, x.dtype.itemsize):
+    outputs, taps = shape[0] // groups, math.prod(window.kernel[-2:])
+    planes = shape[1] // taps
+    rest: tuple[Any, ...] = (*shape, batch, groups)
+    if is_narrow(outputs, dtype.itemsize):
         part = dot_part(planes, taps)
         blocks, (rows, step) = blocks_for(window, low_positions_for(part)), dot_shape(outputs, part * taps)
-        loop = weight_grad_dots(x.dtype, processor().register_bytes // x.dtype.itemsize, rows, step)
-        threads.run(loop, groups * -(-planes // part), work, *operands, part, staging, blocks[:4], stoppable=True)
-        return
-    tile = tile_for(x.dtype, outputs)
-    blocks = blocks_for(window, depth_for(tile, x.dtype.itemsize))
-    plane = int(blocks.shape[15]) if staging else 0
-    parts = tile_parts(planes, taps, outputs, plane, tile, -(-get_num_threads() // groups))
-    tasks = groups * -(-planes // parts.planes) * -(-outputs // parts.outputs)
-    threads.run(weight_grad_tiled(x.dtype, tile), tasks, work, *operands, *parts, staging, blocks[:4], stoppable=True)
+        loop = weight_grad_dots(dtype, processor().register_bytes // dtype.itemsize, rows, step)
+        tasks, rest = groups * -(-planes // part), (*rest, part, staging, blocks[:4])
+    elif one_tap.suits(window, planes, outputs, dtype.itemsize):
+        return one_tap.runner(window, groups, batch, shape, dtype, staging, limit)
+    else:
+        tile = tile_for(dtype, outputs)
+        blocks = blocks_for(window, depth_for(tile, dtype.itemsize))
+        plane = int(blocks.shape[15]) if staging else 0
+        parts = tile_parts(planes, taps, outputs, plane, tile, -(-limit // groups))
+        loop = weight_grad_tiled(dtype, tile)
+        tasks, rest = (
+            groups * -(-planes // parts.planes) * -(-outputs // parts.outputs),
+            (*rest, *parts, staging, blocks[:4]),
+        )
+    call = threads.prepared(loop, tasks, work, limit, stoppable=True)
+    return lambda x, dy, dw: call(x, dy, dw, *rest)
+
+
+def _write_zeros(_x: Any, _dy: Any, dw: Any) -> None:
+    """The gradient of nothing."""
+    dw[...] = 0
 
 
 def is_narrow(outputs: int, itemsize: int) -> bool:
@@ -139,13 +162,14 @@ def tabulator() -> Callable[..., None]:
 @functools.lru_cache(maxsize=16)
 def weight_grad_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
     """The driver for float32 or float64 and many output channels in a group."""
-    size, lanes, rows, columns = dtype.itemsize, tile.lanes, tile.rows, tile.columns
+    size, lanes, rows, columns, kind = dtype.itemsize, tile.lanes, tile.rows, tile.columns, dtype.type
     product, turn, stage_planes, tabulate = (
         taps_product(size, tile),
         turner(size, lanes),
         stager(size, lanes),
         tabulator(),
     )
+    tuple_of: Any = types.Tuple
 
     @compiled
     def pack(source: Any, distance: int, used: int, count: int, packed: Any, pitch: int) -> None:
@@ -169,23 +193,30 @@ def weight_grad_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                     source + k * columns * size, columns, count - k, used - first,
                 )  # fmt: skip
 
-    @compiled
+    @entry(
+        types.int64, types.int64, *[ADDRESS] * 3, *[types.int64] * 6, types.boolean,
+        tuple_of((TABLE, GRID, GRID, TABLE)), TABLE,
+    )  # fmt: skip
     def weight_grad_tiled_loop(
-        start: int, stop: int, x: Any, dy: Any, dw: Any, batch: int, groups: int, part_planes: int, part_outputs: int,
-        staging: bool, blocks: Any, stopped: Any,
+        start: int, stop: int, x: Any, dy: Any, dw: Any, all_outputs: int, total: int, batch: int, groups: int,
+        part_planes: int, part_outputs: int, staging: bool, blocks: Any, stopped: Any,
     ) -> None:  # fmt: skip
-        """``dw``, ``(outputs, depth)``, for flat `x` and `dy`. A task is (group, part of planes, part of outputs)."""
+        """``dw``, ``(all_outputs, total)``, for the addresses of an image, a gradient and a result.
+
+        A task is (group, part of planes, part of outputs).
+        """
+        x, dy, dw = number_of(x), number_of(dy), number_of(dw)
         shape, leads, _, taps = blocks
         out_h, out_w, block_h, block_w = shape[5], shape[6], shape[7], shape[8]
         pitch, plane = shape[14], shape[15] if staging else shape[2]
-        outputs, total = dw.shape[0] // groups, dw.shape[1]
+        outputs = all_outputs // groups
         planes, positions = total // taps.size, leads.shape[0] * out_h * out_w
         parts_k, parts_o = (planes + part_planes - 1) // part_planes, (outputs + part_outputs - 1) // part_outputs
         most_depth = (part_planes * taps.size + rows - 1) // rows * rows
         packed_pitch, sums_pitch = block_h * block_w * columns, most_depth * columns
         panels = (part_outputs + columns - 1) // columns
-        staged = np.empty(part_planes * plane if staging else 0, x.dtype)
-        packed, sums = np.zeros(panels * packed_pitch, x.dtype), np.empty(panels * sums_pitch, x.dtype)
+        staged = np.empty(part_planes * plane if staging else 0, kind)
+        packed, sums = np.zeros(panels * packed_pitch, kind), np.empty(panels * sums_pitch, kind)
         offsets = np.empty(most_depth, np.int64)
         for task in range(start, stop):
             part_o, rest = task % parts_o, task // parts_o
@@ -197,7 +228,7 @@ def weight_grad_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
             accumulate = 0
             for n in range(batch):
                 image = (n * groups + group) * (planes // leads.shape[1])
-                gradient = address_of(dy) + (n * groups * outputs + channel) * positions * size
+                gradient = dy + (n * groups * outputs + channel) * positions * size
                 for lead in range(leads.shape[0]):
                     for top in range(0, out_h, block_h):
                         for left in range(0, out_w, block_w):
@@ -209,12 +240,10 @@ def weight_grad_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                                 gradient + place * size, positions, used, height * width, address_of(packed),
                                 packed_pitch,
                             )  # fmt: skip
-                            source = address_of(x) + ((image + first_plane) * plane + left) * size
+                            source = x + ((image + first_plane) * plane + left) * size
                             if staging:
                                 source = address_of(staged)
-                                stage_planes(
-                                    address_of(x), image, lead, first_plane, last_plane, top, left, source, blocks, True
-                                )
+                                stage_planes(x, image, lead, first_plane, last_plane, top, left, source, blocks, True)
                             for k in range(0, depth, rows):
                                 for panel in range((used + columns - 1) // columns):
                                     product(
@@ -223,7 +252,7 @@ def weight_grad_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                                         address_of(sums) + (panel * sums_pitch + k * columns) * size, accumulate,
                                     )  # fmt: skip
                             accumulate = 1
-            target = address_of(dw) + (channel * total + first_plane * taps.size) * size
+            target = dw + (channel * total + first_plane * taps.size) * size
             unpack(address_of(sums), sums_pitch, used, depth, target, total)
 
     return weight_grad_tiled_loop
@@ -232,25 +261,33 @@ def weight_grad_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
 @functools.lru_cache(maxsize=64)
 def weight_grad_dots(dtype: np.dtype[Any], lanes: int, rows: int, step: int) -> Callable[..., None]:
     """The driver for float32 or float64 and few output channels in a group: `rows` of them and `step` taps at once."""
-    size = dtype.itemsize
+    size, kind = dtype.itemsize, dtype.type
     dot, total_of = dots(size, lanes, rows, step), totals(size, lanes)
     stage_planes, tabulate = stager(size, lanes), tabulator()
+    tuple_of: Any = types.Tuple
 
-    @compiled
+    @entry(
+        types.int64, types.int64, *[ADDRESS] * 3, *[types.int64] * 5, types.boolean,
+        tuple_of((TABLE, GRID, GRID, TABLE)), TABLE,
+    )  # fmt: skip
     def weight_grad_dots_loop(
-        start: int, stop: int, x: Any, dy: Any, dw: Any, batch: int, groups: int, part_planes: int, staging: bool,
-        blocks: Any, stopped: Any,
+        start: int, stop: int, x: Any, dy: Any, dw: Any, all_outputs: int, total: int, batch: int, groups: int,
+        part_planes: int, staging: bool, blocks: Any, stopped: Any,
     ) -> None:  # fmt: skip
-        """``dw``, ``(outputs, depth)``, for flat `x` and `dy`. A task is (group, part of planes)."""
+        """``dw``, ``(all_outputs, total)``, for the addresses of an image, a gradient and a result.
+
+        A task is (group, part of planes).
+        """
+        x, dy, dw = number_of(x), number_of(dy), number_of(dw)
         shape, leads, _, taps = blocks
         out_h, out_w, block_h, block_w = shape[5], shape[6], shape[7], shape[8]
         pitch, plane = shape[14], shape[15] if staging else shape[2]
-        outputs, total = dw.shape[0] // groups, dw.shape[1]
+        outputs = all_outputs // groups
         planes, positions = total // taps.size, leads.shape[0] * out_h * out_w
         parts = (planes + part_planes - 1) // part_planes
         most_depth = (part_planes * taps.size + step - 1) // step * step
-        staged = np.empty(part_planes * plane if staging else 0, x.dtype)
-        sums = np.empty((outputs + rows - 1) // rows * rows * most_depth * lanes, x.dtype)
+        staged = np.empty(part_planes * plane if staging else 0, kind)
+        sums = np.empty((outputs + rows - 1) // rows * rows * most_depth * lanes, kind)
         offsets, places = np.empty(most_depth, np.int64), np.empty((outputs + rows - 1) // rows * rows, np.int64)
         for o in range(places.size):
             places[o] = min(o, outputs - 1) * positions
@@ -262,7 +299,7 @@ def weight_grad_dots(dtype: np.dtype[Any], lanes: int, rows: int, step: int) -> 
             sums[:] = 0
             for n in range(batch):
                 image = (n * groups + group) * (planes // leads.shape[1])
-                gradient = address_of(dy) + (n * groups + group) * outputs * positions * size
+                gradient = dy + (n * groups + group) * outputs * positions * size
                 for lead in range(leads.shape[0]):
                     for top in range(0, out_h, block_h):
                         for left in range(0, out_w, block_w):
@@ -270,12 +307,10 @@ def weight_grad_dots(dtype: np.dtype[Any], lanes: int, rows: int, step: int) -> 
                                 return
                             height, width = min(block_h, out_h - top), min(block_w, out_w - left)
                             place = (lead * out_h + top) * out_w + left
-                            source = address_of(x) + ((image + first_plane) * plane + left) * size
+                            source = x + ((image + first_plane) * plane + left) * size
                             if staging:
                                 source = address_of(staged)
-                                stage_planes(
-                                    address_of(x), image, lead, first_plane, last_plane, top, left, source, blocks, True
-                                )
+                                stage_planes(x, image, lead, first_plane, last_plane, top, left, source, blocks, True)
                             for o in range(0, outputs, rows):
                                 for k in range(0, depth, step):
                                     dot(
@@ -284,7 +319,7 @@ def weight_grad_dots(dtype: np.dtype[Any], lanes: int, rows: int, step: int) -> 
                                         address_of(sums) + (o * most_depth + k * rows) * lanes * size,
                                     )  # fmt: skip
             for o in range(outputs):
-                target = address_of(dw) + ((group * outputs + o) * total + first_plane * taps.size) * size
+                target = dw + ((group * outputs + o) * total + first_plane * taps.size) * size
                 for k in range(depth):
                     vector = o // rows * rows * most_depth + k // step * step * rows + o % rows * step + k % step
                     total_of(target + k * size, address_of(sums) + vector * lanes * size)

@@ -41,7 +41,8 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
     points_h, points_w, out_h, out_w = len(down.bt), len(across.bt), len(down.at), len(across.at)
     points, read = points_h * points_w, row_width(points_w)
     most_depth = PANEL_BYTES // (columns * size) // CHUNK * CHUNK
-    product = tile_product(size, tile, chunked=True)
+    vectors, few = tile.vectors, Tile(rows, tile.vectors, min(lanes, CHUNK))
+    product, dots = tile_product(size, tile, chunked=True), tile_product(size, few, chunked=True, dots=True)
     gather = gatherer(size, lanes, down.bt, across.bt, neighbours=points_w == 1)
     scatter = scatterer(size, lanes, down.at, across.at, neighbours=points_w == 1)
     _, copy_row, _ = row_movers(size, lanes)
@@ -50,14 +51,16 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
     @compiled
     def conv_winograd_loop(
         start: int, stop: int, x: Any, u: Any, points_apart: int, layout: Any, bias: Any, y: Any, limits: Any,
-        groups: int, shares: int, most_tiles: int, some_rows: int, some_depth: int, shape: Any, planes: Any, spans: Any,
+        groups: int, shares: int, most_tiles: int, tail: int, some_rows: int, some_depth: int, shape: Any, planes: Any,
+        spans: Any,
     ) -> None:  # fmt: skip
         """``y = clamp(bias + x * w)`` with weights from `winograd_weights`, or as they came where `points_apart` is 0.
 
         The latter have the `layout` of `weights_transform`, and are transformed for `some_rows` register tiles of
         outputs and `some_depth`, a multiple of CHUNK, at a time.
 
-        A task is (group, block of tiles, share): one of `shares` parts of the group's output channels. `shape` holds
+        A task is (group, block of tiles, share): one of `shares` parts of the group's output channels. The last block
+        has `tail` tiles more, which fill no panel and are columns of dot products. `shape` holds
         images, channels of a group, height and width, low paddings, and output height and width. A channel of the
         result has ``planes.shape[0]`` planes; under them lie those that `planes` says, of one channel
         ``planes.shape[1]``, or none (-1), for weights that follow each other. Of the depth under such a plane only the
@@ -72,37 +75,41 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
         depth = (used_depth + CHUNK - 1) // CHUNK * CHUNK
         tiles_h, tiles_w = (result_h + out_h - 1) // out_h, (result_w + out_w - 1) // out_w
         total = images * leads * tiles_h * tiles_w
-        blocks, tiles = (total + most_tiles - 1) // most_tiles, (outputs + rows - 1) // rows
+        blocks, tiles = (total - tail + most_tiles - 1) // most_tiles, (outputs + rows - 1) // rows
         panels = most_tiles // columns
+        room = most_tiles + (columns if tail > 0 else 0)
         if points_apart:
             some_rows, some_depth = (tiles + shares - 1) // shares, depth
         # A little apart, so that the same place at all points does not compete for the same lines of a cache.
         data_pitch = panels * depth * columns + 16
-        sums_pitch = some_rows * rows * most_tiles + 16
+        sums_pitch = some_rows * rows * room + 16
+        tail_pitch = tail * depth + 16
         made_pitch = some_rows * rows * some_depth + 16
-        data = np.empty(points * data_pitch, x.dtype)
+        data, tail_data = np.empty(points * data_pitch, x.dtype), np.empty(points * tail_pitch, x.dtype)
         if depth > used_depth:
-            data[:] = 0  # what pads the depth
+            data[:], tail_data[:] = 0, 0  # what pads the depth
         sums = np.empty(points * sums_pitch, x.dtype)
         made = np.empty(0 if points_apart else points * made_pitch, x.dtype)
         kernels, offsets = np.zeros(kernels_size, x.dtype), np.empty(2 * CHUNK, np.int64)
         # The image under the tiles, with its padding: rows of tiles side by side. Results that hang over an edge.
-        most_rows = (most_tiles + tiles_w - 2) // tiles_w + 1
-        pitch = most_tiles * out_w + most_rows * (read - out_w)
+        most_rows = (room + tiles_w - 2) // tiles_w + 1
+        pitch = room * out_w + most_rows * (read - out_w)
         staged = np.empty(points_h * pitch, x.dtype)
         row_sources, row_targets = np.empty(most_rows * points_h, np.int64), np.empty(most_rows * points_h, np.int64)
         row_counts = np.empty(most_rows * points_h, np.int64)
         ragged = points_w == 1 or result_h % out_h > 0 or result_w % out_w > 0
-        joined = np.empty(out_h * most_tiles * out_w if ragged else 0, x.dtype)
-        places, targets = np.empty(most_tiles, np.int64), np.empty(most_tiles, np.int64)
-        firsts, ends = np.empty(panels, np.int64), np.empty(panels, np.int64)
+        joined = np.empty(out_h * room * out_w if ragged else 0, x.dtype)
+        places, targets = np.empty(room, np.int64), np.empty(room, np.int64)
+        firsts, ends = np.empty(panels + 1, np.int64), np.empty(panels + 1, np.int64)
+        turned = np.empty(points * lanes, x.dtype)
         scratch, none = np.empty(points * lanes, x.dtype), np.zeros(rows, x.dtype)
         for task in range(start, stop):
             share, rest = task % shares, task // shares
             block, group = rest % blocks, rest // blocks
             begin = block * most_tiles
-            count = min(most_tiles, total - begin)
-            used_vectors, used_panels = (count + lanes - 1) // lanes, (count + columns - 1) // columns
+            few_tiles = tail if block == blocks - 1 else 0
+            count = min(most_tiles, total - tail - begin) + few_tiles
+            used_vectors, used_panels = (count + lanes - 1) // lanes, (count - few_tiles + columns - 1) // columns
             first_row, last_row = begin // tiles_w, (begin + count - 1) // tiles_w
             firsts[:], ends[:] = depth, 0
             for t in range(used_vectors * lanes):
@@ -143,11 +150,20 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
                     k = tap * channels + c
                     for v in range(used_vectors):
                         panel, column = v * lanes // columns, v * lanes % columns
-                        if (tap + 1) * channels > firsts[panel] and tap * channels < ends[panel]:
-                            gather(
-                                address_of(staged), address_of(places) + v * lanes * 8, pitch, address_of(scratch),
-                                address_of(data) + ((panel * depth + k) * columns + column) * size, data_pitch,
-                            )  # fmt: skip
+                        if (tap + 1) * channels <= firsts[panel] or tap * channels >= ends[panel]:
+                            continue
+                        target, apart = address_of(data) + ((panel * depth + k) * columns + column) * size, data_pitch
+                        if panel == used_panels:
+                            target, apart = address_of(turned), lanes
+                        gather(
+                            address_of(staged), address_of(places) + v * lanes * 8, pitch, address_of(scratch), target,
+                            apart,
+                        )  # fmt: skip
+                        if panel == used_panels:
+                            for t in range(column, min(few_tiles, column + lanes)):
+                                for point in range(points):
+                                    value = turned[point * lanes + t - column]
+                                    tail_data[point * tail_pitch + t * depth + k] = value
             first_tile, last_tile = tiles * share // shares, tiles * (share + 1) // shares
             for first in range(first_tile, last_tile, some_rows):
                 last = min(first + some_rows, last_tile)
@@ -166,7 +182,7 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
                     for point in range(points):
                         for low in range(above, max(below, above + 1), most_depth):
                             for o in range(first * rows, min(last * rows, outputs), rows):
-                                place = point * sums_pitch + (o - first * rows) * most_tiles
+                                place = point * sums_pitch + (o - first * rows) * room
                                 tile_weights = point * apart + (o - first * rows) * (below - above) - above * rows
                                 for panel in range(used_panels):
                                     k, end = max(low, firsts[panel]), min(low + most_depth, below, ends[panel])
@@ -176,17 +192,34 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
                                     product(
                                         max(end - k, 0), weights + (tile_weights + k * rows) * size, 0,
                                         address_of(data) + (point * data_pitch + (panel * depth + k) * columns) * size,
-                                        0, address_of(sums) + (place + panel * columns) * size, most_tiles,
+                                        0, address_of(sums) + (place + panel * columns) * size, room,
                                         min(rows, outputs - o), columns, address_of(none),
                                         ends[panel] > 0 and k > firsts[panel], -np.inf, np.inf,
+                                    )  # fmt: skip
+                                if few_tiles == 0:
+                                    continue
+                                k, end = max(low, firsts[used_panels]), min(low + most_depth, below, ends[used_panels])
+                                if k >= end and (low > 0 or ends[used_panels] > 0):
+                                    continue
+                                for t in range(0, few_tiles, vectors):
+                                    dots(
+                                        max(end - k, 0), weights + (tile_weights + k * rows) * size, 0,
+                                        address_of(tail_data) + (point * tail_pitch + t * depth + k) * size, depth,
+                                        address_of(sums) + (place + used_panels * columns + t) * size, room,
+                                        min(rows, outputs - o), few_tiles - t, address_of(none),
+                                        ends[used_panels] > 0 and k > firsts[used_panels], -np.inf, np.inf,
                                     )  # fmt: skip
                 for o in range(first * rows, min(last * rows, outputs)):
                     channel = group * outputs + o
                     plane = address_of(y) + channel * leads * result_h * result_w * size
                     shift, bounds = address_of(bias) + channel * size, address_of(limits)
-                    base, apart = (address_of(joined), most_tiles * out_w) if ragged else (plane, result_w)
+                    for point in range(points if few_tiles > 0 else 0):
+                        # Lanes that are too many repeat the last tile here too.
+                        place = point * sums_pitch + (o - first * rows) * room
+                        sums[place + count : place + used_vectors * lanes] = sums[place + count - 1]
+                    base, apart = (address_of(joined), room * out_w) if ragged else (plane, result_w)
                     for v in range(used_vectors):
-                        source = address_of(sums) + ((o - first * rows) * most_tiles + v * lanes) * size
+                        source = address_of(sums) + ((o - first * rows) * room + v * lanes) * size
                         scatter(
                             source, sums_pitch, address_of(scratch), base, address_of(targets) + v * lanes * 8,
                             apart, shift, bounds,
@@ -201,7 +234,7 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
                         for i in range(min(out_h, result_h - top)):
                             copy_row(
                                 plane + ((place + i) * result_w + left) * size,
-                                address_of(joined) + (i * most_tiles + begun - begin) * out_w * size,
+                                address_of(joined) + (i * room + begun - begin) * out_w * size,
                                 min(end * out_w, result_w) - left,
                             )  # fmt: skip
 

@@ -14,14 +14,16 @@ from npconv.kernels.cpu import threads, winograd, workspace
 from npconv.kernels.cpu.blocking import Tile, evenly, processor
 from npconv.kernels.cpu.microkernel import CHUNK
 from npconv.kernels.cpu.operands import BOUNDS, nothing, read_only
+from npconv.kernels.cpu.tiled import SUMMING
 from npconv.kernels.cpu.winograd import Factors
 
 # Winograd tiles that a task transforms at once, about: what they hold for all channels should stay in L2.
 WINOGRAD_TILES = 48
 
 # Weights that are transformed on the way: for so many register tiles of outputs, with so many bytes for each of them.
-# More of them where the transformed image is so large that it is slow to read for every part of the weights.
-WEIGHT_ROWS, MORE_ROWS, ROW_BYTES, LARGE_BYTES = 2, 8, 128 * 1024, 6 * 2**20
+# More of them where the transformed image is so large that it is slow to read for every part of the weights, as far as
+# their sums stay in a cache.
+WEIGHT_ROWS, MORE_ROWS, ROW_BYTES, LARGE_BYTES, SUMS_BYTES = 2, 8, 128 * 1024, 6 * 2**20, 512 * 1024
 
 
 class WinogradWeights(NamedTuple):
@@ -89,7 +91,7 @@ def winograd_runner(
     size, out = ((1,) * missing + part for part in (window.size, window.out))
     low = (0,) * missing + tuple(low for low, _ in window.padding)
     total = spec.batch * -(-out[0] // len(down.at)) * -(-out[1] // len(across.at))
-    panels, most_shares = -(-total // tile.columns), -(-outputs // tile.rows)
+    most_shares = -(-outputs // tile.rows)
     images, channels = spec.batch // len(planes), channels // planes.shape[1]
     shape = read_only(np.array([images, channels, *size, *low, *out], np.int64))
     loop = winograd.conv_winograd(dtype, tile, down, across)
@@ -97,10 +99,14 @@ def winograd_runner(
 
     spans, depth = _spans(planes, channels), channels * planes.shape[1]
     points = len(down.bt) * len(across.bt)
-    is_large = points * depth * panels * tile.columns * dtype.itemsize > LARGE_BYTES
-    some_rows = min(most_shares, MORE_ROWS if is_large else WEIGHT_ROWS)
+    at_points = points * total * dtype.itemsize
+    rows = SUMS_BYTES // (at_points * tile.rows) if at_points * depth > LARGE_BYTES else WEIGHT_ROWS
+    some_rows = min(most_shares, max(WEIGHT_ROWS, min(MORE_ROWS, rows)))
     some_depth = ROW_BYTES // (points * tile.rows * dtype.itemsize)
     some_depth = -(-evenly(depth, max(CHUNK, some_depth)) // CHUNK) * CHUNK
+
+    tail = _tail(total, min(depth, some_depth), tile)
+    panels = -(-(total - tail) // tile.columns)
 
     def run(x: Any, u: WinogradWeights, bias: Any, y: Any, limit: int | None = None) -> None:
         limit = get_num_threads() if limit is None else limit
@@ -109,15 +115,22 @@ def winograd_runner(
             # One block, so that weights are transformed once, unless threads share better what is more: tiles.
             blocks = min(limit, panels) if total > outputs else 1
         most_tiles = -(-panels // blocks) * tile.columns
-        tasks = groups * -(-total // most_tiles)
+        tasks = groups * -(-(total - tail) // most_tiles)
         shares = max(1, min(most_shares, -(-limit // tasks)))
         threads.run(
             loop, tasks * shares, spec.macs, read_only(x.reshape(-1)), u.values, u.points_apart, u.layout,
             none if bias is None else read_only(bias), y.reshape(-1), bounds, groups, shares, most_tiles,
-            some_rows, some_depth, shape, planes, spans, limit=limit,
+            tail, some_rows, some_depth, shape, planes, spans, limit=limit,
         )  # fmt: skip
 
     return run
+
+
+def _tail(total: int, depth: int, tile: Tile) -> int:
+    """Tiles that fill no panel and are less work as columns of dot products, each `depth` long, behind whole panels."""
+    tail, lanes = total % tile.columns, min(tile.lanes, CHUNK)
+    passes = -(-tail // tile.vectors)
+    return tail if tail < total and passes * (depth + SUMMING * lanes) < depth * lanes else 0
 
 
 def _spans(planes: Any, channels: int) -> Any:

@@ -1,0 +1,62 @@
+"""Filters of integers by floating-point sums, where those are exact: they run in compiled strips, which is faster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from npconv.arrays import Array, Backend
+from npconv.filters import compiled
+from npconv.filters.arguments import turned
+from npconv.filters.frame import Frame
+from npconv.filters.separable import factors_for, may_split
+
+_WIDE: np.dtype[Any] = np.dtype(np.int64)
+
+# Bits up to which every integer is a number of the dtype, the bound itself being rounded; and integers that hold them.
+_EXACT: tuple[tuple[np.dtype[Any], int, np.dtype[Any]], ...] = (
+    (np.dtype(np.float32), 23, np.dtype(np.int32)),
+    (np.dtype(np.float64), 52, _WIDE),
+)
+
+
+def largest(dtype: np.dtype[Any], load: Callable[[], Array]) -> int:
+    """A bound of an image's magnitudes: what its dtype allows where that is little, else what is in it."""
+    if dtype.itemsize <= 2:
+        return int(2 ** (8 * dtype.itemsize))
+    x = load()
+    return max(abs(int(x.min())), abs(int(x.max())))
+
+
+def exact_in(most: int, kernel: Array, cval: Any) -> tuple[np.dtype[Any], np.dtype[Any]] | None:
+    """The dtype in which sums of magnitudes up to `most`, and all parts of them, are exact; and that of the results."""
+    bound = max(most, abs(int(cval))) * float(np.abs(kernel.astype(np.float64)).sum())
+    return next(((kind, whole) for kind, bits, whole in _EXACT if bound < 2.0**bits), None)
+
+
+def made_ready(
+    backend: Backend, frame: Frame, method: str, flip: bool, cval: Any, result: np.dtype[Any],
+    otherwise: Callable[[Array, Array], Array],
+) -> Callable[[Array, Array, Any], Array]:  # fmt: skip
+    """A call for arrays like those of an earlier one; `otherwise` takes those whose numbers are too large."""
+    split = may_split(frame.kernel, method)
+    dense = {kind: compiled.summer(backend, frame, kind) for kind, _, _ in _EXACT}
+
+    def call(x: Array, w: Array, _: Any) -> Array:
+        kernel = (turned(w) if flip else w).astype(_WIDE)
+        found = exact_in(largest(x.dtype, lambda: x), kernel, cval)
+        if found is None:
+            return otherwise(x, w)
+        kind, whole = found
+        factors = factors_for(backend, frame, kernel, _WIDE, method) if split else None
+        image = backend.scratch(x.shape, kind)
+        image[...] = x
+        if factors is None:
+            y = dense[kind](image, kernel, kind.type(cval))
+        else:
+            y = compiled.by_axes(backend, frame, factors, image, kind.type(cval))
+        return y.astype(whole).astype(result, copy=False)
+
+    return call
