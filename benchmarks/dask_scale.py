@@ -145,7 +145,10 @@ def times(gigabytes: float, side: int, counts: list[int], repeats: int) -> dict[
     found: dict[int, list[Times]] = {count: [] for count in counts}
     with cluster_of(max(counts)) as client:
         names = list(client.scheduler_info()["workers"])
-        clocks = lambda: (time.perf_counter(), time.process_time(), sum(client.run(time.process_time).values()))  # noqa: E731
+
+        def clocks() -> tuple[float, float, float]:
+            return time.perf_counter(), time.process_time(), sum(client.run(time.process_time).values())
+
         convolve(client, size, side)  # compiles, and fills what is filled once
         for _ in range(repeats):
             for count in counts:
