@@ -12,6 +12,7 @@ from npconv.geometry import Size
 from npconv.kernels.cpu import threads
 from npconv.kernels.cpu.blocking import processor
 from npconv.kernels.cpu.fourier import conv_fourier, tables_for
+from npconv.kernels.cpu.operands import as_table
 from npconv.kernels.cpu.signals import between, blocks_for, conv_signal
 from npconv.kernels.cpu.stencil import (
     DIRECT,
@@ -85,7 +86,7 @@ def stencil(
     block_s = max(1, BLOCK_COLUMNS // wide)
     slots = _slots(leads)
     shape = (planes, *size, *out, *kernel, spread, block_h, block_s, right, low, int(slots.max()) + 1)
-    tables = Tables(*map(_table, (shape, leads, slots, rows, columns, np.transpose([firsts, places]), edges)))
+    tables = Tables(*map(as_table, (shape, leads, slots, rows, columns, np.transpose([firsts, places]), edges)))
     tasks = batch * len(leads) * -(-out[0] // block_h) * -(-len(firsts) // block_s)
     work = batch * len(leads) * out[0] * out[1] * leads.shape[1] * kernel[0] * kernel[1]
     loop, longest = conv_stencil(dtype, strip, unrolled), max(size[1], edges[0][0], edges[1][0])
@@ -127,7 +128,7 @@ def separable(
     pitch = (len(columns) + across.columns) * dtype.itemsize
     block_h = _evenly(out[0], max(down.rows, BETWEEN_BYTES // pitch), down.rows)
     shape = (*size, *out, *kernel, spread, block_h)
-    tables = Passes(*map(_table, (shape, rows, columns, (len(columns), low, size[1]))))
+    tables = Passes(*map(as_table, (shape, rows, columns, (len(columns), low, size[1]))))
     tasks, work = planes * -(-out[0] // block_h), planes * out[0] * out[1] * (kernel[0] + kernel[1])
     constant, call = _has_constant(rows), threads.prepared(conv_separable(dtype, down, across), tasks, work)
 
@@ -241,10 +242,3 @@ def _evenly(total: int, most: int, multiple: int) -> int:
 
 def _has_constant(*tables: Any) -> bool:
     return any(bool((table < 0).any()) for table in tables)
-
-
-def _table(value: Any) -> Any:
-    """An array of int64 as a table of compiled code."""
-    table = np.ascontiguousarray(value, np.int64)
-    table.flags.writeable = False
-    return table

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npconv.kernels.cpu.compile import entry, inner
+from npconv.kernels.cpu.operands import as_table
 from npconv.kernels.cpu.stencil import signature
 from npconv.kernels.cpu.transforms import transpose
 from npconv.kernels.cpu.vectors import (
@@ -428,10 +429,4 @@ def tables_for(size: Any, out: Any, lengths: Any, sources: Any, low: int, dtype:
         at += len(s)
     plan, starts, factors = passes(tuple(lengths), dtype)
     parts = (rows, np.concatenate(sources), plan, starts, (low, making))
-    return Tiles(*(_table(part) for part in parts)), factors
-
-
-def _table(value: Any) -> Any:
-    table = np.ascontiguousarray(value, np.int64)
-    table.flags.writeable = False
-    return table
+    return Tiles(*(as_table(part) for part in parts)), factors

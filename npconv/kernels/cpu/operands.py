@@ -63,6 +63,13 @@ def read_only(value: Any) -> Any:
     return view
 
 
+def as_table(value: Any) -> Any:
+    """Integers as a table of compiled code: int64, in C order, read-only."""
+    table = np.ascontiguousarray(value, np.int64)
+    table.flags.writeable = False
+    return table
+
+
 def nothing(*_: Any) -> None:
     """A runner for a result without elements."""
 

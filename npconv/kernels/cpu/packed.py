@@ -17,10 +17,10 @@ import numpy as np
 from numba import types
 
 from npconv.geometry import ConvSpec
-from npconv.kernels.cpu import few_positions, threads
+from npconv.kernels.cpu import few_positions
 from npconv.kernels.cpu.blocking import Blocks, Tile, blocks_for, evenly, last_axes
 from npconv.kernels.cpu.compile import entry
-from npconv.kernels.cpu.lying import FETCHERS, Panels, in_panels, lying_product, tile_for_positions
+from npconv.kernels.cpu.lying import FETCHERS, Panels, in_panels, lying_product, panels_runner, tile_for_positions
 from npconv.kernels.cpu.staging import plane_copier
 from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, number_of
 
@@ -123,18 +123,10 @@ def panel_runner(spec: ConvSpec, dtype: np.dtype[Any], bounds: tuple[float, floa
     tables = k // taps * plane + blocks.taps[k % taps], row * strides[0] * pitch + column * strides[1]
     for table in tables:
         table.flags.writeable = False
-    outputs, none = spec.out_channels // spec.groups, np.zeros(spec.out_channels, dtype)
-    limits = np.array(bounds, dtype)
+    outputs, limits = spec.out_channels // spec.groups, np.array(bounds, dtype)
     tasks, kernel = spec.batch * spec.groups * blocks.number * -(-outputs // tile.columns), conv_packed(dtype, tile)
     rest = (limits, int(bent), spec.groups, outputs, total, planes, *strides, blocks[:4], *tables)
-
-    def run(x: Any, w: Panels, bias: Any, y: Any, limit: int | None = None) -> None:
-        shift = none if bias is None else bias
-        threads.run(
-            kernel, tasks, spec.macs, x, w.values, shift, y, *rest, limit=limit, at_once=threads.TILE_SLICE
-        )  # fmt: skip
-
-    return run
+    return panels_runner(kernel, tasks, spec, dtype, rest)
 
 
 @functools.lru_cache(maxsize=4)

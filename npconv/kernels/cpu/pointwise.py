@@ -14,10 +14,9 @@ import numpy as np
 from numba import types
 
 from npconv.geometry import ConvSpec
-from npconv.kernels.cpu import threads
 from npconv.kernels.cpu.blocking import Tile
 from npconv.kernels.cpu.compile import entry
-from npconv.kernels.cpu.lying import FETCHERS, Panels, in_panels, lying_product, tile_for_positions
+from npconv.kernels.cpu.lying import FETCHERS, Panels, in_panels, lying_product, panels_runner, tile_for_positions
 from npconv.kernels.cpu.staging import first_copier
 from npconv.kernels.cpu.vectors import ADDRESS, address_of, copiers, number_of
 
@@ -71,16 +70,8 @@ def panel_runner(spec: ConvSpec, dtype: np.dtype[Any], bounds: tuple[float, floa
     """
     outputs, channels, tile = spec.out_channels // spec.groups, spec.in_channels // spec.groups, _tile(spec, dtype)
     tasks, kernel = spec.batch * spec.groups * -(-outputs // tile.columns), conv_pointwise(dtype, tile)
-    none, limits = np.zeros(spec.out_channels, dtype), np.array(bounds, dtype)
-    rest = (limits, int(bent), spec.groups, outputs, channels, spec.window.positions)
-
-    def run(x: Any, w: Panels, bias: Any, y: Any, limit: int | None = None) -> None:
-        shift = none if bias is None else bias
-        threads.run(
-            kernel, tasks, spec.macs, x, w.values, shift, y, *rest, limit=limit, at_once=threads.TILE_SLICE
-        )  # fmt: skip
-
-    return run
+    rest = (np.array(bounds, dtype), int(bent), spec.groups, outputs, channels, spec.window.positions)
+    return panels_runner(kernel, tasks, spec, dtype, rest)
 
 
 @functools.lru_cache(maxsize=4)

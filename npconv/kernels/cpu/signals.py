@@ -19,6 +19,7 @@ import numpy as np
 from npconv.geometry import Size
 from npconv.kernels.cpu.compile import entry, inner
 from npconv.kernels.cpu.fourier import movers, passes, radices, times, transformer
+from npconv.kernels.cpu.operands import as_table
 from npconv.kernels.cpu.stencil import signature
 from npconv.kernels.cpu.vectors import (
     GRID,
@@ -234,10 +235,4 @@ def blocks_for(
     kept = block[0] * block[1] - (len(sources) - out)
     plan, starts, factors = passes(block, dtype)
     shape = (samples, out, *block, kept, -(-out // kept), low, making)
-    return Blocks(*(_table(part) for part in (shape, sources, plan, starts))), factors
-
-
-def _table(value: Any) -> Any:
-    table = np.ascontiguousarray(value, np.int64)
-    table.flags.writeable = False
-    return table
+    return Blocks(*(as_table(part) for part in (shape, sources, plan, starts))), factors

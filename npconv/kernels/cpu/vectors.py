@@ -58,7 +58,7 @@ _register_unbox(Address)(_unbox_address)
 
 
 def _number_of(_: Any, address: Any) -> Any:
-    return types.int64(address), lambda context, builder, signature, arguments: arguments[0]  # noqa: ARG005
+    return types.int64(address), lambda _context, _builder, _signature, arguments: arguments[0]
 
 
 def _address_of(_: Any, array: Any) -> Any:

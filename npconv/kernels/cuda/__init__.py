@@ -35,7 +35,7 @@ def uses_tensor_cores(spec: ConvSpec, dtype: np.dtype[Any]) -> bool:
     return not spec.is_depthwise and implicit_gemm.format_of(dtype.name, architecture()) is not None
 
 
-def multiplies_on_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:  # noqa: ARG001
+def multiplies_on_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:  # noqa: ARG001 - likewise
     """Whether the matrix product of an operation's columns runs on tiles: those of CuPy's libraries."""
     return True
 
@@ -112,7 +112,7 @@ def _taps_first(spec: ConvSpec, w: Any) -> Any:
     return _cupy().ascontiguousarray(w.reshape(spec.out_channels, -1).T)
 
 
-def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Callable[..., None]:  # noqa: ARG001
+def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Callable[..., None]:  # noqa: ARG001 - likewise
     """The forward convolution, prepared for many calls; `limit` is the CPU's number of threads."""
 
     def forward(x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> None:  # noqa: ARG001
