@@ -69,8 +69,8 @@ def test_images_as_they_lie_give_the_definition_and_stay_inside(spec, dtype, mon
     activation = (None, "relu6", "hardswish")[spec.out_channels % 3]
     x, w, bias = (guard.array(shape, rng, dtype) for shape in (spec.x_shape, spec.w_shape, (spec.out_channels,)))
     limits = (0.0, 6.0) if activation == "relu6" else (-np.inf, np.inf)
-    run = dense_last.panel_runner(spec, dtype, limits, activation == "hardswish")
-    panels = dense_last.weight_panels(spec, w)
+    run = dense_last.runner(spec, dtype, limits, activation == "hardswish")
+    panels = dense_last.pack_weights(spec, w)
     for count in (1, 3):
         y = guard.array(spec.y_shape, None, dtype)
         run(x, panels, bias, y, count)
@@ -105,6 +105,19 @@ def test_plans_calls_and_packed_plans_agree_to_the_bit_and_take_what_convolution
     np.testing.assert_allclose(y, nc.conv2d(x, w, algorithm="im2col", **how), rtol=1e-4, atol=1e-4)
     alone = nc.conv2d(x[1], w, algorithm="direct", **how)
     np.testing.assert_array_equal(alone, y[1])
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_infinite_weights_meet_the_padding(padding):
+    rng = np.random.default_rng(2)
+    x, w = rng.standard_normal((2, 6, 7, 24), np.float32), rng.standard_normal((24, 1, 3, 3), np.float32)
+    w[5, 0, 0, 0] = np.inf
+    how = {"padding": padding, "groups": 24, "layout": "channels_last"}
+    y = nc.conv2d(x, w, algorithm="depthwise", backend="numba", **how)
+    assert np.isnan(y[..., 5]).any() == bool(padding)
+    with np.errstate(invalid="ignore"):
+        by_definition = nc.conv2d(x, w, backend="numpy", algorithm="direct", **how)
+    np.testing.assert_allclose(y, by_definition, rtol=1e-4, atol=1e-5)
 
 
 def test_what_has_no_loops_of_its_own_is_transposed_and_priced_so():

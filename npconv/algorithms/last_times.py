@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+from npconv.algorithms import depthwise_last_times
 from npconv.geometry import ConvSpec
 
 CALL = 4e-6
@@ -22,6 +23,8 @@ LANES, ROWS, FEW_CHANNELS = 8, 6, 16
 
 def last_seconds(spec: ConvSpec, itemsize: int, reused: bool) -> float:
     """Predicted time of a forward convolution of channels-last arrays, read as they lie."""
+    if spec.is_depthwise:
+        return depthwise_last_times.forward_seconds(spec, itemsize)
     lanes = LANES * 4 // itemsize
     channels, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     vectors = -(-outputs // lanes)

@@ -117,7 +117,7 @@ def details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]
     )  # fmt: skip
 
 
-def weight_panels(spec: ConvSpec, w: Any) -> Panels:
+def pack_weights(spec: ConvSpec, w: Any) -> Panels:
     """Weights ``(groups * outputs, channels, *kernel)`` as the driver reads them: ``(groups, outputs * depth)``.
 
     A group is a slice of the depth after the other, each of panels ``(runs, elements, tile.columns)``.
@@ -137,7 +137,7 @@ def places(spec: ConvSpec, dtype: np.dtype[Any]) -> Any:
     return in_slices(taps_last, (count * chunk for _, count, _, chunk, _ in slices), panels)
 
 
-def panel_runner(spec: ConvSpec, dtype: np.dtype[Any], bounds: tuple[float, float], bent: bool) -> Callable[..., None]:
+def runner(spec: ConvSpec, dtype: np.dtype[Any], bounds: tuple[float, float], bent: bool) -> Callable[..., None]:
     """The forward convolution with `Panels`, clamped to `bounds` and then bent by hardswish or not.
 
     The runner takes an image, the weights, a bias or None, a result and the number of threads. Nothing but the arrays'
