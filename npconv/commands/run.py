@@ -60,6 +60,8 @@ def run(options: argparse.Namespace) -> None:
         np.save(options.output, *results.values())
     else:
         np.savez(options.output, **results)
+    if not options.json:
+        print(f"{len(results)} array{'s' if len(results) > 1 else ''} written to {options.output}")
 
 
 def _check_output(path: Path | None, outputs: int) -> None:
