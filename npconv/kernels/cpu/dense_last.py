@@ -259,14 +259,15 @@ def finder(dtype: np.dtype[Any], rows: int) -> Any:
         # Columns of the result whose windows, those of a whole tile beside them, lie inside of a row.
         leftmost = (low_w + stride_w - 1) // stride_w
         rightmost = (width + low_w - (kernel_w - 1) * apart_w - 1) // stride_w - rows + 1
+        # Divisions take longer than a tile's cells do, so places are counted.
+        lead, inside = begin // (out_h * out_w), begin % (out_h * out_w)
+        i, j = inside // out_w, inside % out_w
+        image, of_lead = lead // leads.shape[0] * planes, lead % leads.shape[0]
         while first < count:
-            lead, inside = (begin + first) // (out_h * out_w), (begin + first) % (out_h * out_w)
-            i, j = inside // out_w, inside % out_w
             together = first + rows <= count and j + rows <= out_w and leftmost <= j <= rightmost
             for r in range(1 if together else min(rows, count - first)):
                 cell = first * runs + r
                 top, left = i * stride_h - low_h, j * stride_w - low_w
-                image, of_lead = lead // leads.shape[0] * planes, lead % leads.shape[0]
                 for lead_tap in range(leads.shape[1]):
                     plane = leads[of_lead, lead_tap]
                     for a in range(kernel_h):
@@ -288,11 +289,13 @@ def finder(dtype: np.dtype[Any], rows: int) -> Any:
                             else:
                                 table[cell] = here
                             cell += rows
-                j += 1
+                j += rows if together else 1
                 if j == out_w:
                     i, j = i + 1, 0
                 if i == out_h:
-                    lead, i = lead + 1, 0
+                    of_lead, i = of_lead + 1, 0
+                if of_lead == leads.shape[0]:
+                    image, of_lead = image + planes, 0
             first += rows
         # Rows of the last tile without a position.
         tile = (count - 1) // rows * rows
