@@ -16,7 +16,7 @@ CALL = 4e-6
 # position looks up; a run that a tile begins, for each panel of output channels; a weight that is packed for the call.
 OPERATION, STORED, LOOKED_UP, BEGUN, PACKED = 1.13e-11, 8e-11, 4e-10, 4e-9, 4e-10
 # An element that is transposed.
-TRANSPOSED = 1.0e-9
+TRANSPOSED = 4e-10
 
 LANES, ROWS, FEW_CHANNELS = 8, 6, 16
 

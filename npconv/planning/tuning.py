@@ -162,7 +162,7 @@ def job(plan: Plan, a: Array, b: Array) -> Callable[[], Any]:
         return lambda: plan.run(a, b)
     run = plan.run
     if plan.reads_channels_last:
-        a, run = from_channels_first(plan.backend.xp, a, "channels_last", plan.spec.batched), plan.run_last
+        a, run = from_channels_first(plan.backend, a, "channels_last", plan.spec.batched), plan.run_last
     if plan.reused:
         packed = plan.packed(b)
         return lambda: run(a, packed)

@@ -41,6 +41,8 @@ from npconv.kernels.cpu.gradients import input_grad_runner as input_grad_runner
 from npconv.kernels.cpu.gradients import weight_grad_runner as weight_grad_runner
 from npconv.kernels.cpu.operands import ACTIVATIONS, BOUNDS, clamp_bounds, linear_places, read_only, tables
 from npconv.kernels.cpu.operands import largest as largest
+from npconv.kernels.cpu.turning import turned as turned
+from npconv.kernels.cpu.turning import turns as turns
 from npconv.kernels.cpu.winograd_driver import winograd_runner as winograd_runner
 from npconv.kernels.cpu.winograd_driver import winograd_tile as winograd_tile
 from npconv.kernels.cpu.winograd_driver import winograd_weights as winograd_weights

@@ -61,7 +61,7 @@ class Layout(NamedTuple):
 
 def suits(spec: ConvSpec, dtype: np.dtype[Any]) -> bool:
     """Whether a channels-last convolution is read as it lies."""
-    if dtype.kind != "f" or spec.macs == 0 or spec.in_channels == spec.groups:
+    if dtype.kind != "f" or spec.macs == 0 or spec.in_channels == spec.groups > 1:
         return False
     outputs, tile = spec.out_channels // spec.groups, layout(spec, dtype).tile
     return -outputs % tile.columns <= outputs // WASTE
