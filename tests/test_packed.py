@@ -51,7 +51,7 @@ def test_panels_give_the_definition_and_stay_inside(spec, dtype, monkeypatch):
     monkeypatch.setattr(packed, "tile_for_positions", lambda *_: tile)
     rng, guard, dtype = np.random.default_rng(0), Guarded(), np.dtype(dtype)
     activation = (None, "relu6", "hardswish")[spec.out_channels % 3]
-    assert cpu.takes_panels(spec, dtype)
+    assert packed.suits(spec, dtype)
     x, w, bias = (guard.array(shape, rng, dtype) for shape in (spec.x_shape, spec.w_shape, (spec.out_channels,)))
     plan = nc.plan(
         spec.x_shape, spec.w_shape, stride=spec.window.stride, padding=spec.window.padding, dtype=dtype,

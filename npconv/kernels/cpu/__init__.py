@@ -23,6 +23,7 @@ from npconv.kernels.cpu import (
     workspace,
 )
 from npconv.kernels.cpu.drivers import details as details
+from npconv.kernels.cpu.drivers import is_shallow as is_shallow
 from npconv.kernels.cpu.drivers import layout_of as layout_of
 from npconv.kernels.cpu.drivers import panel_details as panel_details
 from npconv.kernels.cpu.drivers import panel_runner as panel_runner

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cpu import few_positions, packed, pointwise, threads
+from npconv.kernels.cpu import few_positions, packed, pointwise, shallow, threads
 from npconv.kernels.cpu.blocking import (
     LOW_ROWS,
     blocks_for,
@@ -26,6 +26,7 @@ from npconv.kernels.cpu.depthwise import conv_depthwise, forward_strips, is_writ
 from npconv.kernels.cpu.lying import Panels
 from npconv.kernels.cpu.narrow import conv_narrow, matmul_narrow
 from npconv.kernels.cpu.operands import ACTIVATIONS, BOUNDS, nothing, read_only
+from npconv.kernels.cpu.shallow import conv_shallow
 from npconv.kernels.cpu.tiled import conv_tiled
 from npconv.kernels.cpu.winograd_driver import WinogradWeights
 
@@ -38,7 +39,14 @@ def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Call
 
 def _panel_room(spec: ConvSpec, dtype: np.dtype[Any]) -> Any:
     """The room that is worth laying weights out for, or None."""
+    if shallow.suits(spec, dtype, reused=True):
+        return None
     return next((room for room in (pointwise, packed) if room.suits(spec, dtype)), None)
+
+
+def is_shallow(spec: ConvSpec, dtype: np.dtype[Any]) -> bool:
+    """Whether a forward convolution has so few products an output that its image is read where it was staged."""
+    return shallow.suits(spec, dtype)
 
 
 def takes_panels(spec: ConvSpec, dtype: np.dtype[Any]) -> bool:
@@ -119,7 +127,7 @@ def details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]
 def _driver(dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: int, window: Window) -> Driver:
     """The driver of tiles that suits, its tables and its tasks."""
     size = batch * groups * outputs * window.positions
-    staging = window.taps > 1 or window.has_padding or set(window.stride) != {1}
+    staging = not shallow.is_plain(window)
     planes = depth // max(1, math.prod(window.kernel[-2:]))
     line = Window((window.positions,), (1,), (1,), ((0, 0),), (1,))
     low_tile = low_tile_for(dtype, outputs, window.positions)
@@ -130,6 +138,13 @@ def _driver(dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: 
             f"{strip.rows} rows x {strip.vectors * strip.lanes} positions",
             f"{number} strips a channel",
             lambda: conv_depthwise(dtype, strip), (strips,), batch * groups * outputs * number,
+        )  # fmt: skip
+    spread = shallow.layout(window, outputs, planes, dtype) if staging else None
+    if spread is not None:
+        tile, blocks = spread
+        return Driver(
+            "few products, from the staged image", tile.text, blocks.text,
+            lambda: conv_shallow(dtype, tile), (blocks[:4],), batch * groups * blocks.number,
         )  # fmt: skip
     if staging and is_narrow(outputs, planes, blocks_for(window, low_positions_for(planes)), dtype.itemsize):
         blocks = blocks_for(window, low_positions_for(planes))
