@@ -465,7 +465,7 @@ def test_tiled_convolution_stays_inside_its_arrays(spec, dtype, which, monkeypat
     tile = tiles_of(np.dtype(dtype))[which]
     monkeypatch.setattr(drivers, "tile_for", lambda *_: tile)
     monkeypatch.setattr(drivers, "is_narrow", lambda *_: False)
-    monkeypatch.setattr(shallow, "layout", lambda *_: None)
+    neither_shallow_nor_panels(monkeypatch)
     check_driver(spec, np.dtype(dtype), monkeypatch)
 
 
@@ -476,8 +476,14 @@ def test_narrow_convolution_stays_inside_its_arrays(spec, dtype, rows, monkeypat
     # A tile of fewer rows than there are channels makes several passes.
     tile = low_tile_for(np.dtype(dtype), rows, 1)
     monkeypatch.setattr(drivers, "low_tile_for", lambda *_: tile)
-    monkeypatch.setattr(shallow, "layout", lambda *_: None)
+    neither_shallow_nor_panels(monkeypatch)
     check_driver(spec, np.dtype(dtype), monkeypatch)
+
+
+def neither_shallow_nor_panels(monkeypatch):
+    """Leave a convolution to the other drivers."""
+    monkeypatch.setattr(shallow, "layout", lambda *_: None)
+    monkeypatch.setattr(drivers, "lays_out", lambda *_: False)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

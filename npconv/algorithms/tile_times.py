@@ -22,8 +22,9 @@ NARROW_CHANNELS, NARROW_STORED, NARROW_READ = 16, 3.7e-10, 1.0e-10
 # Groups are small problems of their own: an operation; an element of the image; a weight that is packed.
 GROUP_OPERATION, GROUP_READ, GROUP_PACKED = 1.8e-11, 6.0e-10, 3.0e-10
 # Weights in panels: an operation; an element of the image, which is staged; an element of the result, whose sum is
-# turned; a call. The root mean square error over 101 layers is 10 %.
+# turned; a call. The root mean square error over 101 layers is 10 %. A weight that is laid out for a single call.
 PANEL_OPERATION, PANEL_STAGED, PANEL_STORED, PANEL_CALL = 1.22e-11, 1.2e-10, 0.9e-10, 2.5e-6
+PANEL_LAID_OUT = 3.5e-10
 # Few products an output, read where they were staged: an operation on whole vectors of a row; an element of the image
 # that is staged; an element of the result.
 SHALLOW_OPERATION, SHALLOW_STAGED, SHALLOW_STORED = 1.2e-11, 3.3e-10, 1.1e-10
@@ -38,11 +39,11 @@ LANES = 8
 def forward_seconds(spec: ConvSpec, itemsize: int, reused: bool, panels: bool = False, shallow: bool = False) -> float:
     """Predicted time of a forward convolution on register tiles, by the driver that will run it.
 
-    With `panels` it stages the image for weights that were laid out, and if the convolution is `shallow`, of few
-    products, it reads the image where it was staged.
+    With `panels` it stages the image for weights that are laid out, before the call where they are `reused`; if the
+    convolution is `shallow`, of few products, it reads the image where it was staged.
     """
     if panels:
-        seconds = _panels(spec, 2 * LANES * 4 // itemsize)
+        seconds = _panels(spec, 2 * LANES * 4 // itemsize) + (0 if reused else spec.parameters * PANEL_LAID_OUT)
     elif shallow:
         seconds = _shallow(spec)
     elif spec.in_channels == spec.groups:

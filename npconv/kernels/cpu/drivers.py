@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cpu import few_positions, packed, pointwise, shallow, threads
+from npconv.kernels.cpu import few_positions, packed, pointwise, shallow, threads, workspace
 from npconv.kernels.cpu.blocking import (
     LOW_ROWS,
     blocks_for,
@@ -30,9 +30,14 @@ from npconv.kernels.cpu.shallow import conv_shallow
 from npconv.kernels.cpu.tiled import conv_tiled
 from npconv.kernels.cpu.winograd_driver import WinogradWeights
 
+LAID_OUT = 0.75
+"""Output channels of a group for each position, below which weights are worth being laid out for a single call."""
+
 
 def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Callable[..., None]:
     """The forward convolution on tiles, prepared for many calls; for a spec that `uses_tiles` lets pass."""
+    if lays_out(spec, dtype):
+        return runner_laying_out(spec, dtype, activation)
     depth = spec.parameters // max(spec.out_channels, 1)
     return tile_runner(dtype, spec.batch, spec.groups, spec.out_channels // spec.groups, depth, activation, spec.window)
 
@@ -44,9 +49,30 @@ def _panel_room(spec: ConvSpec, dtype: np.dtype[Any]) -> Any:
     return next((room for room in (pointwise, packed) if room.suits(spec, dtype)), None)
 
 
+def lays_out(spec: ConvSpec, dtype: np.dtype[Any]) -> bool:
+    """Whether a forward convolution is faster with its weights in panels even where each call lays them out anew.
+
+    What panels save is done once for each product and position, what they cost once for each product and channel of the
+    result.
+    """
+    outputs, positions = spec.out_channels // spec.groups, spec.batch * spec.window.positions
+    return outputs < LAID_OUT * positions and _panel_room(spec, dtype) is packed
+
+
+@functools.lru_cache(maxsize=1024)
+def runner_laying_out(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Callable[..., None]:
+    """`runner` where it `lays_out` the weights."""
+    lay_out, run_panels = _panel_room(spec, dtype).weight_layer(spec, dtype), panel_runner(spec, dtype, activation)
+
+    def run(x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> None:
+        run_panels(x, lay_out(w, workspace.empty, limit), bias, y, limit)
+
+    return run
+
+
 def is_shallow(spec: ConvSpec, dtype: np.dtype[Any]) -> bool:
     """Whether a forward convolution has so few products an output that its image is read where it was staged."""
-    return shallow.suits(spec, dtype)
+    return shallow.suits(spec, dtype) and not lays_out(spec, dtype)
 
 
 def takes_panels(spec: ConvSpec, dtype: np.dtype[Any]) -> bool:
@@ -62,7 +88,7 @@ def panel_details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str]
 
 def weight_panels(spec: ConvSpec, w: Any) -> Panels:
     """Weights for `panel_runner`, where `takes_panels`."""
-    panels: Panels = _panel_room(spec, w.dtype).weight_panels(spec, w)
+    panels: Panels = _panel_room(spec, w.dtype).weight_layer(spec, w.dtype)(np.ascontiguousarray(w))
     return panels
 
 
@@ -114,6 +140,9 @@ def details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]
     """How `runner` would do it, as pairs of words for a person; nothing is compiled."""
     if not math.prod(spec.y_shape):
         return ()
+    if lays_out(spec, dtype):
+        (_, panels), *rest = packed.details(spec, dtype)
+        return ("driver", f"{panels}, laid out in each call"), *rest
     depth, batch, window = spec.parameters // max(spec.out_channels, 1), spec.batch, spec.window
     together = few_positions.suits_forward(window, batch, spec.macs)
     if together:
