@@ -30,7 +30,9 @@ from npconv.kernels.cpu.channels_last import last_runner as last_runner
 from npconv.kernels.cpu.channels_last import last_weights as last_weights
 from npconv.kernels.cpu.channels_last import reads_channels_last as reads_channels_last
 from npconv.kernels.cpu.drivers import details as details
+from npconv.kernels.cpu.drivers import is_shallow as is_shallow
 from npconv.kernels.cpu.drivers import layout_of as layout_of
+from npconv.kernels.cpu.drivers import lays_out as lays_out
 from npconv.kernels.cpu.drivers import panel_details as panel_details
 from npconv.kernels.cpu.drivers import panel_runner as panel_runner
 from npconv.kernels.cpu.drivers import run_tiles
@@ -65,7 +67,7 @@ def multiplies_on_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:
 
 def conv_forward(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | None, y: Any) -> None:
     if uses_tiles(x.dtype):
-        run_tiles(x, flatten(w, 1), bias, y, activation, spec.groups, spec.window)
+        runner(spec, x.dtype, activation)(x, w, bias, y)
         return
     code, bias = ACTIVATIONS[activation], np.zeros(spec.out_channels, x.dtype) if bias is None else bias
     rows = spec.window.positions // spec.window.out[-1]
