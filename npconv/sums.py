@@ -80,7 +80,12 @@ def _is_ready(x: Any, other: Any, out: Any) -> bool:
         return False
     if not x.shape == other.shape == out.shape or not x.dtype == other.dtype == out.dtype or x.dtype not in COMPILED:
         return False
-    return all(not np.may_share_memory(out, a) or _is_same(out, a) for a in (x, other))
+    return all(a is out or not np.may_share_memory(out, a) or _begin_alike(out, a) for a in (x, other))
+
+
+def _begin_alike(out: Array, operand: Array) -> bool:
+    """Whether two arrays, aligned and in C order, have their first element in common."""
+    return np.may_share_memory(out.reshape(-1)[:1], operand.reshape(-1)[:1])
 
 
 def _is_same(out: Any, operand: Any) -> bool:
