@@ -11,7 +11,7 @@ from npconv.inference.parts import Part
 
 TO_LAST, BACK, COPY, SHUFFLE = 0.15, 0.45, 0.1, 0.25
 """Nanoseconds a byte of an image that NumPy turns one way or the other, copies into a part of a larger one, or whose
-interleaved channels it exchanges; on one core of an AMD EPYC (Zen 4), images of 0.1 to 1.6 MB."""
+interleaved channels it exchanges; on one core of an AMD EPYC (Zen 3), images of 0.1 to 1.6 MB."""
 
 JOINED = 25_000
 """Nanoseconds more that a concatenation takes which is no view."""
