@@ -39,6 +39,7 @@ from npconv.kernels.cpu.drivers import run_tiles
 from npconv.kernels.cpu.drivers import runner as runner
 from npconv.kernels.cpu.drivers import takes_panels as takes_panels
 from npconv.kernels.cpu.drivers import weight_panels as weight_panels
+from npconv.kernels.cpu.elementwise import add as add
 from npconv.kernels.cpu.gradients import input_grad_runner as input_grad_runner
 from npconv.kernels.cpu.gradients import weight_grad_runner as weight_grad_runner
 from npconv.kernels.cpu.operands import ACTIVATIONS, BOUNDS, clamp_bounds, linear_places, read_only, tables
