@@ -22,6 +22,11 @@ from npconv.kernels.cpu import (
     threads,
     workspace,
 )
+from npconv.kernels.cpu.channels_last import conv_forward_last as conv_forward_last
+from npconv.kernels.cpu.channels_last import last_details as last_details
+from npconv.kernels.cpu.channels_last import last_runner as last_runner
+from npconv.kernels.cpu.channels_last import last_weights as last_weights
+from npconv.kernels.cpu.channels_last import reads_channels_last as reads_channels_last
 from npconv.kernels.cpu.drivers import details as details
 from npconv.kernels.cpu.drivers import layout_of as layout_of
 from npconv.kernels.cpu.drivers import panel_details as panel_details
