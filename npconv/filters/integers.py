@@ -56,12 +56,10 @@ def made_ready(
         image = backend.scratch(x.shape, kind)
         image[...] = x
         y = Run(backend, "direct", factors)(frame, image, kernel.astype(kind), kind.type(cval))
-        if whole != result:  # a float that an integer cannot hold is anything; one as wide wraps as it should
-            wide = backend.scratch(frame.y_shape, whole)
-            np.copyto(wide, y, casting="unsafe")
-            y = wide
-        out = np.empty(frame.y_shape, result) if out is None else out
-        np.copyto(out, y, casting="unsafe")
+        y = y.astype(whole)  # a float that an integer cannot hold is anything; one as wide wraps as it should
+        if out is None:
+            return y.astype(result, copy=False)
+        out[...] = y
         return out
 
     return call
