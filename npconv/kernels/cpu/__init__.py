@@ -13,15 +13,22 @@ import numpy as np
 
 from npconv.arrays import flatten
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cpu import filters as filters
 from npconv.kernels.cpu import (
+    depthwise_last,
     loops,
     normalize,
     phases,
     pooling,
+    pooling_last,
     threads,
     workspace,
 )
+from npconv.kernels.cpu import filters as filters
+from npconv.kernels.cpu.channels_last import conv_forward_last as conv_forward_last
+from npconv.kernels.cpu.channels_last import last_details as last_details
+from npconv.kernels.cpu.channels_last import last_runner as last_runner
+from npconv.kernels.cpu.channels_last import last_weights as last_weights
+from npconv.kernels.cpu.channels_last import reads_channels_last as reads_channels_last
 from npconv.kernels.cpu.drivers import details as details
 from npconv.kernels.cpu.drivers import layout_of as layout_of
 from npconv.kernels.cpu.drivers import panel_details as panel_details
@@ -32,8 +39,10 @@ from npconv.kernels.cpu.drivers import takes_panels as takes_panels
 from npconv.kernels.cpu.drivers import weight_panels as weight_panels
 from npconv.kernels.cpu.gradients import input_grad_runner as input_grad_runner
 from npconv.kernels.cpu.gradients import weight_grad_runner as weight_grad_runner
-from npconv.kernels.cpu.operands import ACTIVATIONS, clamp_bounds, linear_places, read_only, tables
+from npconv.kernels.cpu.operands import ACTIVATIONS, BOUNDS, clamp_bounds, linear_places, read_only, tables
 from npconv.kernels.cpu.operands import largest as largest
+from npconv.kernels.cpu.turning import turned as turned
+from npconv.kernels.cpu.turning import turns as turns
 from npconv.kernels.cpu.winograd_driver import winograd_runner as winograd_runner
 from npconv.kernels.cpu.winograd_driver import winograd_tile as winograd_tile
 from npconv.kernels.cpu.winograd_driver import winograd_weights as winograd_weights
@@ -141,6 +150,31 @@ def max_values(window: Window, x: Any, y: Any) -> None:
         threads.run(pooling.max_values, rows, y.size * window.taps, *images, geometry, spans)
 
 
+def max_values_last(window: Window, x: Any, lowest: Any, y: Any) -> None:
+    """`max_values` of ``(N, positions, C)``; `lowest` is an array of one element, for windows of padding alone."""
+    rows = y.shape[0] * window.positions // window.out[-1]
+    threads.run(
+        pooling_last.max_last, rows, y.size * window.taps, read_only(x), y, read_only(lowest), *tables(window)
+    )  # fmt: skip
+
+
+def sum_windows_last(window: Window, x: Any, y: Any) -> bool:
+    """Sums over each window of ``(N, *size, C)``; False, and nothing done, where no loop does that."""
+    batch, channels = x.shape[0], x.shape[-1]
+    spec = ConvSpec(batch, channels, channels, channels, window, layout="channels_last")
+    if not depthwise_last.suits(spec, x.dtype):
+        return False
+    ones = depthwise_last.pack_weights(spec, np.ones(spec.w_shape, x.dtype))
+    depthwise_last.runner(spec, x.dtype, BOUNDS[None], False)(x, ones, None, y)
+    return True
+
+
+def mean_last(x: Any, y: Any) -> None:
+    """Mean of floats ``(N, positions, C)`` over the positions, as ``(N, C)``."""
+    tasks = len(x) * -(-x.shape[2] // pooling_last.CHANNELS)
+    threads.run(pooling_last.mean_last, tasks, x.size, read_only(x), y)
+
+
 def max_pool_grad(window: Window, dy: Any, winner: Any, dx: Any) -> None:
     threads.run(
         pooling.max_pool_grad, dx.shape[0] * dx.shape[1], dy.size * window.taps,
@@ -149,20 +183,26 @@ def max_pool_grad(window: Window, dy: Any, winner: Any, dx: Any) -> None:
 
 
 def batch_norm(x: Any, weight: Any, bias: Any, y: Any, mean: Any, var: Any, eps: float, activation: str | None) -> None:
+    """Images ``(N, C, S)``; see `npconv.kernels.cpu.normalize`."""
+    planes = normalize.planes_of(x)
+    loop = normalize.batch_norm(planes.small)
     threads.run(
-        normalize.batch_norm, x.shape[1], x.size * 3, read_only(x), read_only(weight), read_only(bias), y, mean, var,
-        eps, clamp_bounds(activation, x.dtype),
+        loop, planes.tasks, x.size * 3, read_only(flatten(x, 1)), read_only(weight), read_only(bias), flatten(y, 1),
+        mean, var, eps, clamp_bounds(activation, x.dtype), planes.size, planes.together,
     )  # fmt: skip
 
 
 def batch_norm_grad(
-    dy: Any, x: Any, y: Any, weight: Any, mean: Any, var: Any, eps: float, activation: str | None,
+    dy: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float, activation: str | None,
     dx: Any, dweight: Any, dbias: Any,
 ) -> None:  # fmt: skip
+    """The gradients; see `npconv.kernels.cpu.normalize`."""
+    planes = normalize.planes_of(x)
+    loop = normalize.batch_norm_grad(activation is not None, planes.small)
     threads.run(
-        normalize.batch_norm_grad(activation is not None), x.shape[1], x.size * 5, read_only(dy), read_only(x),
-        read_only(y), read_only(weight), read_only(mean), read_only(var), eps, clamp_bounds(activation, x.dtype),
-        dx, dweight, dbias,
+        loop, planes.tasks, x.size * 5, read_only(flatten(dy, 1)), read_only(flatten(x, 1)), read_only(weight),
+        read_only(bias), read_only(mean), read_only(var), eps, clamp_bounds(activation, x.dtype), flatten(dx, 1),
+        dweight, dbias, planes.size, planes.together,
     )  # fmt: skip
 
 
