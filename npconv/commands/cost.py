@@ -33,7 +33,8 @@ def add(commands: Any) -> None:
     parser = describe(commands, "cost", run, "what a convolution, a network or a job costs", EXAMPLES)
     parser.add_argument(
         "what", nargs="+", metavar="WHAT",
-        help="shapes X and W as for plan; or channels in and out, kernel and image: 100 100 5 5 64 64; or a network "
+        help="shapes X and W as for plan; or channels in and out, kernel and image, padded to the same size: "
+        "100 100 5 5 64 64; or a network "
         "(MODEL.onnx, a file that npconv train wrote, a name such as mobilenet_v1) and the shape of its input",
     )  # fmt: skip
     add_geometry(parser, shapes=False)
