@@ -164,15 +164,18 @@ def _forward(options: argparse.Namespace, x: tuple[int, ...], w: tuple[int, ...]
         raise UsageError(
             "--separable and --vary are of one layer and sample, so they take no --layers and no --samples"
         )
+    if options.separable and options.groups != 1:
+        raise UsageError("--separable compares with a layer of one group, so it takes no --groups")
+    layer = nc.cost.conv(x, w, **arguments)
     if options.separable:
-        if arguments.pop("groups") != 1:
-            raise UsageError("--separable compares with a layer of one group, so it takes no --groups")
-        channels = x[-len(w) + 1]
-        pair = nc.cost.separable(channels, w[0], w[2:], x[-len(w) + 2 :], **arguments)
-        return [pair.dense, pair.depthwise, pair.pointwise, pair.pair]
+        del arguments["groups"]
+        pair = nc.cost.separable(w[1], w[0], w[2:], x[-len(w) + 2 :], **arguments)
+        batch = x[0] if len(x) == len(w) else 1
+        return [
+            row if batch == 1 else row.samples(batch) for row in (pair.dense, pair.depthwise, pair.pointwise, pair.pair)
+        ]
     if options.vary:
         return list(nc.cost.variations(x, w, **arguments))
-    layer = nc.cost.conv(x, w, **arguments)
     if options.layers is None and options.samples is None:
         return [layer]
     layers = 1 if options.layers is None else options.layers
