@@ -37,8 +37,11 @@ FEW_CHANNELS = 16
 """Channels below which the taps of a row are one run where they lie side by side: short runs do not pay for looking
 them up."""
 
-SECOND = 1.03
-"""How much more than with the first tile products on another one take."""
+SECOND, NARROW = 1.03, 1.2
+"""How much longer a product takes on another tile than the first one, and on one of a single vector."""
+
+NARROW_ROWS = 8
+"""Positions of a tile of a single vector: more addresses than these would not stay in registers."""
 
 WASTE = 2
 """Which part of the output channels, one in so many, the last panel may have too much."""
@@ -94,17 +97,17 @@ def layout(spec: ConvSpec, dtype: np.dtype[Any]) -> Layout:
 
 
 def tile_for(dtype: np.dtype[Any], positions: int, outputs: int) -> Tile:
-    """The tile that wastes least; with one vector, where there are channels for no more, it holds as many sums."""
+    """The tile that takes least time for what it computes, and for what it computes in vain."""
     lanes = processor().register_bytes // dtype.itemsize
     rows, vectors = processor().tiles[0]
-    shapes = dict.fromkeys([*processor().tiles, (rows - 1, vectors), (processor().sums, 1)])
-    tiles = [Tile(*shape, lanes) for shape in shapes]
+    shapes = dict.fromkeys((*processor().tiles, (rows - 1, vectors)), SECOND)
+    shapes |= {(NARROW_ROWS, 1): NARROW, (rows, vectors): 1.0}
+    times = {Tile(*shape, lanes): time for shape, time in shapes.items()}
 
-    def products(tile: Tile) -> float:
+    def products(tile: Tile) -> int:
         return -(-positions // tile.rows) * tile.rows * -(-outputs // tile.columns) * tile.columns
 
-    # What comes first is a little faster.
-    return min(tiles, key=lambda tile: products(tile) * (1 if tile is tiles[0] else SECOND))
+    return min(times, key=lambda tile: products(tile) * times[tile])
 
 
 def details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]:

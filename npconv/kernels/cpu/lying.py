@@ -234,16 +234,18 @@ def _store_rows(
     for row in map(number, range(tile.rows)):
         used = builder.select(builder.icmp_signed("<", row, end), row, end)
         lines.append(builder.gep(result, [builder.mul(used, pitch)]))
-    with builder.if_else(builder.icmp_signed(">=", outputs, number(tile.columns))) as (whole, part):
-        for case in (whole, part):
-            with case:
-                for n in reversed(range(len(values))):
-                    row, v = divmod(n, tile.vectors)
-                    if case is whole:
-                        vectors.store(values[n], lines[row], v * tile.lanes)
-                    else:
-                        there = vectors.first_lanes(builder.sub(outputs, number(v * tile.lanes)))
-                        vectors.store_masked(values[n], lines[row], there, v * tile.lanes)
+    for v in range(tile.vectors):
+        # A masked store takes as long as a dozen others.
+        part = [(lines[row], values[row * tile.vectors + v]) for row in reversed(range(tile.rows))]
+        left = builder.sub(outputs, number(v * tile.lanes))
+        with builder.if_else(builder.icmp_signed(">=", left, number(tile.lanes))) as (whole, cut):
+            with whole:
+                for line, value in part:
+                    vectors.store(value, line, v * tile.lanes)
+            with cut, builder.if_then(builder.icmp_signed(">", left, number(0))):
+                there = vectors.first_lanes(left)
+                for line, value in part:
+                    vectors.store_masked(value, line, there, v * tile.lanes)
 
 
 def _store_turned(
