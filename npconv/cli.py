@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import npconv as nc
 from npconv.commands import CommandError, UsageError, add_all
@@ -50,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     try:
-        options.run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            options.run(options)
     except KeyboardInterrupt:
         print("npconv: interrupted", file=sys.stderr)
         return 130
@@ -63,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CommandError, ImportError, RuntimeError, OSError, MemoryError) as error:
         return _fail(error, 1)
     return 0
+
+
+def _warn(*facts: Any, **_: Any) -> None:
+    """What `warnings.showwarning` is told, as a line for a person: the message without the place in the code."""
+    print(f"npconv: warning: {' '.join(str(facts[0]).split())}", file=sys.stderr)
 
 
 def _fail(error: BaseException, status: int) -> int:

@@ -64,6 +64,7 @@ def run(image: Path | None, folder: Path, say: Say = print, seed: int = 0) -> No
 
     say("\nWhat a layer costs: 100 to 100 channels, 5x5 kernel, 64x64 outputs; ten layers, a million samples")
     say(nc.cost.table(nc.cost.lecture(nc.machine.measured_rate())))
+    say("This machine's rate is what it reached on that layer. Winograd's method multiplies less than is counted here.")
     say(f"\nPictures: {maps} and {curve}")
 
 

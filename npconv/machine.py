@@ -178,5 +178,5 @@ def measured_rate(seconds: float = 1.0) -> Machine:
         conv(x, w, padding="same")
         times.append(time.perf_counter() - start)
     threads = get_num_threads()
-    name = f"this machine, {threads} thread{'s' if threads > 1 else ''}"
+    name = f"this machine, measured, {threads} thread{'s' if threads > 1 else ''}"
     return Machine(name, 100 * 100 * 25 * 64 * 64 / float(np.median(times)))

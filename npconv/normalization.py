@@ -31,9 +31,9 @@ def batch_norm_vjp(
     Parameters
     ----------
     x : array
-        ``(N, C, *spatial)``, of a floating dtype. It must not be changed until the pullback has been called.
+        ``(N, C, *spatial)``, of a floating dtype.
     weight, bias : array, optional
-        ``(C,)``, both or neither.
+        ``(C,)``, both or neither. None of these may be changed until the pullback has been called.
     eps : float
         Added to the variance under the root.
     activation : {None, "relu", "relu6"}
@@ -44,7 +44,7 @@ def batch_norm_vjp(
     Returns
     -------
     y : array
-        ``activation((x - mean) / sqrt(var + eps) * weight + bias)``, of the shape of `x`; not to be changed either.
+        ``activation((x - mean) / sqrt(var + eps) * weight + bias)``, of the shape of `x`.
     mean, var : array
         ``(C,)``: over all axes but the channels', the variance biased. An empty batch has mean 0 and variance 1.
     pullback : callable
@@ -99,7 +99,7 @@ def batch_norm_vjp(
         check_shape("dy", grads.shape("dy"), shape, "that of the result")
         dtype = np.result_type(grads.dtype, operands.dtype)
         wide = compute_dtype(dtype)
-        values = (x_, y_, parameters[0], mean, var)
+        values = (x_, *parameters, mean, var)
         dx, *rest = form.backward(
             grads.load("dy", wide).reshape(flat), *(value.astype(wide, copy=False) for value in values)
         )
@@ -139,23 +139,28 @@ class _Form:
         y = x - mean[:, None]
         var = (y * y).mean(axis=(0, 2))
         y *= (weight / xp.sqrt(var + self.eps))[:, None]
-        return epilogue.finish(self.backend, y, bias, self.activation), mean, var
+        y += bias[:, None]
+        return epilogue.activate(self.backend, y, self.activation), mean, var
 
     def backward(
-        self, dy: Array, x: Array, y: Array, weight: Array, mean: Array, var: Array
+        self, dy: Array, x: Array, weight: Array, bias: Array, mean: Array, var: Array
     ) -> tuple[Array, Array, Array]:
         """Return the gradients in `x`, the weight and the bias."""
         xp = self.backend.xp
         if self.compiled and x.size:
             dx, dweight, dbias = xp.empty_like(x), xp.empty_like(weight), xp.empty_like(weight)
             self.backend.kernels.batch_norm_grad(  # type: ignore[union-attr]
-                dy, x, y, weight, mean, var, self.eps, self.activation, dx, dweight, dbias
+                dy, x, weight, bias, mean, var, self.eps, self.activation, dx, dweight, dbias
             )
             return dx, dweight, dbias
-        if self.activation is not None:
-            dy = xp.where(epilogue.slope(self.backend, y, self.activation) > 0, dy, 0)
         scale = 1 / xp.sqrt(var + self.eps)
-        normed = (x - mean[:, None]) * scale[:, None]
+        normed = x - mean[:, None]
+        if self.activation is not None:
+            # Rounded as in the forward pass, so that both see the same corners; nobody has to keep the result.
+            before = normed * (weight / xp.sqrt(var + self.eps))[:, None]
+            before += bias[:, None]
+            dy = xp.where(epilogue.slope(self.backend, before, self.activation) > 0, dy, 0)
+        normed *= scale[:, None]
         dweight, dbias = (dy * normed).sum(axis=(0, 2)), dy.sum(axis=(0, 2))
         count = max(x.shape[0] * x.shape[2], 1)
         dx = dy - (dbias / count)[:, None]

@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -79,7 +80,10 @@ def test_cost_as_json_counts_machines(capsys):
 
 
 def test_cost_of_a_separable_pair_and_of_variations(capsys):
-    assert "52.3 MMAC" in run("cost --separable 512 512 3 3 14 14", capsys)[1]
+    out = run("cost --separable 512 512 3 3 14 14", capsys)[1]
+    assert "52.3 MMAC" in out
+    saved = 1 / nc.cost.separable(512, 512, 3, (14, 14)).ratio
+    assert f"The dense layer has {saved:.3g} times the MACs, 8.84 times the parameters" in out
     assert "twice the channels" in run("cost --vary 64 64 3 3 56 56", capsys)[1]
 
 
@@ -89,6 +93,7 @@ def test_plan_measures_what_can_run(capsys):
     assert status == 0
     assert set(values["measured_seconds"]) == {values["algorithm"], *values["rejected"]} - {"depthwise", "pointwise"}
     assert min(values["measured_seconds"].values()) > 0
+    assert (values["stride"], values["padding"], values["groups"]) == ([1, 1], [[0, 0], [0, 0]], 1)
     table = run("plan 1x4x9x9 4x4x3x3 --measure --backend numpy", capsys)[1].partition("measured")[2].splitlines()
     assert "predicted" in table[0]
     assert {line.split()[-1] for line in table[1:]} == set(values["measured_seconds"])
@@ -185,6 +190,8 @@ def test_one_broken_picture_does_not_stop_the_others(pictures, capsys):
         ("cost 1x3x8 4x3xx", "sizes must be"),
         ("cost --separable --groups 2 4 4 3 3 8 8", "--groups"),
         ("cost mobilenet_v9", "mobilenet_v2"),
+        ("cost --separable --samples 10 4 4 3 3 8 8", "no --samples"),
+        ("cost --vary --layers 10 4 4 3 3 8 8", "no --layers"),
         ("filter colour.png --kernel gaussian:1e9", "1000 pixels or less"),
     ],
 )
@@ -198,13 +205,24 @@ def test_mistakes_are_one_line_and_status_2(line, words, pictures, capsys):
 
 
 @pytest.mark.parametrize(
-    "line", ["", "frobnicate", "plan", "cost --layers ten 1 1 3 3 8 8", "cost 4 4 3 3 8 8 --count 0"]
-)
+    "line",
+    [
+        "", "frobnicate", "plan", "cost --layers ten 1 1 3 3 8 8", "cost 4 4 3 3 8 8 --count 0",
+        "cost 4 4 3 3 8 8 --samples 0", "predict weights.npz x.png --top 0",
+    ],
+)  # fmt: skip
 def test_a_wrong_call_is_one_line_and_status_2(line, capsys):
     with pytest.raises(SystemExit) as stop:
         main(shlex.split(line))
     assert stop.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_warning_is_one_line_too(monkeypatch, capsys):
+    monkeypatch.setattr(nc, "show_config", lambda: warnings.warn("the cache\ncannot be written", stacklevel=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run("info", capsys) == (0, "", "npconv: warning: the cache cannot be written\n")
 
 
 @pytest.mark.parametrize("seconds", ["inf", "nan", "-1", "0", "soon"])

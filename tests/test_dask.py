@@ -208,7 +208,16 @@ L = da.from_array(X)
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: nd.conv(X, W[:, :1]), ValueError, "x_shape has 2 channels"),
+        (lambda: nd.conv(X, W[:, :1]), ValueError, "^x has 2 channels .*, but w of shape"),
+        (lambda: nd.conv_input_grad(X, W, (1, 3, 9, 9)), ValueError, "^input_shape has 3 channels .*, but w of shape"),
+        (lambda: nd.conv(X, W, algorithm="quick"), ValueError, "algorithm must be one of"),
+        (lambda: nd.conv(X, np.ma.ones(W.shape)), TypeError, "w is a masked array"),
+        (lambda: nd.conv(da.from_array(np.ma.ones(X.shape)), W), TypeError, "x is a masked array"),
+        (lambda: nd.as_dask(np.ma.ones(3)), TypeError, "x is a masked array"),
+        *(
+            (lambda chunks=chunks: nd.as_dask(np.ones((4, 4)), chunks), ValueError, "^chunks must be what dask.array")
+            for chunks in ("abc", (1, 2, 3), -5, 0, None, object())
+        ),
         (lambda: nd.conv([1, 2], W), TypeError, "x must be an array of dask, NumPy or Zarr, got list"),
         (lambda: nd.conv(da.zeros(3)[da.zeros(3) > 0], W), ValueError, "x must have chunks of known sizes"),
         (lambda: nd.conv(X, W, np.zeros(2, "f4")), ValueError, r"bias must have shape \(3,\)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import operator
 import re
@@ -137,6 +138,15 @@ def test_links_to_files_lead_somewhere(page):
             target = f"../examples/{target.removesuffix('.rst')}.py".replace("gallery/index.py", "gallery/README.rst")
         # CONTRIBUTING.md and CHANGELOG.md are included into docs/.
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_headings_skip_no_level(page):
+    """Which `make docs` refuses, and takes minutes to find."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", text, re.MULTILINE)]
+    assert not levels or levels[0] == 1
+    assert all(deeper <= level + 1 for level, deeper in itertools.pairwise(levels))
 
 
 def test_a_link_that_leads_nowhere_is_found(tmp_path):

@@ -18,6 +18,7 @@ from npconv.algorithms import ALGORITHMS, OPERATIONS
 from npconv.algorithms.base import image_shape, result_shape
 from npconv.arrays import require
 from npconv.geometry import ConvSpec
+from npconv.kernels.cpu import depthwise_last
 from npconv.planning import plan_for
 
 SPECS = [
@@ -43,6 +44,12 @@ FILTERS = [
 
 POOLS = [((2, 3, 20, 17), (3, 3), 2, 1), ((1, 2, 9, 33), (2, 5), (1, 2), 0), ((3, 1, 40, 16), (2, 2), 2, 0)]
 """Shape of an image, kernel, stride and padding."""
+
+LAST = [
+    ((2, 5, 13, 94), (94, 1, 3, 3), {"padding": 1}),
+    ((1, 3, 4, 2, 3), (3, 1, 3, 2, 3), {"padding": 2, "stride": (2, 1, 1)}),
+]
+"""Shapes of a channels-last image and of depthwise weights, and the rest."""
 
 
 def inside(at_end: bool) -> int:
@@ -79,6 +86,20 @@ def inside(at_end: bool) -> int:
         expected = nc.max_pool(x, *window)
         with PageGuarded(at_end) as guard:
             nc.max_pool(guard.copy(x), *window, out=(found := guard.empty(expected.shape, "f4")))
+        np.testing.assert_array_equal(found, expected)
+        count += 1
+    for x_shape, w_shape, options in LAST:
+        spec, dtype = (
+            ConvSpec.of(x_shape, w_shape, groups=w_shape[0], layout="channels_last", **options),
+            np.dtype("f4"),
+        )
+        x, w, bias = (rng.integers(-3, 4, shape).astype(dtype) for shape in (x_shape, w_shape, w_shape[:1]))
+        expected = nc.conv(x, w, bias, groups=spec.groups, layout="channels_last", backend="numpy", **options)
+        run = depthwise_last.runner(spec, dtype, (-np.inf, np.inf), False)
+        with PageGuarded(at_end) as guard:
+            packed = depthwise_last.pack_weights(spec, guard.copy(w))
+            packed = packed._replace(values=guard.copy(packed.values))
+            run(guard.copy(x), packed, guard.copy(bias), found := guard.empty(spec.y_shape, dtype))
         np.testing.assert_array_equal(found, expected)
         count += 1
     return count

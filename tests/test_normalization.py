@@ -13,7 +13,8 @@ from npconv import nn
 
 ONES = np.ones(3)
 
-SHAPES = [(4, 3), (2, 3, 7), (3, 5, 4, 6), (2, 2, 3, 1, 4), (1, 1, 9)]
+# The last two: planes that are gone through one by one; more images than are added in float32, in blocks of channels.
+SHAPES = [(4, 3), (2, 3, 7), (3, 5, 4, 6), (2, 2, 3, 1, 4), (1, 1, 9), (2, 3, 11, 13), (35, 9, 2, 2)]
 
 
 def definition(x: Any, weight: Any, bias: Any, eps: float, activation: str | None) -> Any:
@@ -91,6 +92,17 @@ def test_a_nan_stays_in_its_channel_and_passes_no_gradient_through_a_clamp(backe
     dx, _, dbias = pullback(np.ones_like(x))
     assert np.isfinite(dx[:, 1]).all()
     assert dbias[0] == 0
+
+
+@pytest.mark.parametrize("size", [6, 25])
+def test_the_gradient_passes_exactly_where_the_result_is_between_the_bounds(backend: str, size: int) -> None:
+    rng = np.random.default_rng(0)
+    x, dy = rng.normal(5, 3, (7, 6, size, size)).astype("f4"), rng.integers(1, 9, (7, 6, size, size)).astype("f4")
+    weight, bias = rng.normal(3, 1, 6).astype("f4"), np.array([2, 0, 1, 0, 3, 0], "f4")
+    weight[-1] = 0
+    y, _, _, pullback = nc.batch_norm_vjp(x, weight, bias, activation="relu6", backend=backend)
+    # Whole numbers, whose sums are exact.
+    assert (pullback(dy)[2] == np.where((y > 0) & (y < 6), dy, 0).sum(axis=(0, 2, 3))).all()
 
 
 @pytest.mark.parametrize("rectifier", [nn.ReLU, nn.ReLU6])

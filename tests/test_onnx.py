@@ -286,6 +286,7 @@ def test_run_prints_the_largest_outputs(tmp_path: Path, capsys: pytest.CaptureFi
     assert str(int(y.argmax())) in text
     assert cli.main(["run", str(tmp_path / "small.onnx"), str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npy")]) == 0
     assert_array_equal(np.load(tmp_path / "y.npy"), y)
+    assert capsys.readouterr().out == f"1 array written to {tmp_path / 'y.npy'}\n"
 
 
 def test_run_and_cost_say_it_to_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

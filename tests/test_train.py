@@ -66,6 +66,10 @@ def test_a_folder_of_pictures_is_learned(trained: Path, folder: Path, capsys: py
     (found,) = json.loads(capsys.readouterr().out)
     assert found["picture"] == str(images[0])
     assert [(row["class"], row["share"] > 0.5) for row in found["classes"]] == [("dark", True)]
+    many = [str(folder / "dark"), f"{folder}/light/[34].jpg"]
+    assert main(["predict", str(trained / "weights.safetensors"), *many]) == 0
+    named = [line.partition(": ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert named == [*map(str, sorted((folder / "dark").iterdir())), *(f"{folder}/light/{n}.jpg" for n in (3, 4))]
 
 
 def test_the_same_command_goes_on_where_it_stood(

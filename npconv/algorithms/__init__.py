@@ -17,7 +17,8 @@ ALGORITHMS: dict[str, Algorithm] = {
 TRANSFORMED = frozenset({"winograd", "fft"})
 """Those that do not sum the definition's products, so that they round in another way; `npconv.strict` forbids them."""
 
-NARROW_ON_GPU = frozenset({"pointwise", "depthwise", "direct"})
-"""Those whose CUDA kernels read float16 and bfloat16 as they are, and sum them in float32."""
+SUMS_OF_PRODUCTS = frozenset({"pointwise", "depthwise", "direct"})
+"""Those whose compiled loops sum the definition's products where the operands lie: CUDA kernels read float16 and
+bfloat16 as they are, and channels-last arrays need not be transposed."""
 
-__all__ = ["ALGORITHMS", "NARROW_ON_GPU", "OPERATIONS", "TRANSFORMED", "Algorithm", "Work"]
+__all__ = ["ALGORITHMS", "OPERATIONS", "SUMS_OF_PRODUCTS", "TRANSFORMED", "Algorithm", "Work"]

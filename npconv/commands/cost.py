@@ -42,8 +42,9 @@ def add(commands: Any) -> None:
     step = parser.add_mutually_exclusive_group()
     step.add_argument("--backward", dest="step", action="store_const", const="backward", help="the gradients")
     step.add_argument("--training", dest="step", action="store_const", const="training", help="forward and backward")
-    parser.add_argument("--separable", action="store_true", help="beside the depthwise separable pair")
-    parser.add_argument("--vary", action="store_true", help="without padding, half the image, twice the channels")
+    beside = parser.add_mutually_exclusive_group()
+    beside.add_argument("--separable", action="store_true", help="beside the depthwise separable pair")
+    beside.add_argument("--vary", action="store_true", help="without padding, half the image, twice the channels")
     parser.add_argument(
         "--machines",
         nargs="+",
@@ -70,6 +71,8 @@ def run(options: argparse.Namespace) -> None:
         _print_one(rows[0])
     else:
         print(nc.cost.table(rows))
+    if options.separable and not options.json:
+        _print_saving(rows)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -156,6 +159,10 @@ def _costs(options: argparse.Namespace, x: tuple[int, ...], w: tuple[int, ...]) 
 
 def _forward(options: argparse.Namespace, x: tuple[int, ...], w: tuple[int, ...]) -> list[nc.cost.Cost]:
     arguments = geometry(options)
+    if (options.separable or options.vary) and (options.layers or options.samples):
+        raise UsageError(
+            "--separable and --vary are of one layer and sample, so they take no --layers and no --samples"
+        )
     if options.separable:
         if arguments.pop("groups") != 1:
             raise UsageError("--separable compares with a layer of one group, so it takes no --groups")
@@ -195,6 +202,17 @@ def _print_one(row: nc.cost.Row) -> None:
         print(f"{duration(seconds):<11} on {machine.name}")
 
 
+def _print_saving(rows: list[nc.cost.Row]) -> None:
+    dense, *_, pair = (row.cost for row in rows)
+    if pair.macs:
+        macs, parameters, moved = (
+            f"{getattr(dense, name) / getattr(pair, name):.3g}" for name in ("macs", "parameters", "bytes")
+        )
+        print(
+            f"\nThe dense layer has {macs} times the MACs, {parameters} times the parameters, {moved} times the bytes."
+        )
+
+
 def _values(row: nc.cost.Row) -> dict[str, Any]:
     cost = row.cost
     times = {machine.name: seconds for machine, seconds in zip(row.machines, row.seconds, strict=True)}
@@ -212,8 +230,8 @@ def _values(row: nc.cost.Row) -> dict[str, Any]:
 def _count(text: str) -> int:
     try:
         value = float(text)
-        if value != int(value) or value < 0:
+        if value != int(value) or value < 1:
             raise ValueError
     except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"expected a number such as 10 or 1e6, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"expected a whole number such as 10 or 1e6, got {text!r}") from None
     return int(value)

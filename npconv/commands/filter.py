@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import json
 import sys
 from collections.abc import Iterable
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import npconv as nc
-from npconv.commands import CommandError, UsageError
+from npconv.commands import CommandError, UsageError, pictures
 from npconv.commands.arguments import add_json, describe, need
 from npconv.demo import ImageError, open_picture
 
@@ -27,7 +26,6 @@ npconv filter 'photos/*.png' --kernel mine.npy -o out/       a kernel of your ow
 LARGEST = 1000
 """Pixels: what a picture is blurred over. More is a slip of the hand, whose kernel would fill the memory."""
 KERNELS = "sobel, laplace, sharpen, gaussian:SIGMA, box:SIZE or a file FILE.npy"
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
 
 def add(commands: Any) -> None:
@@ -51,23 +49,23 @@ def run(options: argparse.Namespace) -> None:
     """
     need("image", "PIL", "tqdm")
     apply = _kernel(options.kernel, options.boundary)
-    pictures = _pictures(options.images)
-    targets = _targets(pictures, options.output)
+    sources = pictures.find(options.images)
+    targets = _targets(sources, options.output)
     written = []
-    for source, target in _progress(list(zip(pictures, targets, strict=True))):
+    for source, target in _progress(list(zip(sources, targets, strict=True))):
         try:
             _write(apply(_read(source)), target)
             written.append({"picture": str(source), "written": str(target)})
         except ImageError as error:
-            if len(pictures) == 1:
+            if len(sources) == 1:
                 raise UsageError(error) from None
             print(f"npconv: {error}", file=sys.stderr)
     if options.json:
         print(json.dumps(written, indent=2))
-    if len(written) < len(pictures):
-        raise CommandError(f"{len(pictures) - len(written)} of {len(pictures)} pictures could not be read")
+    if len(written) < len(sources):
+        raise CommandError(f"{len(sources) - len(written)} of {len(sources)} pictures could not be read")
     if not options.json:
-        print(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''} written, the last to {targets[-1]}")
+        print(f"{len(sources)} picture{'s' if len(sources) > 1 else ''} written, the last to {targets[-1]}")
 
 
 def _progress(items: list[Any]) -> Iterable[Any]:
@@ -78,39 +76,21 @@ def _progress(items: list[Any]) -> Iterable[Any]:
     return bar
 
 
-def _pictures(patterns: list[str]) -> list[Path]:
-    """The files that were named, without repetition."""
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-        elif path.exists() or not glob.has_magic(pattern):
-            inside = [path]
-        else:
-            names = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - a pattern may be absolute
-            inside = [Path(name) for name in names if Path(name).is_file()]
-        if not inside:
-            raise UsageError(f"there is no picture in {pattern}")
-        found.update(dict.fromkeys(inside))
-    return list(found)
-
-
-def _targets(pictures: list[Path], output: Path) -> list[Path]:
+def _targets(sources: list[Path], output: Path) -> list[Path]:
     """Where the results go; never over a picture that is read, and no two to the same place."""
     if output.suffix and not output.is_dir():
-        if len(pictures) > 1:
-            raise UsageError(f"--output must be a folder for {len(pictures)} pictures, got {output}")
+        if len(sources) > 1:
+            raise UsageError(f"--output must be a folder for {len(sources)} pictures, got {output}")
         targets = [output]
     else:
-        targets = [output / f"{picture.stem}.png" for picture in pictures]
-    sources = {picture.resolve() for picture in pictures}
+        targets = [output / f"{source.stem}.png" for source in sources]
+    read = {source.resolve() for source in sources}
     for number, target in enumerate(targets):
-        if target.resolve() in sources:
+        if target.resolve() in read:
             raise UsageError(f"output must not be over a picture that is read, got {target}")
         if target in targets[:number]:
             raise UsageError(f"two of the pictures are called {target.stem}: write them to folders of their own")
-        if target.suffix.lower() not in SUFFIXES:
+        if target.suffix.lower() not in pictures.SUFFIXES:
             raise UsageError(f"--output must be a kind of picture, such as .png, got {target}")
     return targets
 

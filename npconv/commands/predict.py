@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 import npconv as nc
-from npconv.commands import recipes, samples
-from npconv.commands.arguments import add_json, describe, need
+from npconv.commands import pictures, recipes, samples
+from npconv.commands.arguments import add_json, describe, need, positive
 
 EXAMPLES = """
-npconv predict npconv-train/weights.safetensors photo.jpg
-npconv predict npconv-train/weights.safetensors *.png --top 3
+npconv predict npconv-train/weights.safetensors photo.jpg            what it sees in a picture
+npconv predict npconv-train/weights.safetensors photos/ --top 3      every picture of a folder
 """
 
 
@@ -23,8 +23,10 @@ def add(commands: Any) -> None:
     """Describe the command."""
     parser = describe(commands, "predict", run, "say what a trained network sees in pictures", EXAMPLES)
     parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="a file that npconv train wrote")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="pictures, as those it was trained on")
-    parser.add_argument("--top", type=int, default=1, help="so many classes for each picture (default: %(default)s)")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture, a folder, or a pattern in quotes")
+    parser.add_argument(
+        "--top", type=positive, default=1, metavar="N", help="so many classes for each picture (default: %(default)s)"
+    )
     add_json(parser)
 
 
@@ -33,18 +35,19 @@ def run(options: argparse.Namespace) -> None:
     need("train", "PIL", *(["safetensors"] if options.weights.suffix == ".safetensors" else []))
     network, model = recipes.load(options.weights)
     channels, *size = network.shape
-    pictures = np.stack([samples.read(path, size, channels) for path in options.images])
-    logits = nc.nn.predict(model, samples.scaled(pictures)).astype(float)
+    paths = pictures.find(options.images)
+    pixels = np.stack([samples.read(path, size, channels) for path in paths])
+    logits = nc.nn.predict(model, samples.scaled(pixels)).astype(float)
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
-    best = np.argsort(-shares, axis=1, kind="stable")[:, : max(1, options.top)]
+    best = np.argsort(-shares, axis=1, kind="stable")[:, : options.top]
     found = [
         [(network.names[number], share[number]) for number in row] for share, row in zip(shares, best, strict=True)
     ]
     if options.json:
         classes = ([{"class": name, "share": float(share)} for name, share in row] for row in found)
-        rows = zip(options.images, classes, strict=True)
+        rows = zip(paths, classes, strict=True)
         print(json.dumps([{"picture": str(path), "classes": row} for path, row in rows], indent=2))
         return
-    for path, row in zip(options.images, found, strict=True):
+    for path, row in zip(paths, found, strict=True):
         print(f"{path}: " + ", ".join(f"{name} ({share:.1%})" for name, share in row))

@@ -12,7 +12,7 @@ import numpy as np
 
 import npconv as nc
 from npconv.commands import UsageError, samples
-from npconv.commands.arguments import add_json, describe, need
+from npconv.commands.arguments import add_json, describe, need, positive
 
 EXAMPLES = """
 npconv run model.onnx cat.jpg
@@ -26,7 +26,9 @@ def add(commands: Any) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a model with one input")
     parser.add_argument("input", type=Path, metavar="INPUT", help="an .npy file, or a picture")
     parser.add_argument("-o", "--output", type=Path, metavar="PATH", help=".npy for one output, .npz for any number")
-    parser.add_argument("--top", type=int, default=5, help="so many of the largest elements (default: %(default)s)")
+    parser.add_argument(
+        "--top", type=positive, default=5, metavar="N", help="so many of the largest elements (default: %(default)s)"
+    )
     parser.add_argument("--max-memory", type=float, default=4.0, metavar="GIB", help="default: %(default)s")
     add_json(parser)
 
@@ -48,16 +50,18 @@ def run(options: argparse.Namespace) -> None:
     x = _array(options.input) if options.input.suffix == ".npy" else _picture(options.input, shape, dtype, max_memory)
     results = model.run({name: x})
     if options.json:
-        print(json.dumps({key: _values(value, max(0, options.top)) for key, value in results.items()}, indent=2))
+        print(json.dumps({key: _values(value, options.top) for key, value in results.items()}, indent=2))
     elif options.output is None:
         for key, value in results.items():
-            _show(key, value, max(0, options.top))
+            _show(key, value, options.top)
     if options.output is None:
         return
     if options.output.suffix == ".npy":
         np.save(options.output, *results.values())
     else:
         np.savez(options.output, **results)
+    if not options.json:
+        print(f"{len(results)} array{'s' if len(results) > 1 else ''} written to {options.output}")
 
 
 def _check_output(path: Path | None, outputs: int) -> None:

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from npconv.commands import UsageError
+from npconv.commands.pictures import pictures_in
 from npconv.demo import ImageError, open_picture
-
-ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
 
 @dataclass(frozen=True)
@@ -99,12 +98,7 @@ def digits(size: int, channels: int = 1) -> Samples:
 
 def _folder(path: Path, size: int, channels: int) -> Samples:
     folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    files = [
-        (file, number)
-        for number, folder in enumerate(folders)
-        for file in sorted(folder.iterdir())
-        if file.suffix.lower() in ENDINGS
-    ]
+    files = [(file, number) for number, folder in enumerate(folders) for file in pictures_in(folder)]
     found = {number for _, number in files}
     if len(found) < 2:
         raise UsageError(
@@ -113,8 +107,8 @@ def _folder(path: Path, size: int, channels: int) -> Samples:
     for number, folder in enumerate(folders):
         if number not in found:
             raise UsageError(f"{folder} has no pictures; a folder is a class")
-    pictures = np.stack([read(file, size, channels) for file, _ in files])
-    return Samples(pictures, np.array([number for _, number in files]), tuple(folder.name for folder in folders))
+    pixels = np.stack([read(file, size, channels) for file, _ in files])
+    return Samples(pixels, np.array([number for _, number in files]), tuple(folder.name for folder in folders))
 
 
 def _file(path: Path) -> Samples:

@@ -45,9 +45,9 @@ def as_dask(x: Any, chunks: Any = "auto") -> Any:
     ImportError
         If dask is missing.
     TypeError
-        If `x` is something else.
+        If `x` is something else, or a masked array, whose mask would be lost.
     ValueError
-        If dask does not know how large its chunks are.
+        If dask does not know how large its chunks are, or `chunks` are none for its shape.
 
     Examples
     --------
@@ -60,16 +60,32 @@ def as_dask(x: Any, chunks: Any = "auto") -> Any:
     if isinstance(x, da.Array):
         if any(n != n for n in x.shape):
             raise ValueError(f"x must have chunks of known sizes, got shape {x.shape}; call its compute_chunk_sizes()")
+        check_arrays(x=x)
         return x
     if isinstance(x, np.memmap) and x.filename is not None and _maps_whole_file_order(x):
-        sizes = da.core.normalize_chunks(chunks, x.shape, dtype=x.dtype)
+        sizes = _chunks(chunks, x)
         facts = {"filename": str(x.filename), "shape": x.shape, "offset": x.offset, "kind": x.dtype.str}
         return da.map_blocks(_read, chunks=sizes, dtype=x.dtype, meta=np.empty((0,) * x.ndim, x.dtype), **facts)
     if type(x).__module__.partition(".")[0] == "zarr":
         return da.from_zarr(x)
     if isinstance(x, np.ndarray):
-        return da.from_array(np.asarray(x), chunks=chunks)
+        check_arrays(x=x)
+        if x.dtype.kind not in "biufc":
+            raise TypeError(f"x must be an array of numbers, got dtype {x.dtype}")
+        return da.from_array(np.asarray(x), chunks=_chunks(chunks, x))
     raise TypeError(f"x must be an array of dask, NumPy or Zarr, got {type(x).__name__}")
+
+
+def _chunks(chunks: Any, x: Any) -> Any:
+    """The sizes of chunks along each axis, from anything that dask takes for them."""
+    try:
+        sizes = dask_array().core.normalize_chunks(chunks, x.shape, dtype=x.dtype)
+        wrong = any(sum(line) != n or min(line) < 0 for line, n in zip(sizes, x.shape, strict=True))
+    except (ValueError, TypeError, KeyError, IndexError, ZeroDivisionError, NotImplementedError):
+        wrong = True
+    if wrong:
+        raise ValueError(f"chunks must be what dask.array.from_array takes for shape {x.shape}, got {chunks!r}")
+    return sizes
 
 
 def _maps_whole_file_order(x: Any) -> bool:
@@ -94,10 +110,12 @@ def dask_array() -> Any:
 
 
 def check_arrays(**given: Any) -> None:
-    """Raise unless these are arrays, or None."""
+    """Raise unless these are arrays, or None, and nothing of them would be lost."""
     for name, value in given.items():
         if value is not None and not (hasattr(value, "shape") and hasattr(value, "dtype")):
             raise TypeError(f"{name} must be an array of dask or NumPy, got {type(value).__name__}")
+        if isinstance(getattr(value, "_meta", value), np.ma.MaskedArray):
+            raise TypeError(f"{name} is a masked array, whose mask would be lost; fill it first")
 
 
 def weights_of(w: Any) -> tuple[Any, tuple[int, ...], np.dtype[Any]]:

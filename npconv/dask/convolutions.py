@@ -36,6 +36,17 @@ def _axes(x: Any, w_shape: tuple[int, ...], layout: str) -> tuple[Any, list[int]
     return x.rechunk({channel: -1}), list(range(first, first + dims)), channel
 
 
+def _spec(names: tuple[str, str], *shapes: Any, **how: Any) -> Any:
+    """`npconv.plan`'s spec; its errors speak of shapes, here they name the arrays whose shapes those are."""
+    try:
+        return nc.plan(*shapes, **how).spec
+    except (ValueError, TypeError) as error:
+        words = str(error)
+        for asked, name in zip(("x_shape", "w_shape"), names, strict=True):
+            words = words.replace(asked, name)
+        raise type(error)(words) from None
+
+
 def conv(
     x: Any,
     w: Any,
@@ -85,9 +96,10 @@ def conv(
     weights, w_shape, w_dtype = weights_of(w)
     dtype = np.result_type(x.dtype, w_dtype, *(() if bias is None else (bias.dtype,)))
     window = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    spec = nc.plan(
-        x.shape, w_shape, **window, padding_mode=padding_mode, layout=layout, dtype=dtype, activation=activation
-    ).spec
+    spec = _spec(
+        ("x", "w"), x.shape, w_shape, **window, padding_mode=padding_mode, layout=layout, dtype=dtype,
+        activation=activation, algorithm=algorithm,
+    )  # fmt: skip
     if bias is not None and tuple(bias.shape) != w_shape[:1]:
         raise ValueError(f"bias must have shape {w_shape[:1]}, one for each output channel; got {tuple(bias.shape)}")
     x, axes, channel = _axes(x, w_shape, layout)
@@ -225,7 +237,8 @@ def conv_input_grad(
     check_arrays(w=w)
     _, w_shape, w_dtype = weights_of(w)
     w = w.conj()
-    spec = nc.plan(input_shape, w_shape, stride, padding, dilation, groups, layout=layout).spec
+    window = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    spec = _spec(("input_shape", "w"), input_shape, w_shape, **window, layout=layout)
     if dy.shape != spec.y_shape:
         raise ValueError(f"dy must have shape {spec.y_shape}, that of the convolution's result; got {dy.shape}")
     dy, axes, channel = _axes(dy, w_shape, layout)
@@ -308,7 +321,7 @@ def conv_weight_grad(
     """
     x, dy = as_dask(x), as_dask(dy)
     window = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    spec = nc.plan(x.shape, weight_shape, **window, layout=layout).spec
+    spec = _spec(("x", "weight_shape"), x.shape, weight_shape, **window, layout=layout)
     if dy.shape != spec.y_shape:
         raise ValueError(f"dy must have shape {spec.y_shape}, that of the convolution's result; got {dy.shape}")
     dtype, geometry = np.result_type(x.dtype, dy.dtype), spec.window

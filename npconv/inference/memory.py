@@ -9,6 +9,10 @@ ALIGNMENT = 64
 """Bytes of a cache line, at which every value starts."""
 
 
+class LimitError(ValueError):
+    """More memory would be needed than a budget allows."""
+
+
 class Budget:
     """A limit on the bytes that may be held at a time, and how many are.
 
@@ -21,9 +25,9 @@ class Budget:
     >>> from npconv.inference import Budget
     >>> budget = Budget(1000)
     >>> budget.take(800, "the weights")
-    >>> budget.check(300, "an image")
+    >>> budget.check(300, "x")
     Traceback (most recent call last):
-    ValueError: an image needs 300 bytes beside 800 that are held, more than max_memory=1,000 allows
+    npconv.inference.memory.LimitError: x needs 300 bytes beside 800 that are held, more than max_memory=1,000 allows
     """
 
     def __init__(self, limit: int) -> None:
@@ -31,15 +35,15 @@ class Budget:
         self.held = 0
 
     def check(self, nbytes: int, who: str) -> None:
-        """Raise ValueError if `nbytes` more would be too much; `who` wants them."""
+        """Raise LimitError if `nbytes` more would be too much; `who` wants them."""
         if self.held + nbytes > self.limit:
-            raise ValueError(
+            raise LimitError(
                 f"{who} needs {nbytes:,} bytes beside {self.held:,} that are held, "
                 f"more than max_memory={self.limit:,} allows"
             )
 
     def take(self, nbytes: int, who: str) -> None:
-        """Hold `nbytes` more, or raise ValueError."""
+        """Hold `nbytes` more, or raise LimitError."""
         self.check(nbytes, who)
         self.held += nbytes
 

@@ -15,6 +15,7 @@ from npconv.inference.graph import Array, Graph
 from npconv.inference.memory import Budget
 from npconv.inference.operators import Where
 from npconv.inference.program import Program, ShapesChangedError
+from npconv.inference.regions import LAYOUTS
 from npconv.inference.summary import Row, summarize
 
 MAX_MEMORY = 4 * 2**30
@@ -39,6 +40,9 @@ class Model:
         Bytes that may be held at a time: constants, the arenas of all programs, and what a run needs besides.
     backend : str, optional
         Defaults to `npconv.get_backend`, where ``"auto"`` is NumPy's arrays.
+    layout : {"auto", "channels_first", "channels_last"}
+        Of images between the steps; inputs and outputs stay as they are declared. ``"auto"`` is what is predicted to be
+        faster, for every region of the network by itself; ``"channels_last"`` has every step run so that can.
 
     Attributes
     ----------
@@ -68,10 +72,14 @@ class Model:
         *,
         max_memory: int = MAX_MEMORY,
         backend: str | None = None,
+        layout: str = "auto",
     ) -> None:
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout must be one of {', '.join(map(repr, LAYOUTS))}, got {layout!r}")
         self.graph = graph
         self.inputs: dict[str, Spec] = {name: (inputs or {}).get(name, (None, None)) for name in graph.inputs}
         self.outputs = list(graph.outputs)
+        self._layout = layout
         self._budget = Budget(max_memory)
         self._backend = nc.get_backend() if backend is None else backend
         self._xp = _namespace(self._backend)
@@ -204,7 +212,7 @@ class Model:
                 self._budget.give(program.nbytes)
         held = self._budget.held
         try:
-            program = Program(self.graph, feeds, Where(self._xp, self._backend, self._budget))
+            program = Program(self.graph, feeds, Where(self._xp, self._backend, self._budget), self._layout)
         except BaseException:
             self._budget.held = held
             raise

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from npconv.inference.graph import Array, Graph, Node
-from npconv.inference.memory import ALIGNMENT, Block, layout
-from npconv.inference.operators import Bound, Value, Where, bind, named
+from npconv.inference.memory import ALIGNMENT, Block, LimitError, layout
+from npconv.inference.operators import Bound, Step, Value, Where, bind, named
+from npconv.inference.regions import Arrangement, arrange
 
 FAILURES = (ValueError, TypeError, ArithmeticError, LookupError, MemoryError, RuntimeError)
 
 
 class ShapesChangedError(Exception):
     """A node whose results nobody knows beforehand gave others than in the run that the program was made from."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One node of a program, and the values that it gave when the program was made."""
-
-    node: Node
-    bound: Bound
-    results: tuple[Value | None, ...]
 
 
 class Program:
@@ -38,20 +30,53 @@ class Program:
     feeds : mapping of str to array
         The inputs, of the shapes that the program is for.
     where : Where
+    layout : {"auto", "channels_first", "channels_last"}
+        Of images between the steps, where those can do either.
     """
 
-    def __init__(self, graph: Graph, feeds: Mapping[str, Array], where: Where) -> None:
+    def __init__(self, graph: Graph, feeds: Mapping[str, Array], where: Where, layout: str = "auto") -> None:
         self._where = where
         self._outputs = graph.outputs
         self._fixed: dict[str, Array] = {**graph.constants, "": None}
+        self._lock = threading.Lock()
+        self._steps: list[tuple[Callable[..., Any], Any, list[int], list[int]]] = []
         steps, values = first_run(graph, feeds, where, self._fixed)
         self.first = {name: _own(values[name]) for name in graph.outputs}
-        memory = Memory(steps, set(graph.outputs), set(feeds) | set(self._fixed))
-        where.budget.take(memory.nbytes, "the arena")
-        self.nbytes = memory.nbytes + sum(step.bound.held for step in steps)
-        self._lock = threading.Lock()
-        self._arena = _aligned(where, memory.nbytes)
-        self._steps: list[tuple[Callable[..., Any], Any, list[int], list[int]]] = []
+        del values
+        turned = self._rearranged(steps, feeds, layout)
+        if turned is None:
+            self._settle(steps, feeds, 0)
+            return
+        where.budget.give(sum(step.bound.held for step in steps))
+        self._settle(turned.steps, feeds, sum(value.nbytes for value in turned.constants.values()))
+        with contextlib.suppress(ShapesChangedError):  # else later results differ from the first one by rounding
+            self.first = self.run(feeds)
+
+    def _rearranged(self, steps: Sequence[Step], feeds: Mapping[str, Array], layout: str) -> Arrangement | None:
+        """Steps some of which run channels-last; None where nothing is won, or memory does not suffice for it."""
+        held = self._where.budget.held
+        known = {name: Value.of(value) for name, value in feeds.items()}
+        known |= {name: Value.of(value, True) for name, value in self._fixed.items() if hasattr(value, "shape")}
+        try:
+            turned = arrange(steps, known, self._outputs, self._where, layout)
+            if turned is not None:
+                memory = self._memory(turned.steps, {**feeds, **turned.constants})
+                self._where.budget.check(memory.nbytes, "the arena")
+                self._fixed |= turned.constants
+            return turned
+        except LimitError:
+            self._where.budget.held = held
+            return None
+
+    def _memory(self, steps: Sequence[Step], given: Mapping[str, Array]) -> Memory:
+        return Memory(steps, set(self._outputs), set(given) | set(self._fixed))
+
+    def _settle(self, steps: Sequence[Step], feeds: Mapping[str, Array], constants: int) -> None:
+        """Take memory for steps; `constants` bytes are held beside their weights."""
+        memory = self._memory(steps, feeds)
+        self._where.budget.take(memory.nbytes, "the arena")
+        self.nbytes = memory.nbytes + constants + sum(step.bound.held for step in steps)
+        self._arena = _aligned(self._where, memory.nbytes)
         self._prepare(steps, memory, feeds)
 
     def _prepare(self, steps: Sequence[Step], memory: Memory, feeds: Mapping[str, Array]) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from npconv.inference.graph import Array, Graph
-from npconv.inference.operators import Value, Where
-from npconv.inference.program import Step, first_run
+from npconv.inference.operators import Step, Value, Where
+from npconv.inference.program import first_run
 
 
 @dataclass(frozen=True)

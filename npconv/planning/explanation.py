@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from npconv.algorithms import ALGORITHMS
 from npconv.arrays import compute_dtype
@@ -41,8 +41,8 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         ("padding", f"{padding} {spec.padding_mode}, {spec.layout}"),
         ("backend", plan.backend.name + (f", {_threads(plan.threads)}" if plan.backend.name != "cupy" else "")),
         ("algorithm", f"{plan.algorithm} ({plan.kernel})"),
-        *ALGORITHMS[plan.algorithm].details(plan.core, plan.op, plan.backend, plan.operand_dtype, plan.reused),
-        ("work", f"{amount(plan.macs, 'MAC')} = {amount(plan.flops, 'FLOP')}"),
+        *_details(plan),
+        ("work", _work(plan)),
         ("memory", f"{amount(plan.bytes, 'B')} of operands, {amount(plan.workspace, 'B')} of workspace"),
         ("predicted", f"{duration(plan.predicted_seconds)} on a typical machine{_rates(plan)}"),
     ]  # fmt: skip
@@ -51,6 +51,22 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
     if plan.measured_seconds is not None:
         facts.append(("measured", f"{duration(plan.measured_seconds)} on {_threads(plan.measured_threads or 1)}"))
     return facts + [(f"not {name}", reason) for name, reason in plan.rejections]
+
+
+def _details(plan: Plan) -> tuple[tuple[str, str], ...]:
+    """Driver, tile and blocks, as pairs of words."""
+    if plan.reads_channels_last and plan.backend.name == "numba":
+        kernels: Any = plan.backend.kernels
+        found: tuple[tuple[str, str], ...] = kernels.last_details(plan.spec, plan.operand_dtype)
+        return found
+    algorithm = ALGORITHMS[plan.algorithm]
+    return algorithm.details(plan.core, plan.op, plan.backend, plan.operand_dtype, plan.reused)
+
+
+def _work(plan: Plan) -> str:
+    """The definition's sums of products, and what the algorithm makes of them where that is something else."""
+    defined = f"{amount(plan.macs, 'MAC')} = {amount(2 * plan.macs, 'FLOP')}"
+    return defined if plan.flops == 2 * plan.macs else f"{defined} by definition, {amount(plan.flops, 'FLOP')} this way"
 
 
 def _rates(plan: Plan) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from npconv import epilogue
-from npconv.algorithms import ALGORITHMS, NARROW_ON_GPU
+from npconv.algorithms import ALGORITHMS, SUMS_OF_PRODUCTS
 from npconv.algorithms.base import Work
 from npconv.arrays import (
     NARROW,
@@ -146,6 +146,9 @@ class Plan:
 
     def packed(self, w: Array, once: bool = False) -> Any:
         """Weights as the algorithm's forward takes them; for a call that uses them `once` no more is done to them."""
+        if self.reads_channels_last and self.backend.name == "numba":
+            kernels: Any = self.backend.kernels
+            return kernels.last_weights(self.spec, w)
         return ALGORITHMS[self.algorithm].pack(self.core, self.backend, w, self.reused and not once)
 
     def _is_planned(self, x: Array, w: Array, bias: Array | None) -> bool:
@@ -191,12 +194,15 @@ class Plan:
         must be converted or reordered first.
         """
         spec, backend, shape, dtype = self.spec, self.backend, self.spec.y_shape, self.dtype
-        if self.op != "forward" or backend.xp is not np or spec.layout != "channels_first":
-            return None
-        if dtype != compute_dtype(dtype):
+        if self.op != "forward" or backend.xp is not np or dtype != compute_dtype(dtype):
             return None
         run = None
-        if spec.padding_mode == "zeros":
+        if spec.layout == "channels_last":
+            if not self.reads_channels_last:
+                return None
+            kernels: Any = backend.kernels
+            run = kernels.last_runner(spec, dtype, self.activation)
+        elif spec.padding_mode == "zeros":
             run = ALGORITHMS[self.algorithm].prepare(spec, backend, dtype, self.activation)
         if run is None:
             return self._compute
@@ -242,6 +248,8 @@ class Plan:
         """Run on an image that was taken in, and hand the result over."""
         spec = self.spec
         if self.reads_channels_last:
+            if is_plain(out) and (compute := self.ready()) is not None:
+                return compute(operands.load("x", self.operand_dtype), packed, bias, out, self.threads)
             y = self.run_last(operands.load("x", self.operand_dtype), packed, bias)
             return operands.deliver(y, out, self.dtype)
         x = operands.load_image("x", spec.layout, spec.batched, self.operand_dtype)
@@ -253,19 +261,16 @@ class Plan:
     @property
     def reads_channels_last(self) -> bool:
         """Whether `run_last` takes channels-last arrays as they are."""
-        spec, kernels = self.spec, self.backend.kernels
-        if spec.layout != "channels_last" or spec.padding_mode != "zeros" or self.algorithm not in NARROW_ON_GPU:
-            return False
         if self.activation is not None and not is_float(self.dtype):
             return False
-        return (
-            self.backend.name == "cupy"
-            and kernels is not None
-            and bool(kernels.reads_channels_last(spec, self.op, self.operand_dtype))
-        )
+        return reads_channels_last(self.spec, self.op, self.backend, self.operand_dtype, self.algorithm)
 
     def run_last(self, a: Array, b: Array, bias: Array | None = None) -> Array:
         """`run` on channels-last arrays, with or without a batch, where `reads_channels_last`; `b` as there."""
+        with limit_threads(self.threads):
+            return self._run_last(a, b, bias)
+
+    def _run_last(self, a: Array, b: Array, bias: Array | None) -> Array:
         spec, kernels, xp = self.spec, self.backend.kernels, self.backend.xp
         assert kernels is not None
         if self.op == "forward":
@@ -363,6 +368,14 @@ class PackedConv:
         return plan.finish(operands, self.packed, self.bias, out)
 
 
+def reads_channels_last(spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], algorithm: str) -> bool:
+    """Whether an algorithm has loops for channels-last arrays on a backend, which then need not be transposed."""
+    kernels: Any = backend.kernels
+    if spec.layout != "channels_last" or spec.padding_mode != "zeros" or algorithm not in SUMS_OF_PRODUCTS:
+        return False
+    return kernels is not None and bool(kernels.reads_channels_last(spec, op, dtype))
+
+
 def _layout(plan: Plan, packed: Any) -> str | None:
     """What the layout of packed weights depends on beside the plan."""
     kernels: Any = plan.backend.kernels
@@ -387,7 +400,7 @@ def operand_dtype(algorithm: str, spec: ConvSpec, op: str, backend: Backend, dty
     The adjoint of a padding mode adds elements of a gradient, which then must not have been rounded.
     """
     adds = op == "input_grad" and spec.padding_mode != "zeros"
-    if backend.name == "cupy" and dtype.name in NARROW and algorithm in NARROW_ON_GPU and not adds:
+    if backend.name == "cupy" and dtype.name in NARROW and algorithm in SUMS_OF_PRODUCTS and not adds:
         return dtype
     return compute_dtype(dtype)
 

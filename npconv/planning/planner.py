@@ -6,6 +6,7 @@ What `npconv.autotune` has measured decides; where it has measured nothing, pred
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,11 +14,12 @@ import numpy as np
 from npconv import config, epilogue
 from npconv.algorithms import ALGORITHMS, TRANSFORMED
 from npconv.algorithms.base import Work
+from npconv.algorithms.last_times import last_seconds, transposed_seconds
 from npconv.arrays import Backend, require, supported_dtype
 from npconv.config import get_num_threads, is_strict
 from npconv.geometry import ConvSpec, choice, integer
 from npconv.planning import measurements
-from npconv.planning.plan import Plan, measured_dtype, operand_dtype
+from npconv.planning.plan import Plan, measured_dtype, operand_dtype, reads_channels_last
 from npconv.units import amount, duration
 
 AUTO_WORKSPACE = 2**30
@@ -95,11 +97,23 @@ def candidates(
             reason = f"its workspace of {amount(work.workspace, 'B')} exceeds the {amount(max_workspace, 'B')} allowed"
         if reason is None:
             # For one thread: the choice, and with it the last bits of a result, must not depend on their number.
-            seconds = algorithm.seconds(core, op, backend, wide, reused)
+            seconds = _seconds(name, spec, core, op, backend, wide, reused)
             possible[name] = Candidate(seconds, algorithm.kernel(core, op, backend, wide), work)
         else:
             rejected[name] = reason
     return possible, rejected
+
+
+def _seconds(
+    name: str, spec: ConvSpec, core: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], reused: bool
+) -> float:
+    """The time that an algorithm is predicted to take, with that of the layout it is given."""
+    if backend.name != "numba" or spec.layout == "channels_first":
+        return ALGORITHMS[name].seconds(core, op, backend, dtype, reused)
+    if reads_channels_last(spec, op, backend, dtype, name):
+        return last_seconds(spec, dtype.itemsize, reused)
+    moved = math.prod(core.x_shape) * (op != "input_grad") + math.prod(core.y_shape) * (op != "weight_grad")
+    return ALGORITHMS[name].seconds(core, op, backend, dtype, reused) + transposed_seconds(moved, dtype.itemsize)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -12,7 +12,7 @@ import numpy as np
 
 from npconv.algorithms import OPERATIONS
 from npconv.algorithms.base import image_shape, result_shape
-from npconv.arrays import Array, Backend, compute_dtype
+from npconv.arrays import Array, Backend, compute_dtype, from_channels_first
 from npconv.config import is_strict, limit_threads
 from npconv.geometry import ConvSpec, choice
 from npconv.planning import measurements
@@ -160,10 +160,13 @@ def job(plan: Plan, a: Array, b: Array) -> Callable[[], Any]:
     """What is timed: the plan on these operands."""
     if plan.op != "forward":
         return lambda: plan.run(a, b)
+    run = plan.run
+    if plan.reads_channels_last:
+        a, run = from_channels_first(plan.backend.xp, a, "channels_last", plan.spec.batched), plan.run_last
     if plan.reused:
         packed = plan.packed(b)
-        return lambda: plan.run(a, packed)
-    return lambda: plan.run(a, plan.packed(b))
+        return lambda: run(a, packed)
+    return lambda: run(a, plan.packed(b))
 
 
 def synchronizer(backend: Backend) -> Callable[[], Any]:

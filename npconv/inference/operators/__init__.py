@@ -5,13 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from npconv.inference.graph import Node
-from npconv.inference.operators.binding import Bound, Build, Value, Where, named
+from npconv.inference.operators.binding import (
+    Bound,
+    Build,
+    Step,
+    Value,
+    Where,
+    axis_of,
+    channels_last,
+    named,
+)
 from npconv.inference.operators.elementwise import activation, elementwise
-from npconv.inference.operators.pooling import avg_pool, batch_norm, global_max_pool, lrn, max_pool, mean, softmax
-from npconv.inference.operators.products import affine, conv, conv_transpose, linear
+from npconv.inference.operators.pooling import (
+    avg_pool,
+    batch_norm,
+    global_max_pool,
+    lrn,
+    max_pool,
+    mean,
+    softmax,
+    windows,
+)
+from npconv.inference.operators.products import affine, conv, conv_plan, conv_transpose, depthwise, linear
 from npconv.inference.operators.shapes import call, concat, reshape, shape, transpose
 
-__all__ = ["OPERATORS", "Bound", "Build", "Value", "Where", "bind", "named"]
+__all__ = [
+    "OPERATORS", "Bound", "Build", "Step", "Value", "Where", "axis_of", "bind", "channels_last", "conv_plan",
+    "depthwise", "named", "windows",
+]  # fmt: skip
 
 OPERATORS: dict[str, Build] = {
     "activation": activation,

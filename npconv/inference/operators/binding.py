@@ -70,6 +70,15 @@ class Bound:
     held: int = 0
 
 
+@dataclass(frozen=True)
+class Step:
+    """One node of a program, made ready, and what is known of the values that it gives."""
+
+    node: Node
+    bound: Bound
+    results: tuple[Value | None, ...]
+
+
 Build = Callable[[Node, Sequence["Value | None"], Where], Bound]
 
 
@@ -86,6 +95,33 @@ def axis_of(axis: int, ndim: int) -> int:
     if not -ndim <= axis < ndim:
         raise ValueError(f"axis {axis} is none of an array with {ndim} axes")
     return axis % ndim
+
+
+def layout_of(node: Node) -> str:
+    """The layout of the images that a node reads and makes."""
+    layout: str = node.attributes.get("layout", "channels_first")
+    return layout
+
+
+def channel_axis(node: Node, ndim: int) -> int:
+    """The axis of an image's channels."""
+    return 1 if layout_of(node) == "channels_first" else ndim - 1
+
+
+def spatial_axes(node: Node, ndim: int) -> tuple[int, ...]:
+    """The axes of an image but for batch and channels."""
+    channels = channel_axis(node, ndim)
+    return tuple(axis for axis in range(1, ndim) if axis != channels)
+
+
+def channels_last(shape: Shape) -> Shape:
+    """The shape of a channels-first image after its channels went last."""
+    return (*shape[:1], *shape[2:], *shape[1:2])
+
+
+def channels_first(shape: Shape) -> Shape:
+    """The shape of a channels-last image after its channels went to axis 1."""
+    return (*shape[:1], *shape[1:][-1:], *shape[1:-1])
 
 
 def same_dtype(*values: Value | None) -> np.dtype[Any]:

@@ -10,7 +10,20 @@ import numpy as np
 
 import npconv as nc
 from npconv.inference.graph import Array, Node
-from npconv.inference.operators.binding import Bound, Pairs, Shape, Value, Where, axis_of
+from npconv.inference.operators.binding import (
+    Bound,
+    Pairs,
+    Shape,
+    Value,
+    Where,
+    axis_of,
+    channel_axis,
+    channels_first,
+    channels_last,
+    layout_of,
+    spatial_axes,
+)
+from npconv.inference.operators.products import conv_plan
 
 SHORT = 128
 """Elements up to which a mean is a product with ones: NumPy begins a sum slowly, so many short ones take five times as
@@ -23,10 +36,11 @@ def max_pool(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
     assert x is not None
     names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
     arguments = {name: node.attributes[name] for name in names}
-    shape = _pooled_shape(x.shape, **arguments)
+    layout = layout_of(node)
+    shape = _pooled_shape(x.shape, **arguments, layout=layout)
 
     def run(x: Array, y: Array) -> None:
-        nc.max_pool(x, **arguments, backend=where.backend, out=y)
+        nc.max_pool(x, **arguments, layout=layout, backend=where.backend, out=y)
 
     return Bound((Value(shape, x.dtype),), run)
 
@@ -35,35 +49,28 @@ def avg_pool(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
     """`npconv.avg_pool`, of floating numbers: a convolution of each channel by itself, planned once."""
     (x,) = inputs
     assert x is not None
-    names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-    kernel, stride, padding, dilation, _ = arguments = [node.attributes[name] for name in names]
-    shape = _pooled_shape(x.shape, *arguments)
-    pads = _resolved(x.shape, kernel, stride, padding, dilation)
-    if tuple(kernel) == x.shape[2:] and not any(map(sum, pads)):
+    layout = layout_of(node)
+    kernel, stride, padding, dilation, ceil_mode = (node.attributes[name] for name in WINDOW)
+    shape = _pooled_shape(x.shape, kernel, stride, padding, dilation, ceil_mode, layout)
+    pads = _pads(node, x)
+    if tuple(kernel) == _size(node, x) and not any(map(sum, pads)):
         return mean(node, inputs, where)
     if x.dtype.kind not in "fc":
         raise TypeError(f"averages are of floating numbers, got dtype {x.dtype}")
-    channels, taps = x.shape[1], math.prod(kernel)
-    # What the last, partial windows of `ceil_mode` reach beyond the padding.
-    beyond = [
-        max((out - 1) * s + (k - 1) * d + 1 - n - low - high, 0)
-        for out, s, k, d, n, (low, high) in zip(shape[2:], stride, kernel, dilation, x.shape[2:], pads, strict=True)
-    ]
-    counts_pads = node.attributes["count_include_pad"]
-    counted = ((0, 0),) * len(kernel) if counts_pads else pads
-    extent = [n + counts_pads * (low + high) for n, (low, high) in zip(x.shape[2:], pads, strict=True)]
+    inner, (image, weights), counted = windows(node, x)
+    channels = weights.shape[0]
+    counts_pads, taps = node.attributes["count_include_pad"], math.prod(kernel)
+    extent = [n + counts_pads * (low + high) for n, (low, high) in zip(_size(node, x), pads, strict=True)]
     where.budget.check(8 * (math.prod(shape) + math.prod(extent) + channels * taps), f"node {node}")
     ones = np.ones(extent)
-    edges = tuple((low, high + more) for (low, high), more in zip(counted, beyond, strict=True))
     one = np.full((1, 1, *kernel), 1 / taps)
-    share = nc.conv(ones[None, None], one, None, stride, edges, dilation, backend="numpy", algorithm="direct")
+    share = nc.conv(ones[None, None], one, None, stride, counted, dilation, backend="numpy", algorithm="direct")
     even = bool(np.abs(share - 1).max() < 1e-9)
+    if layout == "channels_last":
+        share = share.reshape(1, *share.shape[2:], 1)
     with np.errstate(divide="ignore"):
         factor = where.xp.asarray(np.where(share > 1e-9, 1 / share, math.nan).astype(x.dtype))
-    edges = tuple((low, high + more) for (low, high), more in zip(pads, beyond, strict=True))
-    weights = where.xp.full((channels, 1, *kernel), 1 / taps, x.dtype)
-    plan = nc.plan(x.shape, weights.shape, stride, edges, dilation, channels, dtype=x.dtype, backend=where.backend)
-    packed = plan.pack(weights)
+    packed = conv_plan(inner, (image, weights), where).pack(where.xp.full(weights.shape, 1 / taps, x.dtype))
 
     def run(x: Array, y: Array) -> None:
         packed(x, out=y)
@@ -71,6 +78,37 @@ def avg_pool(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
             where.xp.multiply(y, factor, out=y)
 
     return Bound((Value(shape, x.dtype),), run)
+
+
+WINDOW = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+
+
+def windows(node: Node, x: Value) -> tuple[Node, tuple[Value, Value], Pairs]:
+    """An average pool as a convolution: that, its operands, and the padding that counts as elements of a window."""
+    kernel, stride, _, dilation, _ = arguments = [node.attributes[name] for name in WINDOW]
+    size, pads = _size(node, x), _pads(node, x)
+    pooled = _pooled_shape((1, 1, *size), *arguments)
+    # What the last, partial windows of `ceil_mode` reach beyond the padding.
+    beyond = [
+        max((out - 1) * s + (k - 1) * d + 1 - n - low - high, 0)
+        for out, s, k, d, n, (low, high) in zip(pooled[2:], stride, kernel, dilation, size, pads, strict=True)
+    ]
+    edges = tuple((low, high + more) for (low, high), more in zip(pads, beyond, strict=True))
+    counted = edges if not node.attributes["count_include_pad"] else tuple((0, more) for more in beyond)
+    channels = x.shape[channel_axis(node, len(x.shape))]
+    how = {"stride": stride, "padding": edges, "dilation": dilation, "groups": channels, "layout": layout_of(node)}
+    return Node("conv", node.inputs, node.outputs, how, node.name), (x, Value((channels, 1, *kernel), x.dtype)), counted
+
+
+def _size(node: Node, x: Value) -> Shape:
+    """Spatial extents of an image."""
+    return tuple(x.shape[axis] for axis in spatial_axes(node, len(x.shape)))
+
+
+def _pads(node: Node, x: Value) -> Pairs:
+    """The padding of a pool in numbers."""
+    kernel, stride, padding, dilation = (node.attributes[name] for name in WINDOW[:4])
+    return _resolved((1, 1, *_size(node, x)), kernel, stride, padding, dilation)
 
 
 def _resolved(x: Shape, kernel: Shape, stride: Shape, padding: Pairs | str, dilation: Shape) -> Pairs:
@@ -81,9 +119,11 @@ def _resolved(x: Shape, kernel: Shape, stride: Shape, padding: Pairs | str, dila
 
 
 def _pooled_shape(
-    x: Shape, kernel_size: Shape, stride: Shape, padding: Pairs | str, dilation: Shape, ceil_mode: bool
-) -> Shape:
+    x: Shape, kernel_size: Shape, stride: Shape, padding: Pairs | str, dilation: Shape, ceil_mode: bool,
+    layout: str = "channels_first",
+) -> Shape:  # fmt: skip
     """Shape of a pooled image."""
+    x = x if layout == "channels_first" else channels_first(x)
     if len(kernel_size) != len(x) - 2:
         raise ValueError(
             f"a window of {kernel_size} does not fit an array of shape {x}: one number for each axis from 2"
@@ -99,7 +139,8 @@ def _pooled_shape(
         out.append(count)
     if any(n < 1 for n in out):
         raise ValueError(f"a window of {kernel_size} with padding {padding} does not fit an image of {x[2:]}")
-    return (*x[:2], *out)
+    pooled = (*x[:2], *out)
+    return pooled if layout == "channels_first" else channels_last(pooled)
 
 
 def mean(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
@@ -107,14 +148,24 @@ def mean(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
     (x,) = inputs
     assert x is not None
     given, keepdims = node.attributes.get("axes"), node.attributes.get("keepdims", True)
-    axes = tuple(range(2, len(x.shape))) if given is None else tuple(axis_of(axis, len(x.shape)) for axis in given)
+    axes = spatial_axes(node, len(x.shape)) if given is None else tuple(axis_of(axis, len(x.shape)) for axis in given)
     kept = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
     shape = kept if keepdims else tuple(n for axis, n in enumerate(x.shape) if axis not in axes)
     if x.dtype.kind != "f":
         return Bound(None, lambda x: (where.xp.asarray(x.mean(axis=axes, keepdims=keepdims)).astype(x.dtype),))
 
     size = math.prod(x.shape[axis] for axis in axes)
-    if sorted(axes) == list(range(len(x.shape) - len(axes), len(x.shape))) and 0 < size <= SHORT and x.dtype != "f2":
+    short = 0 < size <= SHORT and x.dtype != "f2"
+    if given is None and layout_of(node) == "channels_last" and short:
+        batch, channels = x.shape[0], x.shape[-1]
+        share = where.xp.full((1, size), 1, x.dtype)
+
+        def run_rows(x: Array, y: Array) -> None:
+            where.xp.matmul(share, x.reshape(batch, size, channels), out=y.reshape(batch, 1, channels))
+            y /= size
+
+        return Bound((Value(shape, x.dtype),), run_rows)
+    if sorted(axes) == list(range(len(x.shape) - len(axes), len(x.shape))) and short:
         ones = where.xp.full(size, 1, x.dtype)
 
         def run_product(x: Array, y: Array) -> None:
@@ -133,19 +184,21 @@ def global_max_pool(node: Node, inputs: Sequence[Value | None], where: Where) ->
     """Largest element over all axes but the first two, which stay as axes of length 1."""
     (x,) = inputs
     assert x is not None
-    axes = tuple(range(2, len(x.shape)))
+    axes = spatial_axes(node, len(x.shape))
+    shape = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
 
     def run(x: Array, y: Array) -> None:
-        x.max(axis=axes, out=y.reshape(x.shape[:2]))
+        x.max(axis=axes, keepdims=True, out=y)
 
-    return Bound((Value(x.shape[:2] + (1,) * len(axes), x.dtype),), run)
+    return Bound((Value(shape, x.dtype),), run)
 
 
 def batch_norm(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
     """``(x - mean) / sqrt(var + eps) * scale + bias`` with statistics that are computed by the graph itself."""
     x = inputs[0]
     assert x is not None
-    eps, per_channel = node.attributes["eps"], (-1,) + (1,) * (len(x.shape) - 2)
+    eps, channels = node.attributes["eps"], channel_axis(node, len(x.shape))
+    per_channel = (-1,) + (1,) * (len(x.shape) - 1 - channels)
 
     def run(x: Array, *rest: Array) -> None:
         scale, bias, mean, var = (value.reshape(per_channel) for value in rest[:4])

@@ -12,7 +12,18 @@ import numpy as np
 import npconv as nc
 from npconv.inference.activation import FUSED, Activation, activate
 from npconv.inference.graph import Array, Node
-from npconv.inference.operators.binding import Bound, Pairs, Shape, Value, Where, same_dtype
+from npconv.inference.operators.binding import (
+    Bound,
+    Pairs,
+    Shape,
+    Value,
+    Where,
+    channel_axis,
+    channels_last,
+    layout_of,
+    same_dtype,
+    spatial_axes,
+)
 
 
 def conv(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
@@ -22,13 +33,8 @@ def conv(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
     assert w is not None
     bias = more[0] if more else None
     dtype = same_dtype(x, w, bias)
-    geometry = {name: node.attributes[name] for name in ("stride", "padding", "dilation", "groups")}
-    mode = node.attributes.get("padding_mode", "zeros")
-    fused, after = _split(node.attributes.get("activation"), dtype)
-    plan = nc.plan(
-        x.shape, w.shape, **geometry, padding_mode=mode, activation=fused, dtype=dtype, backend=where.backend,
-        max_workspace=where.budget.limit,
-    )  # fmt: skip
+    _, after = _split(node.attributes.get("activation"), dtype)
+    plan = conv_plan(node, inputs, where)
     result = Value(plan.spec.y_shape, dtype)
     if w.constant is None or (bias is not None and bias.constant is None):
 
@@ -46,6 +52,21 @@ def conv(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
             activate(where.xp, rest[-1], after)
 
     return Bound((result,), run_packed, held=packed.nbytes)
+
+
+def conv_plan(node: Node, inputs: Sequence[Value | None], where: Where) -> Any:
+    """The plan of a convolution; nothing is packed."""
+    x, w, *more = inputs
+    assert x is not None
+    assert w is not None
+    dtype = same_dtype(x, w, more[0] if more else None)
+    geometry = {name: node.attributes[name] for name in ("stride", "padding", "dilation", "groups")}
+    mode = node.attributes.get("padding_mode", "zeros")
+    fused, _ = _split(node.attributes.get("activation"), dtype)
+    return nc.plan(
+        x.shape, w.shape, **geometry, padding_mode=mode, layout=layout_of(node), activation=fused, dtype=dtype,
+        backend=where.backend, max_workspace=where.budget.limit,
+    )  # fmt: skip
 
 
 def conv_transpose(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
@@ -83,19 +104,31 @@ def affine(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
     assert x is not None
     assert scale is not None
     assert shift is not None
-    channels = x.shape[1] if len(x.shape) > 1 else 0
+    channels = x.shape[channel_axis(node, len(x.shape))] if len(x.shape) > 1 else 0
     if len(x.shape) < 2 or scale.shape != (channels,) or shift.shape != (channels,):
         raise ValueError(f"scale {scale.shape} and shift {shift.shape} must have one number for each channel of "
                          f"x {x.shape}")  # fmt: skip
-    image = (x.shape[0], channels, math.prod(x.shape[2:]))
-    weights = None if scale.constant is None else scale.constant.reshape(-1, 1, 1)
-    inner = Node("conv", node.inputs, node.outputs, {**ONE_BY_ONE, "groups": channels, **node.attributes})
-    bound = conv(inner, (Value(image, x.dtype), Value((channels, 1, 1), scale.dtype, weights), shift), where)
+    inner, operands = depthwise(node, inputs)
+    bound, image = conv(inner, operands, where), operands[0].shape
 
     def run(x: Array, scale: Array, shift: Array, y: Array) -> None:
         bound.run(x.reshape(image), scale.reshape(-1, 1, 1), shift, y.reshape(image))
 
     return Bound((Value(x.shape, x.dtype),), run, held=bound.held)
+
+
+def depthwise(node: Node, inputs: Sequence[Value | None]) -> tuple[Node, tuple[Value, Value, Value]]:
+    """An affine node as a convolution of 1 x 1, and the operands of that."""
+    x, scale, shift = inputs
+    assert x is not None
+    assert scale is not None
+    assert shift is not None
+    (channels,) = scale.shape
+    first = (x.shape[0], channels, math.prod(x.shape[axis] for axis in spatial_axes(node, len(x.shape))))
+    image = first if layout_of(node) == "channels_first" else channels_last(first)
+    weights = None if scale.constant is None else scale.constant.reshape(-1, 1, 1)
+    inner = Node("conv", node.inputs, node.outputs, {**ONE_BY_ONE, "groups": channels, **node.attributes})
+    return inner, (Value(image, x.dtype), Value((channels, 1, 1), scale.dtype, weights), shift)
 
 
 ONE_BY_ONE = {"stride": 1, "padding": 0, "dilation": 1}

@@ -22,6 +22,11 @@ from npconv.kernels.cpu import (
     threads,
     workspace,
 )
+from npconv.kernels.cpu.channels_last import conv_forward_last as conv_forward_last
+from npconv.kernels.cpu.channels_last import last_details as last_details
+from npconv.kernels.cpu.channels_last import last_runner as last_runner
+from npconv.kernels.cpu.channels_last import last_weights as last_weights
+from npconv.kernels.cpu.channels_last import reads_channels_last as reads_channels_last
 from npconv.kernels.cpu.drivers import details as details
 from npconv.kernels.cpu.drivers import is_shallow as is_shallow
 from npconv.kernels.cpu.drivers import layout_of as layout_of
@@ -151,20 +156,26 @@ def max_pool_grad(window: Window, dy: Any, winner: Any, dx: Any) -> None:
 
 
 def batch_norm(x: Any, weight: Any, bias: Any, y: Any, mean: Any, var: Any, eps: float, activation: str | None) -> None:
+    """Images ``(N, C, S)``; see `npconv.kernels.cpu.normalize`."""
+    planes = normalize.planes_of(x)
+    loop = normalize.batch_norm(planes.small)
     threads.run(
-        normalize.batch_norm, x.shape[1], x.size * 3, read_only(x), read_only(weight), read_only(bias), y, mean, var,
-        eps, clamp_bounds(activation, x.dtype),
+        loop, planes.tasks, x.size * 3, read_only(flatten(x, 1)), read_only(weight), read_only(bias), flatten(y, 1),
+        mean, var, eps, clamp_bounds(activation, x.dtype), planes.size, planes.together,
     )  # fmt: skip
 
 
 def batch_norm_grad(
-    dy: Any, x: Any, y: Any, weight: Any, mean: Any, var: Any, eps: float, activation: str | None,
+    dy: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float, activation: str | None,
     dx: Any, dweight: Any, dbias: Any,
 ) -> None:  # fmt: skip
+    """The gradients; see `npconv.kernels.cpu.normalize`."""
+    planes = normalize.planes_of(x)
+    loop = normalize.batch_norm_grad(activation is not None, planes.small)
     threads.run(
-        normalize.batch_norm_grad(activation is not None), x.shape[1], x.size * 5, read_only(dy), read_only(x),
-        read_only(y), read_only(weight), read_only(mean), read_only(var), eps, clamp_bounds(activation, x.dtype),
-        dx, dweight, dbias,
+        loop, planes.tasks, x.size * 5, read_only(flatten(dy, 1)), read_only(flatten(x, 1)), read_only(weight),
+        read_only(bias), read_only(mean), read_only(var), eps, clamp_bounds(activation, x.dtype), flatten(dx, 1),
+        dweight, dbias, planes.size, planes.together,
     )  # fmt: skip
 
 

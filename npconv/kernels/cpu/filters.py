@@ -34,6 +34,9 @@ BLOCK_COLUMNS = 2**15
 PLANES_BYTES = 256 * 1024
 """What a task reads of several planes, about, so that it stays in L2 for the next place."""
 
+COPIED_BYTES = 128 * 1024
+"""Copies of rows of several planes, and as many of the result, stay in L2."""
+
 MOST_SLOTTED = 2**18
 """Entries of a table of planes up to which it is looked at which of them are shared."""
 
@@ -42,8 +45,8 @@ BETWEEN_BYTES = 128 * 1024
 
 # What one core of an AMD EPYC (Zen 3) takes, in cycles: for a strip and for a row of the kernel over it, besides the
 # products; for one tap of a strip of one row; for a row of the copy at an edge; the products of unrolled strips, over
-# what they are at best. And in seconds, for a cycle.
-_STRIP, _ROW, _TAP_OF_ROW, _EDGE, _UNROLLED = 90, 16, 7.3, 75, 1.25
+# what they are at best; and for 3x3 taps of a strip. And in seconds, for a cycle.
+_STRIP, _ROW, _TAP_OF_ROW, _EDGE, _UNROLLED, _THREES = 90, 16, 7.3, 75, 1.25, 40
 _CYCLE = 1 / 3.7e9
 
 Runner = Callable[[Any, Any, Any, Any], None]
@@ -76,17 +79,23 @@ def stencil(
     strip, unrolled = stencil_strip(dtype, kernel)
     reach, wide = (kernel[1] - 1) * spread, strip.columns
     firsts = [max(0, min(first, out[1] - wide)) for first in range(0, out[1], wide)]
-    places = [_place(first, wide, reach, low, size[1], out[1]) for first in firsts]
+    # Short rows that several places share are copied whole, with their edges: all strips are then side by side.
+    fitting = COPIED_BYTES // ((leads.shape[1] + 1) * out[1] * dtype.itemsize)
+    copied = kernel == (3, 3) and leads.shape[1] > 1 and fitting >= 2 * strip.rows
+    places = [LEFT if copied else _place(first, wide, reach, low, size[1], out[1]) for first in firsts]
     left = max((c + wide + reach for c, p in zip(firsts, places, strict=True) if p == LEFT), default=0)
     right = min((c for c, p in zip(firsts, places, strict=True) if p == RIGHT), default=len(columns))
     # A strip wider than the result reads what nobody uses.
     columns = np.append(columns, np.repeat(columns[-1:], max(0, left - len(columns))))
     edges = [_run(columns[:left]), _run(columns[right : out[1] + reach])]
-    block_h = _evenly(out[0], _block_rows(dtype, size[1], kernel, leads.shape[1]), strip.rows)
-    block_s = max(1, BLOCK_COLUMNS // wide)
+    most = fitting if copied else _block_rows(dtype, size[1], kernel, leads.shape[1])
+    block_h = _evenly(out[0], most, strip.rows)
+    block_s = max(2, BLOCK_COLUMNS // wide)
+    while len(firsts) > block_s and len(firsts) % block_s == 1:  # the last one may overlap the one before: one task
+        block_s += 1
     slots = _slots(leads)
     shape = (planes, *size, *out, *kernel, spread, block_h, block_s, right, low, int(slots.max()) + 1)
-    tables = Tables(*map(as_table, (shape, leads, slots, rows, columns, np.transpose([firsts, places]), edges)))
+    tables = Tables(*map(as_table, (shape, leads, slots, rows, columns, _side_by_side(firsts, places, wide), edges)))
     tasks = batch * len(leads) * -(-out[0] // block_h) * -(-len(firsts) // block_s)
     work = batch * len(leads) * out[0] * out[1] * leads.shape[1] * kernel[0] * kernel[1]
     loop, longest = conv_stencil(dtype, strip, unrolled), max(size[1], edges[0][0], edges[1][0])
@@ -105,6 +114,8 @@ def stencil_seconds(dtype: np.dtype[Any], planes: int, leads: int, out: Size, ke
     tasks = planes * -(-out[0] // _evenly(out[0], max(BLOCK_ROWS, kernel[0]), strip.rows))
     # Planes side by side share what is copied next to the edges.
     edges = tasks * (out[0] * planes // tasks + kernel[0] - 1) * (2 if kernel[1] > 1 else 0)
+    if kernel == (3, 3):
+        return (strips * leads * _THREES + edges * _EDGE) * _CYCLE
     if unrolled:
         products = kernel[1] * _UNROLLED * kernel[0] * strip.rows * strip.vectors / 2
         return (strips * (leads * (products + _ROW) + _STRIP) + edges * _EDGE) * _CYCLE
@@ -221,6 +232,15 @@ def _place(first: int, wide: int, reach: int, low: int, width: int, out: int) ->
     if first < low or out < wide:
         return LEFT
     return RIGHT if first + wide + reach > low + width else DIRECT
+
+
+def _side_by_side(firsts: list[int], places: list[int], wide: int) -> Any:
+    """First columns and places of strips, and how many from each one on are neighbours in the same place."""
+    counts = [1] * len(firsts)
+    for n in range(len(firsts) - 2, -1, -1):
+        if places[n] == places[n + 1] and firsts[n] + wide == firsts[n + 1]:
+            counts[n] += counts[n + 1]
+    return np.transpose([firsts, places, counts])
 
 
 def _run(columns: Any) -> tuple[int, int, int]:

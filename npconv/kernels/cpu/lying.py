@@ -81,7 +81,7 @@ def lying_product(itemsize: int, tile: Tile, listed: bool = False) -> Any:
         vectors: Vectors, depth: Any, image: Any, spots: Any, offsets: Any, weights: Any, ahead: Any, y: Any,
         pitch: Any, positions: Any, outputs: Any, bias: Any, bounds: Any, bent: Any, sums: Any, first: Any, last: Any,
     ) -> None:  # fmt: skip
-        builder, kept, next_weights = vectors.builder, vectors.pointer(sums), vectors.pointer(ahead)
+        builder, next_weights = vectors.builder, vectors.pointer(ahead)
         base, spot = vectors.pointer(image), builder.inttoptr(spots, INT64.as_pointer())
         if listed:
             cells = [builder.gep(base, [builder.load(builder.gep(spot, [number(row)]))]) for row in range(rows)]
@@ -116,28 +116,139 @@ def lying_product(itemsize: int, tile: Tile, listed: bool = False) -> Any:
         carried = [left, vectors.pointer(weights), *[vectors.zeros] * len(places)]
         carried = counted_loop(builder, builder.sdiv(depth, number(UNROLL)), carried, steps(UNROLL))
         totals = counted_loop(builder, builder.srem(depth, number(UNROLL)), carried, steps(1))[2:]
-        waiting = iter(range(len(places)))
-        later = builder.sub(number(1), first)
-        totals = vectors.where(later, totals, lambda t: builder.fadd(t, vectors.load(kept, next(waiting) * lanes)))
-        with builder.if_else(builder.icmp_signed("!=", last, number(0))) as (finish, wait):
-            with wait:
-                for n, value in enumerate(totals):
-                    vectors.store(value, kept, n * lanes)
-            with finish:
-                limits, shift = vectors.pointer(bounds), vectors.pointer(bias)
-                low, high = (vectors.broadcast(builder.load(builder.gep(limits, [number(n)]))) for n in range(2))
-                there = [vectors.first_lanes(builder.sub(outputs, number(v * lanes))) for v in range(wide)]
-                shifts = [vectors.load_masked(shift, there[v], v * lanes) for v in range(wide)]
-                done = [
-                    vectors.clamp(builder.fadd(t, shifts[v]), low, high)
-                    for (_, v), t in zip(places, totals, strict=True)
-                ]
-                _store(vectors, tile, vectors.where(bent, done, vectors.hardswish), y, pitch, positions, outputs)
+
+        def store(values: list[Any]) -> None:
+            _store_turned(vectors, tile, values, y, pitch, positions, outputs)
+
+        _finish(vectors, tile, totals, outputs, bias, bounds, bent, sums, first, last, store)
 
     return on_addresses(product, itemsize, lanes)
 
 
-def _store(vectors: Vectors, tile: Tile, values: list[Any], y: Any, pitch: Any, positions: Any, outputs: Any) -> None:
+def runs_product(itemsize: int, tile: Tile) -> Any:
+    """A function ``product(depth, runs, cells, shift, weights, ahead, y, pitch, positions, outputs, ...)``.
+
+    The tile of `lying_product` over an image whose channels lie side by side. Its sums are over some `runs` of `depth`
+    elements: position r finds run n at address ``cells[n * tile.rows + r]``, a table of int64, and `shift` bytes. The
+    weights are packed as (runs, depth, tile.columns). The result has its output channels side by side, and positions
+    `pitch` elements apart; rows behind the last of the `positions` must have its cells. The rest is as there.
+    """
+    lanes, rows, wide = tile.lanes, tile.rows, tile.vectors
+    places = [(row, v) for row in range(rows) for v in range(wide)]
+
+    def product(
+        vectors: Vectors, depth: Any, runs: Any, cells: Any, shift: Any, weights: Any, ahead: Any, y: Any, pitch: Any,
+        positions: Any, outputs: Any, bias: Any, bounds: Any, bent: Any, sums: Any, first: Any, last: Any,
+    ) -> None:  # fmt: skip
+        builder, table = vectors.builder, vectors.builder.inttoptr(cells, INT64.as_pointer())
+
+        def run(n: Any, carried: list[Any]) -> list[Any]:
+            found = [builder.gep(table, [builder.add(builder.mul(n, number(rows)), number(r))]) for r in range(rows)]
+            lines = [vectors.pointer(builder.add(builder.load(cell), shift)) for cell in found]
+
+            def steps(count: int) -> Any:
+                fetched = count * tile.columns // FETCHERS
+
+                def body(_: Any, carried: list[Any]) -> list[Any]:
+                    k, right, following, *totals = carried
+                    for offset in range(0, fetched, LINE // itemsize):
+                        vectors.prefetch(builder.gep(following, [number(offset)]))
+                    for step in range(count):
+                        held = [vectors.load(right, (step * wide + v) * lanes) for v in range(wide)]
+                        place = builder.add(k, number(step))
+                        for row, line in enumerate(lines):
+                            # One factor after the other: all at once would not leave the weights their registers.
+                            factor = vectors.broadcast(builder.load(builder.gep(line, [place])))
+                            for v, part in enumerate(held):
+                                n = row * wide + v
+                                totals[n] = vectors.multiply_add(factor, part, totals[n])
+                    right = builder.gep(right, [number(count * wide * lanes)])
+                    return [
+                        builder.add(k, number(count)), right, builder.gep(following, [number(fetched)]), *totals
+                    ]  # fmt: skip
+
+                return body
+
+            carried = [number(0), *carried]
+            carried = counted_loop(builder, builder.sdiv(depth, number(UNROLL)), carried, steps(UNROLL))
+            return counted_loop(builder, builder.srem(depth, number(UNROLL)), carried, steps(1))[1:]
+
+        carried = [vectors.pointer(weights), vectors.pointer(ahead), *[vectors.zeros] * len(places)]
+        totals = counted_loop(builder, runs, carried, run)[2:]
+
+        def store(values: list[Any]) -> None:
+            _store_rows(vectors, tile, values, y, pitch, positions, outputs)
+
+        _finish(vectors, tile, totals, outputs, bias, bounds, bent, sums, first, last, store)
+
+    return on_addresses(product, itemsize, lanes)
+
+
+def _finish(
+    vectors: Vectors, tile: Tile, totals: list[Any], outputs: Any, bias: Any, bounds: Any, bent: Any, sums: Any,
+    first: Any, last: Any, store: Callable[[list[Any]], None],
+) -> None:  # fmt: skip
+    """Take the sums up that wait at address `sums`, and leave them there or make them results, which `store` takes."""
+    builder, kept, lanes = vectors.builder, vectors.pointer(sums), tile.lanes
+    waiting = iter(range(len(totals)))
+    later = builder.sub(number(1), first)
+    totals = vectors.where(later, totals, lambda t: builder.fadd(t, vectors.load(kept, next(waiting) * lanes)))
+    with builder.if_else(builder.icmp_signed("!=", last, number(0))) as (finish, wait):
+        with wait:
+            for n, value in enumerate(totals):
+                vectors.store(value, kept, n * lanes)
+        with finish:
+            limits, shift = vectors.pointer(bounds), vectors.pointer(bias)
+            low, high = (vectors.broadcast(builder.load(builder.gep(limits, [number(n)]))) for n in range(2))
+            shifts = _first_columns(vectors, tile, shift, outputs)
+            done = [
+                vectors.clamp(builder.fadd(total, shifts[n % tile.vectors]), low, high)
+                for n, total in enumerate(totals)
+            ]
+            store(vectors.where(bent, done, vectors.hardswish))
+
+
+def _first_columns(vectors: Vectors, tile: Tile, line: Any, count: Any) -> list[Any]:
+    """A vector of a tile's columns after the other from a line that has only so many."""
+    builder, found = vectors.builder, []
+    with builder.if_else(builder.icmp_signed(">=", count, number(tile.columns))) as (whole, part):
+        with whole:
+            loaded, before = [vectors.load(line, v * tile.lanes) for v in range(tile.vectors)], builder.block
+        with part:
+            there = [vectors.first_lanes(builder.sub(count, number(v * tile.lanes))) for v in range(tile.vectors)]
+            masked = [vectors.load_masked(line, mask, v * tile.lanes) for v, mask in enumerate(there)]
+            other = builder.block
+    for value, rest in zip(loaded, masked, strict=True):
+        found.append(builder.phi(value.type))
+        found[-1].add_incoming(value, before)
+        found[-1].add_incoming(rest, other)
+    return found
+
+
+def _store_rows(
+    vectors: Vectors, tile: Tile, values: list[Any], y: Any, pitch: Any, positions: Any, outputs: Any
+) -> None:
+    """Store a tile's sums as they are: positions too many first, at the last one's place."""
+    builder, result, end = vectors.builder, vectors.pointer(y), vectors.builder.sub(positions, number(1))
+    lines = []
+    for row in map(number, range(tile.rows)):
+        used = builder.select(builder.icmp_signed("<", row, end), row, end)
+        lines.append(builder.gep(result, [builder.mul(used, pitch)]))
+    with builder.if_else(builder.icmp_signed(">=", outputs, number(tile.columns))) as (whole, part):
+        for case in (whole, part):
+            with case:
+                for n in reversed(range(len(values))):
+                    row, v = divmod(n, tile.vectors)
+                    if case is whole:
+                        vectors.store(values[n], lines[row], v * tile.lanes)
+                    else:
+                        there = vectors.first_lanes(builder.sub(outputs, number(v * tile.lanes)))
+                        vectors.store_masked(values[n], lines[row], there, v * tile.lanes)
+
+
+def _store_turned(
+    vectors: Vectors, tile: Tile, values: list[Any], y: Any, pitch: Any, positions: Any, outputs: Any
+) -> None:
     """Turn a tile's sums and store them: output channels too many first, at the last one's place."""
     builder, lanes, rows, wide = vectors.builder, tile.lanes, tile.rows, tile.vectors
     result, end = vectors.pointer(y), builder.sub(outputs, number(1))

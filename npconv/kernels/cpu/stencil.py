@@ -78,8 +78,8 @@ class Tables(NamedTuple):
     column of the image that column 0 of the padded one is, negated, and the number of slots. `leads` is the plane for
     each leading place of the result and leading tap, `slots` where what is next to its edges is kept, two planes of a
     place in two slots. `rows` and `columns` are the row and the column that each of the padded plane is, all of them -1
-    for the constant. `strips` holds the first column of each strip and where it is read, `edges` what `rows_gatherer`
-    needs to know of the left and of the right copy.
+    for the constant. `strips` holds the first column of each strip, where it is read, and how many from it on lie side
+    by side and are read in the same place; `edges` what `rows_gatherer` needs to know of the left and the right copy.
     """
 
     shape: Any
@@ -103,8 +103,7 @@ def conv_stencil(dtype: np.dtype[Any], strip: Strip, kernel_rows: int | None = N
     """The driver for float32 or float64 and a strip, for all kernels or one of `strip_sums`."""
     size, high, wide = dtype.itemsize, strip.rows, strip.columns
     sums, gather = strip_sums(size, strip, kernel_rows), rows_gatherer(dtype)
-    along, lanes = sums_along(size, strip), strip.lanes
-    kind = dtype.type
+    along, kind = sums_along(size, strip), dtype.type
 
     @entry(*signature(dtype, 4, TABLE, GRID, GRID, TABLE, TABLE, GRID, GRID))
     def conv_stencil_loop(
@@ -121,7 +120,7 @@ def conv_stencil(dtype: np.dtype[Any], strip: Strip, kernel_rows: int | None = N
         planes, height, width, out_h, out_w = shape[0], shape[1], shape[2], shape[3], shape[4]
         kernel_h, kernel_w, spread, block_h, block_s, low = shape[5], shape[6], shape[7], shape[8], shape[9], shape[11]
         row_blocks, strip_blocks = (out_h + block_h - 1) // block_h, (strips.shape[0] + block_s - 1) // block_s
-        by_vectors = kernel_h == 3 and kernel_w == 3 and spread == 1
+        threes = kernel_h == 3 and kernel_w == 3
         places, taps, pitch = leads.shape[0], leads.shape[1], high + kernel_h - 1
         firsts, copied = (0, shape[10]), block_h + kernel_h - 1
         bytes_of = (edges[0, 0] * size, edges[1, 0] * size)
@@ -134,11 +133,7 @@ def conv_stencil(dtype: np.dtype[Any], strip: Strip, kernel_rows: int | None = N
             first_strip, top = block % strip_blocks * block_s, block // strip_blocks * block_h
             last_strip, bottom = min(strips.shape[0], first_strip + block_s), min(top + block_h, out_h)
             at_left, at_right = strips[first_strip, 1] == LEFT, strips[last_strip - 1, 1] == RIGHT
-            # Strips that are read in the image lie side by side.
-            first_direct, last_direct = last_strip, first_strip
-            for number_of_strip in range(first_strip, last_strip):
-                if by_vectors and strips[number_of_strip, 1] == DIRECT:
-                    first_direct, last_direct = min(first_direct, number_of_strip), number_of_strip + 1
+            by_vectors = threes and bottom - top >= high and out_w >= wide
             count = bottom - top + kernel_h - 1
             for tap in range(taps):
                 plane, slot = leads[place, tap], slots[place, tap]
@@ -154,7 +149,9 @@ def conv_stencil(dtype: np.dtype[Any], strip: Strip, kernel_rows: int | None = N
                 target = address_of(copies) + left_bytes + slot * copied * bytes_of[1]
                 if at_right:
                     gather(target, image, beyond, outside, rows, top, count, columns, firsts[1], edges[1], width)
-            for row_of_strip in range(top, bottom, high):
+            for next_rows in range(top, bottom, high):
+                # Whole strips of vectors: the last rows are done once more.
+                row_of_strip = min(next_rows, bottom - high) if by_vectors else next_rows
                 for tap in range(taps):
                     plane = leads[place, tap]
                     image = x + (n * planes + plane) * height * width * size
@@ -166,21 +163,19 @@ def conv_stencil(dtype: np.dtype[Any], strip: Strip, kernel_rows: int | None = N
                         table[1, tap, i] = address_of(copies) + copy * bytes_of[0]
                         table[2, tap, i] = address_of(copies) + left_bytes + copy * bytes_of[1] - firsts[1] * size
                 target = y + ((n * places + place) * out_h + row_of_strip) * out_w * size
-                skipped = last_strip
-                if first_direct < last_direct and bottom - row_of_strip >= high:
-                    skipped, column = first_direct, strips[first_direct, 0]
-                    end = strips[last_direct - 1, 0] + wide
-                    many = (end - column) // lanes
-                    # The last vector overlaps the one before it, where there is less than a whole one left.
-                    for first, steps in ((column, many), (end - lanes, int(column + many * lanes < end))):
-                        for tap in range(taps if steps > 0 else 0):
+                if by_vectors:
+                    number_of_strip = first_strip
+                    while number_of_strip < last_strip:
+                        column, place_of_it = strips[number_of_strip, 0], strips[number_of_strip, 1]
+                        steps = min(strips[number_of_strip, 2], last_strip - number_of_strip)
+                        for tap in range(taps):
                             along(
-                                address_of(table) + tap * pitch * 8, w + tap * 9 * size, first, steps,
-                                target + first * size, out_w, tap,
+                                address_of(table) + (place_of_it * taps + tap) * pitch * 8, w + tap * 9 * size, spread,
+                                column, steps, target + column * size, out_w, tap,
                             )  # fmt: skip
+                        number_of_strip += steps
+                    continue
                 for number_of_strip in range(first_strip, last_strip):
-                    if skipped <= number_of_strip < last_direct:
-                        continue
                     column = strips[number_of_strip, 0]
                     sums(
                         address_of(table) + strips[number_of_strip, 1] * taps * pitch * 8, pitch, taps, kernel_h,

@@ -49,10 +49,13 @@ def strip_for(dtype: np.dtype[Any], kernel_rows: int) -> Strip:
 def stencil_strip(dtype: np.dtype[Any], kernel: Size) -> tuple[Strip, int | None]:
     """The strip for a kernel's planes of (rows, columns), and the rows if they are ones that `strip_sums` unrolls.
 
-    Then a column's weights are held in registers, too, and an element of the image. 3x3 has `sums_along`.
+    Then a column's weights are held in registers, too, and an element of the image. 3x3 has `sums_along`, whose strips
+    are of one vector, so that as few columns as can be are next to an edge.
     """
     strip = strip_for(dtype, kernel[0])
-    if kernel[0] not in UNROLLED or kernel == (3, 3):
+    if kernel == (3, 3):
+        return strip._replace(vectors=1), None
+    if kernel[0] not in UNROLLED:
         return strip, None
     vectors = max(1, min(strip.vectors, (processor().sums + 3 - kernel[0]) // strip.rows))
     return strip._replace(vectors=vectors), kernel[0]
@@ -166,7 +169,7 @@ def strip_sums(itemsize: int, strip: Strip, kernel_rows: int | None = None) -> A
 
 
 def sums_along(itemsize: int, strip: Strip) -> Any:
-    """``along(table, w, column, count, y, y_pitch, adding)``: strips of one vector side by side, for 3x3 alone.
+    """``along(table, w, spread, column, count, y, y_pitch, adding)``: strips of one vector side by side, for 3x3 alone.
 
     For compiled code: as `strip_sums` with one leading tap and whole strips, `count` of them, into rows whose first
     element is that for `column`. Weights stay in registers. Where `adding` is not 0 the sums are added to the result's.
@@ -174,7 +177,7 @@ def sums_along(itemsize: int, strip: Strip) -> Any:
     rows, lanes, (kernel_h, kernel_w) = strip.rows, strip.lanes, (3, 3)
 
     def along(
-        vectors: Vectors, table: Any, w: Any, column: Any, count: Any, y: Any, y_pitch: Any, adding: Any
+        vectors: Vectors, table: Any, w: Any, spread: Any, column: Any, count: Any, y: Any, y_pitch: Any, adding: Any
     ) -> None:  # fmt: skip
         builder, result = vectors.builder, vectors.pointer(y)
         addresses, weights = builder.inttoptr(table, INT64.as_pointer()), vectors.pointer(w)
@@ -187,13 +190,14 @@ def sums_along(itemsize: int, strip: Strip) -> Any:
             for n in range(rows + kernel_h - 1)
         ]
         cells = [builder.gep(result, [builder.mul(y_pitch, number(r))]) for r in range(rows)]
+        steps = [builder.mul(spread, number(j)) for j in range(kernel_w)]
 
         def one(add: bool, n: Any, _: list[Any]) -> list[Any]:
             here = builder.mul(n, number(lanes))
             totals = [vectors.load(cell, here) if add else vectors.zeros for cell in cells]
             for i, image in enumerate(images):
                 for j in range(kernel_w):
-                    part = vectors.load(image, builder.add(here, number(j)))
+                    part = vectors.load(image, builder.add(here, steps[j]))
                     for r in range(max(0, i - kernel_h + 1), min(rows, i + 1)):
                         totals[r] = vectors.multiply_add(factors[i - r][j], part, totals[r])
             for cell, total in zip(cells, totals, strict=True):
