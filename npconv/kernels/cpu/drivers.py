@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cpu import few_positions, packed, pointwise, shallow, threads
+from npconv.kernels.cpu import few_positions, packed, pointwise, shallow, threads, workspace
 from npconv.kernels.cpu.blocking import (
     LOW_ROWS,
     blocks_for,
@@ -65,7 +65,7 @@ def runner_laying_out(spec: ConvSpec, dtype: np.dtype[Any], activation: str | No
     lay_out, run_panels = _panel_room(spec, dtype).weight_layer(spec, dtype), panel_runner(spec, dtype, activation)
 
     def run(x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> None:
-        run_panels(x, lay_out(w, limit=limit), bias, y, limit)
+        run_panels(x, lay_out(w, workspace.empty, limit), bias, y, limit)
 
     return run
 

@@ -21,7 +21,7 @@ from npconv.kernels.cpu import few_positions
 from npconv.kernels.cpu.blocking import Blocks, Tile, blocks_for, evenly, last_axes
 from npconv.kernels.cpu.compile import entry
 from npconv.kernels.cpu.lying import FETCHERS, Panels, lying_product, panels_runner, tile_for_positions
-from npconv.kernels.cpu.panels import in_panels, in_slices
+from npconv.kernels.cpu.panels import layer_out, slices_of
 from npconv.kernels.cpu.staging import plane_copier
 from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, number_of
 
@@ -97,13 +97,9 @@ def details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]
 
 
 def weight_layer(spec: ConvSpec, dtype: np.dtype[Any]) -> Callable[..., Panels]:
-    """``lay_out(w, limit=None)``: weights as the driver reads them, in slices of panels."""
+    """What lays weights out as the driver reads them; see `layer_out`."""
     tile, _, taps, total, planes = layout(spec, dtype)
-    panels = -(-spec.out_channels // spec.groups // tile.columns)
-    counts = [taps * min(planes, total - above) for above in range(0, total, planes)]
-    return functools.partial(
-        in_panels, groups=spec.groups, tile=tile, places=in_slices(np.arange(total * taps), counts, panels)
-    )
+    return layer_out(spec, dtype, tile, slices_of(total * taps, planes * taps))
 
 
 def panel_runner(spec: ConvSpec, dtype: np.dtype[Any], bounds: tuple[float, float], bent: bool) -> Callable[..., None]:

@@ -17,7 +17,7 @@ from npconv.geometry import ConvSpec
 from npconv.kernels.cpu.blocking import Tile
 from npconv.kernels.cpu.compile import entry
 from npconv.kernels.cpu.lying import FETCHERS, Panels, lying_product, panels_runner, tile_for_positions
-from npconv.kernels.cpu.panels import in_panels, in_slices
+from npconv.kernels.cpu.panels import layer_out
 from npconv.kernels.cpu.staging import first_copier
 from npconv.kernels.cpu.vectors import ADDRESS, address_of, copiers, number_of
 
@@ -58,12 +58,8 @@ def details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]
 
 
 def weight_layer(spec: ConvSpec, dtype: np.dtype[Any]) -> Callable[..., Panels]:
-    """``lay_out(w, limit=None)``: weights as ``(groups, panels, channels, tile.columns)``."""
-    tile, channels = _tile(spec, dtype), spec.in_channels // spec.groups
-    panels = -(-spec.out_channels // spec.groups // tile.columns)
-    return functools.partial(
-        in_panels, groups=spec.groups, tile=tile, places=in_slices(np.arange(channels), [channels], panels)
-    )
+    """What lays weights out as ``(groups, panels, channels, tile.columns)``; see `layer_out`."""
+    return layer_out(spec, dtype, _tile(spec, dtype), [spec.in_channels // spec.groups])
 
 
 def panel_runner(spec: ConvSpec, dtype: np.dtype[Any], bounds: tuple[float, float], bent: bool) -> Callable[..., None]:
