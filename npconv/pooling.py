@@ -96,7 +96,7 @@ def max_pool(
         if pool.can_fill(out):
             _max_values(pool, out)
             return out
-        return pool.operands.deliver(pool.as_result(_max_values(pool)), out)
+        return pool.operands.deliver(_max_values(pool), out)
     y, winner = _max_forward(pool)
     places = pool.as_result(_places(pool, winner))
     return pool.operands.deliver(pool.as_result(y), out), pool.operands.deliver(places, dtype=places.dtype)
@@ -147,7 +147,7 @@ def max_pool_vjp(
         operands = pool.gradient(dy)
         grad = operands.load_image("dy", layout, pool.batched)
         dx = _max_backward(operands.backend, pool.window, grad, winner, pool.image)
-        return operands.deliver(from_channels_first(operands.backend.xp, dx, layout, pool.batched))
+        return operands.deliver(from_channels_first(operands.backend, dx, layout, pool.batched))
 
     return pool.operands.deliver(pool.as_result(y)), pullback
 
@@ -259,7 +259,7 @@ def avg_pool_vjp(
         planes = grad.reshape(pool.spec.batch, 1, *pool.window.out)
         dx = ALGORITHMS["depthwise"].input_grad(pool.spec, operands.backend, planes, pool.ones(grad.dtype))
         dx = dx.reshape(pool.image)
-        return operands.deliver(from_channels_first(operands.backend.xp, dx, layout, pool.batched), dtype=dtype)
+        return operands.deliver(from_channels_first(operands.backend, dx, layout, pool.batched), dtype=dtype)
 
     return pool.operands.deliver(y, dtype=_mean_dtype(pool.operands)), pullback
 
@@ -325,19 +325,36 @@ class _Pool:
         """The kernel that sums a window."""
         return self.operands.backend.xp.ones(self.spec.w_shape, dtype)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether one window is the whole image, whose mean needs no window."""
+        window = self.window
+        return window.positions == 1 and window.kernel == window.size and not window.has_padding
+
     def as_result(self, y: Array) -> Array:
-        return from_channels_first(self.operands.backend.xp, y, self.layout, self.batched)
+        return from_channels_first(self.operands.backend, y, self.layout, self.batched)
 
     @property
     def has_values_alone(self) -> bool:
         """Whether there is a loop that looks for no indices."""
         return hasattr(self.operands.backend.kernels, "max_values") and self.operands.dtype.kind != "c"
 
+    @property
+    def reads_channels_last(self) -> bool:
+        """Whether there are loops for channels-last arrays as they are."""
+        return self.layout == "channels_last" and hasattr(self.operands.backend.kernels, "max_values_last")
+
     def can_fill(self, out: Any) -> bool:
         """Whether that loop can write into `out`, which was checked, without a copy."""
         dtype = self.operands.dtype
-        first = self.layout == "channels_first" and self.operands.backend.xp is np
-        return first and self.has_values_alone and is_plain(out) and out.dtype == dtype == compute_dtype(dtype)
+        as_it_is = self.reads_channels_last or (self.layout == "channels_first" and self.operands.backend.xp is np)
+        return as_it_is and self.has_values_alone and is_plain(out) and out.dtype == dtype == compute_dtype(dtype)
+
+    @property
+    def wide(self) -> np.dtype[Any]:
+        """What maxima are taken in. Modulo 2^64 an unsigned and a signed integer are the same, but not in order."""
+        dtype = self.operands.dtype
+        return dtype if dtype == np.uint64 else compute_dtype(dtype)
 
     def gradient(self, dy: Array) -> Operands:
         """The gradient of the result, checked, on the backend that computed it."""
@@ -350,21 +367,24 @@ def _max_values(pool: _Pool, out: Array | None = None) -> Array:
     """The result alone, by a faster loop where there is one; `out` is for those that `_Pool.can_fill` lets pass."""
     kernels: Any = pool.operands.backend.kernels
     if not pool.has_values_alone:
-        return _max_forward(pool)[0]
+        return pool.as_result(_max_forward(pool)[0])
+    if pool.reads_channels_last:
+        x, y = pool.operands.load("x", pool.wide), np.empty(pool.y_shape, pool.wide) if out is None else out
+        images = x.reshape(pool.batch, math.prod(pool.window.size), pool.channels)
+        results = y.reshape(pool.batch, pool.window.positions, pool.channels)
+        kernels.max_values_last(pool.window, images, np.array([_lowest(pool.operands.dtype)], pool.wide), results)
+        return y
     x, y = _max_operands(pool, out)
     kernels.max_values(pool.window, x, y)
-    return y
+    return pool.as_result(y)
 
 
 def _max_operands(pool: _Pool, out: Array | None = None) -> tuple[Array, Array]:
     """The image, and a result that every element exceeds, in the memory of `out` if there is one."""
-    dtype = pool.operands.dtype
-    # Modulo 2^64 an unsigned and a signed integer are the same, but not in order.
-    wide = dtype if dtype == np.uint64 else compute_dtype(dtype)
-    x = pool.operands.load_image("x", pool.layout, pool.batched, wide)
+    x = pool.operands.load_image("x", pool.layout, pool.batched, pool.wide)
     shape = (pool.batch, pool.channels, *pool.window.out)
-    y = pool.operands.backend.xp.empty(shape, wide) if out is None else out.reshape(shape)
-    y.fill(_lowest(dtype))
+    y = pool.operands.backend.xp.empty(shape, pool.wide) if out is None else out.reshape(shape)
+    y.fill(_lowest(pool.operands.dtype))
     return x, y
 
 
@@ -431,14 +451,32 @@ def _average(pool: _Pool, count_include_pad: bool) -> Array:
     operands, backend = pool.operands, pool.operands.backend
     count_include_pad = _flag("count_include_pad", count_include_pad)
     mean = compute_dtype(_mean_dtype(operands))
+    if pool.reads_channels_last and (y := _average_last(pool, count_include_pad, mean)) is not None:
+        return y
     x = operands.load_image("x", pool.layout, pool.batched, mean)
-    if pool.window.positions == 1 and pool.window.kernel == pool.window.size and not any(map(sum, pool.window.padding)):
-        # The mean of the whole image, which needs no window.
+    if pool.is_whole:
         return pool.as_result(x.mean(axis=tuple(range(2, x.ndim)), keepdims=True))
     planes = x.reshape(pool.spec.batch, 1, *pool.window.size)
     total = ALGORITHMS["depthwise"].forward(pool.spec, backend, planes, pool.ones(x.dtype), None, None)
     total = total.reshape(pool.batch, pool.channels, *pool.window.out)
     return pool.as_result(total / _counts(pool, count_include_pad, mean, backend))
+
+
+def _average_last(pool: _Pool, count_include_pad: bool, mean: np.dtype[Any]) -> Array | None:
+    """The averages of channels-last floats by loops that read them as they are; None where there is none."""
+    kernels: Any = pool.operands.backend.kernels
+    shape = (pool.batch, *pool.window.out, pool.channels)
+    if mean.kind != "f" or not math.prod(shape):
+        return None
+    x, y = pool.operands.load("x", mean).reshape(pool.batch, *pool.window.size, pool.channels), np.empty(shape, mean)
+    if pool.is_whole:
+        kernels.mean_last(x.reshape(pool.batch, -1, pool.channels), y.reshape(pool.batch, pool.channels))
+    elif kernels.sum_windows_last(pool.window, x, y):
+        counts = _counts(pool, count_include_pad, mean, pool.operands.backend)
+        y /= counts[..., None] if pool.window.has_padding else pool.window.taps
+    else:
+        return None
+    return y.reshape(pool.y_shape)
 
 
 def _counts(pool: _Pool, count_include_pad: bool, dtype: np.dtype[Any], backend: Backend) -> Array:

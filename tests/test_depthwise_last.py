@@ -27,10 +27,14 @@ CASES = [
 @pytest.fixture(autouse=True)
 def in_small_parts(monkeypatch):
     monkeypatch.setattr(threads, "WORTH_A_THREAD", 1)
+    monkeypatch.setattr(depthwise_last, "WORTH_WRITING_OUT", 1)
     monkeypatch.setattr(depthwise_last, "WEIGHT_BYTES", 1024)
-    depthwise_last.layout.cache_clear()
+    prepared = depthwise_last.layout, depthwise_last.runner
+    for cached in prepared:
+        cached.cache_clear()
     yield
-    depthwise_last.layout.cache_clear()
+    for cached in prepared:
+        cached.cache_clear()
     nc.set_num_threads(None)
 
 
@@ -83,6 +87,13 @@ def test_what_suits():
     assert not suits(1, 1, 3)  # has no layout
     assert not suits(32, 32, 3, dtype=np.dtype("i4"))
     assert not suits(32, 32, 51, padding=25)  # too much code
+
+
+def test_small_images_are_not_worth_their_code(monkeypatch):
+    spec = spec_of((5, 9, 9, 32), (32, 1, 3, 3), {})
+    assert depthwise_last.suits(spec, np.dtype("f4"))
+    monkeypatch.setattr(depthwise_last, "WORTH_WRITING_OUT", spec.macs // 5 + 1)
+    assert not depthwise_last.suits(spec, np.dtype("f4"))
 
 
 def test_the_price_grows_with_the_work():

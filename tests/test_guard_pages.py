@@ -88,6 +88,12 @@ def inside(at_end: bool) -> int:
             nc.max_pool(guard.copy(x), *window, out=(found := guard.empty(expected.shape, "f4")))
         np.testing.assert_array_equal(found, expected)
         count += 1
+        x, expected = np.moveaxis(x, 1, -1).copy(), np.moveaxis(expected, 1, -1)
+        with PageGuarded(at_end) as guard:
+            found = guard.empty(expected.shape, "f4")
+            nc.max_pool(guard.copy(x), *window, layout="channels_last", out=found)
+        np.testing.assert_array_equal(found, expected)
+        count += 1
     for x_shape, w_shape, options in LAST:
         spec, dtype = (
             ConvSpec.of(x_shape, w_shape, groups=w_shape[0], layout="channels_last", **options),

@@ -224,6 +224,32 @@ def test_pooling_in_both_layouts_agrees(backend: str, kind: str, problem: PoolPr
     identical(np.moveaxis(pullback_last(np.moveaxis(dy, channels, -1)), -1, channels), pullback(dy))
 
 
+@pytest.mark.parametrize(
+    ("size", "window"),
+    [
+        ((24, 21), {"kernel_size": 3, "stride": 2, "padding": ((1, 0), (1, 1)), "ceil_mode": True}),
+        ((9, 15), {"kernel_size": (9, 15)}),
+    ],
+    ids=["windows", "whole"],
+)
+def test_channels_last_images_are_read_as_they_are(size: tuple[int, int], window: dict[str, Any]) -> None:
+    """Large enough for every loop: sums of whole numbers and means of them are the definition's to the bit."""
+    x = np.random.default_rng(0).integers(-9, 9, (2, *size, 300)).astype("float32")
+    first, last = np.ascontiguousarray(np.moveaxis(x, -1, 1)), {"layout": "channels_last", "backend": "numba"}
+    for count_include_pad in (True, False):
+        expected = nc.avg_pool(first, **window, count_include_pad=count_include_pad, backend="numpy")
+        y = nc.avg_pool(x, **window, count_include_pad=count_include_pad, **last)
+        identical(np.moveaxis(y, -1, 1), expected)
+    expected = nc.max_pool(first, **window, backend="numpy")
+    y = np.empty((2, *expected.shape[2:], 300), "float32")
+    assert nc.max_pool(x, **window, **last, out=y) is y
+    identical(np.moveaxis(y, -1, 1), expected)
+    x[1, 2, 3, 299], x[0, 0, 0, 0] = np.nan, np.inf
+    for pool in (nc.max_pool, nc.avg_pool):
+        found = pool(x, **window, **last)
+        identical(np.moveaxis(found, -1, 1), pool(np.moveaxis(x, -1, 1), **window, backend="numpy"))
+
+
 @pytest.mark.parametrize("kind", POOLS)
 def test_the_stride_defaults_to_the_kernel_size(backend: str, kind: str) -> None:
     pool, _ = POOLS[kind]

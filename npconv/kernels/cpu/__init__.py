@@ -13,32 +13,39 @@ import numpy as np
 
 from npconv.arrays import flatten
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cpu import filters as filters
 from npconv.kernels.cpu import (
+    depthwise_last,
     loops,
     normalize,
     phases,
     pooling,
+    pooling_last,
     threads,
     workspace,
 )
+from npconv.kernels.cpu import filters as filters
 from npconv.kernels.cpu.channels_last import conv_forward_last as conv_forward_last
 from npconv.kernels.cpu.channels_last import last_details as last_details
 from npconv.kernels.cpu.channels_last import last_runner as last_runner
 from npconv.kernels.cpu.channels_last import last_weights as last_weights
 from npconv.kernels.cpu.channels_last import reads_channels_last as reads_channels_last
 from npconv.kernels.cpu.drivers import details as details
+from npconv.kernels.cpu.drivers import is_shallow as is_shallow
 from npconv.kernels.cpu.drivers import layout_of as layout_of
+from npconv.kernels.cpu.drivers import lays_out as lays_out
 from npconv.kernels.cpu.drivers import panel_details as panel_details
 from npconv.kernels.cpu.drivers import panel_runner as panel_runner
 from npconv.kernels.cpu.drivers import run_tiles
 from npconv.kernels.cpu.drivers import runner as runner
 from npconv.kernels.cpu.drivers import takes_panels as takes_panels
 from npconv.kernels.cpu.drivers import weight_panels as weight_panels
+from npconv.kernels.cpu.elementwise import add as add
 from npconv.kernels.cpu.gradients import input_grad_runner as input_grad_runner
 from npconv.kernels.cpu.gradients import weight_grad_runner as weight_grad_runner
-from npconv.kernels.cpu.operands import ACTIVATIONS, clamp_bounds, linear_places, read_only, tables
+from npconv.kernels.cpu.operands import ACTIVATIONS, BOUNDS, clamp_bounds, linear_places, read_only, tables
 from npconv.kernels.cpu.operands import largest as largest
+from npconv.kernels.cpu.turning import turned as turned
+from npconv.kernels.cpu.turning import turns as turns
 from npconv.kernels.cpu.winograd_driver import winograd_runner as winograd_runner
 from npconv.kernels.cpu.winograd_driver import winograd_tile as winograd_tile
 from npconv.kernels.cpu.winograd_driver import winograd_weights as winograd_weights
@@ -61,7 +68,7 @@ def multiplies_on_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:
 
 def conv_forward(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | None, y: Any) -> None:
     if uses_tiles(x.dtype):
-        run_tiles(x, flatten(w, 1), bias, y, activation, spec.groups, spec.window)
+        runner(spec, x.dtype, activation)(x, w, bias, y)
         return
     code, bias = ACTIVATIONS[activation], np.zeros(spec.out_channels, x.dtype) if bias is None else bias
     rows = spec.window.positions // spec.window.out[-1]
@@ -144,6 +151,31 @@ def max_values(window: Window, x: Any, y: Any) -> None:
     else:
         rows = planes * window.positions // window.out[-1]
         threads.run(pooling.max_values, rows, y.size * window.taps, *images, geometry, spans)
+
+
+def max_values_last(window: Window, x: Any, lowest: Any, y: Any) -> None:
+    """`max_values` of ``(N, positions, C)``; `lowest` is an array of one element, for windows of padding alone."""
+    rows = y.shape[0] * window.positions // window.out[-1]
+    threads.run(
+        pooling_last.max_last, rows, y.size * window.taps, read_only(x), y, read_only(lowest), *tables(window)
+    )  # fmt: skip
+
+
+def sum_windows_last(window: Window, x: Any, y: Any) -> bool:
+    """Sums over each window of ``(N, *size, C)``; False, and nothing done, where no loop does that."""
+    batch, channels = x.shape[0], x.shape[-1]
+    spec = ConvSpec(batch, channels, channels, channels, window, layout="channels_last")
+    if not depthwise_last.suits(spec, x.dtype):
+        return False
+    ones = depthwise_last.pack_weights(spec, np.ones(spec.w_shape, x.dtype))
+    depthwise_last.runner(spec, x.dtype, BOUNDS[None], False)(x, ones, None, y)
+    return True
+
+
+def mean_last(x: Any, y: Any) -> None:
+    """Mean of floats ``(N, positions, C)`` over the positions, as ``(N, C)``."""
+    tasks = len(x) * -(-x.shape[2] // pooling_last.CHANNELS)
+    threads.run(pooling_last.mean_last, tasks, x.size, read_only(x), y)
 
 
 def max_pool_grad(window: Window, dy: Any, winner: Any, dx: Any) -> None:

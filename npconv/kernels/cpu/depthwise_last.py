@@ -21,6 +21,7 @@ from numba import types
 from npconv.geometry import ConvSpec, Window
 from npconv.kernels.cpu.blocking import Tile, evenly, first_axes, last_axes, processor
 from npconv.kernels.cpu.compile import entry
+from npconv.kernels.cpu.depthwise import WORTH_WRITING_OUT
 from npconv.kernels.cpu.lying import Panels, panels_runner
 from npconv.kernels.cpu.operands import as_table, nothing
 from npconv.kernels.cpu.vectors import (
@@ -90,10 +91,12 @@ class Layout(NamedTuple):
 
 
 def suits(spec: ConvSpec, dtype: np.dtype[Any]) -> bool:
-    """Whether a depthwise convolution is done here: one output channel for each input channel, and not too much code.
+    """Whether a depthwise convolution is done here: one output channel for each input channel, and worth its code.
 
     What layout its arrays have is not asked.
     """
+    if spec.macs < max(1, spec.batch) * WORTH_WRITING_OUT:
+        return False
     # A single channel has no layout.
     if dtype.kind != "f" or spec.in_channels < 2 or not spec.is_depthwise or spec.out_channels != spec.in_channels:
         return False
@@ -152,6 +155,7 @@ def _tile(line: Line) -> Tile:
     return Tile(outputs, line.vectors, line.lanes)
 
 
+@functools.lru_cache(maxsize=1024)
 def runner(spec: ConvSpec, dtype: np.dtype[Any], bounds: tuple[float, float], bent: bool) -> Callable[..., None]:
     """The convolution of channels-last arrays, clamped to `bounds` and then bent by hardswish or not.
 
