@@ -66,7 +66,7 @@ def test_images_as_they_lie_give_the_definition_and_stay_inside(spec, dtype, mon
     monkeypatch.setattr(dense_last, "tile_for", lambda *_: tile)
     monkeypatch.setattr(dense_last, "MOST_POSITIONS", 50)
     monkeypatch.setattr(dense_last, "layout", dense_last.layout.__wrapped__)
-    monkeypatch.setattr(dense_last, "places", dense_last.places.__wrapped__)
+    monkeypatch.setattr(dense_last, "_layer", dense_last._layer.__wrapped__)
     activation = (None, "relu6", "hardswish")[spec.out_channels % 3]
     x, w, bias = (guard.array(shape, rng, dtype) for shape in (spec.x_shape, spec.w_shape, (spec.out_channels,)))
     limits = (0.0, 6.0) if activation == "relu6" else (-np.inf, np.inf)

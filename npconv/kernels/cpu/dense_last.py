@@ -20,7 +20,7 @@ from npconv.geometry import ConvSpec
 from npconv.kernels.cpu.blocking import Tile, evenly, first_axes, last_axes, processor
 from npconv.kernels.cpu.compile import entry, inner
 from npconv.kernels.cpu.lying import FETCHERS, Panels, panels_runner, runs_product
-from npconv.kernels.cpu.panels import in_panels, in_slices
+from npconv.kernels.cpu.panels import layer_out
 from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, elements, number_of
 from npconv.leading import leading_planes
 
@@ -122,19 +122,18 @@ def pack_weights(spec: ConvSpec, w: Any) -> Panels:
 
     A group is a slice of the depth after the other, each of panels ``(runs, elements, tile.columns)``.
     """
-    return in_panels(w, spec.groups, layout(spec, w.dtype).tile, places(spec, w.dtype))
+    return _layer(spec, w.dtype)(w)
 
 
 @functools.lru_cache(maxsize=1024)
-def places(spec: ConvSpec, dtype: np.dtype[Any]) -> Any:
-    """Where the elements of a row of weights go."""
+def _layer(spec: ConvSpec, dtype: np.dtype[Any]) -> Callable[..., Panels]:
+    """What lays weights out as the driver reads them; see `layer_out`."""
     tile, _, _, runs, depth, slices = layout(spec, dtype)
     order = np.empty((runs, depth), np.int64)
     for run, count, above, chunk, before in slices:
         order[run : run + count, above : above + chunk] = before + np.arange(count * chunk).reshape(count, chunk)
-    taps_last = order.reshape(spec.window.taps, -1).T.reshape(-1)
-    panels = -(-spec.out_channels // spec.groups // tile.columns)
-    return in_slices(taps_last, (count * chunk for _, count, _, chunk, _ in slices), panels)
+    channels_first = order.reshape(spec.window.taps, -1).T.reshape(-1)
+    return layer_out(spec, dtype, tile, [count * chunk for _, count, _, chunk, _ in slices], channels_first)
 
 
 def runner(spec: ConvSpec, dtype: np.dtype[Any], bounds: tuple[float, float], bent: bool) -> Callable[..., None]:
