@@ -56,7 +56,8 @@ def made_ready(
         image = backend.scratch(x.shape, kind)
         image[...] = x
         y = Run(backend, "direct", factors)(frame, image, kernel.astype(kind), kind.type(cval))
-        y = y.astype(whole)  # a float that an integer cannot hold is anything; one as wide wraps as it should
+        # A float that an integer cannot hold is anything; an integer wraps as it should.
+        y = y.astype(result if result.kind == "i" and result.itemsize >= whole.itemsize else whole)
         if out is None:
             return y.astype(result, copy=False)
         out[...] = y
