@@ -16,6 +16,7 @@ def main() -> None:
     from sphinx_gallery import gen_gallery, notebook, py_source_parser
 
     _, blocks = py_source_parser.split_code_and_text_blocks(str(SOURCE))
+    blocks = [(kind, py_source_parser.remove_config_comments(text), line) for kind, text, line in blocks]
     settings = {**gen_gallery.DEFAULT_GALLERY_CONF, "notebook_images": False}
     cells = notebook.jupyter_notebook(blocks, settings, str(SOURCE.parent))
     book = nbformat.reads(json.dumps(cells), as_version=4)

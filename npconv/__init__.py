@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from npconv.pooling import avg_pool, avg_pool_vjp, max_pool, max_pool_vjp
     from npconv.report import show_config, warmup
     from npconv.roofs import this_machine
+    from npconv.sums import add
 
 __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "add",
     "autotune",
     "available_backends",
     "avg_pool",
@@ -84,6 +86,7 @@ _ROOMS = (
     "cost", "d2l", "dask", "filters", "inference", "jit", "machine", "models", "nn", "onnx", "plot", "reference",
 )  # fmt: skip
 _FUNCTIONS = {
+    "add": "sums",
     "autotune": "planning.tuning",
     "batch_norm_vjp": "normalization",
     **dict.fromkeys(("available_backends", "free_workspace"), "arrays"),

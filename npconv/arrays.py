@@ -62,6 +62,16 @@ class Backend:
         self.kernels.matmul(a, self.xp.ascontiguousarray(b), product)
         return product
 
+    def turns(self, image: Array) -> bool:
+        """Whether there are loops that bring an image's channels from first to last and back."""
+        return self.name == "numba" and self.kernels is not None and bool(self.kernels.turns(image))
+
+    def turned(self, image: Array, to_last: bool) -> Array:
+        """``(N, C, *spatial)`` as ``(N, *spatial, C)``, or back, where `turns`."""
+        kernels: Any = self.kernels
+        result: Array = kernels.turned(image, to_last)
+        return result
+
     def scratch(self, shape: Size, dtype: np.dtype[Any]) -> Array:
         """An array that holds anything and does not outlive a call: where it is large, in memory used before."""
         if self.name == "numba" and self.kernels is not None:
@@ -234,8 +244,10 @@ class Operands:
     def load_image(self, name: str, layout: str, batched: bool, dtype: np.dtype[Any] | None = None) -> Array:
         """The operand as ``(N, C, *spatial)``, whatever its layout."""
         xp = self.backend.xp
-        value = to_channels_first(xp, xp.asarray(self._given[name]), layout, batched)
-        return contiguous(self.backend, value, dtype or self.compute_dtype)
+        value, dtype = xp.asarray(self._given[name]), dtype or self.compute_dtype
+        if layout == "channels_last" and value.dtype == dtype and self.backend.turns(value):
+            return self.backend.turned(value if batched else value[None], to_last=False)
+        return contiguous(self.backend, to_channels_first(xp, value, layout, batched), dtype)
 
     def check_out(self, out: Any, shape: Size, dtype: np.dtype[Any] | None = None) -> None:
         """Raise unless `out` can take a result of this shape and dtype without harming an operand."""
@@ -304,10 +316,13 @@ def to_channels_first(xp: ModuleType, value: Array, layout: str, batched: bool) 
     return value if layout == "channels_first" else xp.moveaxis(value, -1, 1)
 
 
-def from_channels_first(xp: ModuleType, value: Array, layout: str, batched: bool) -> Array:
+def from_channels_first(backend: Backend, value: Array, layout: str, batched: bool) -> Array:
     """The inverse of `to_channels_first`, in C order."""
     if layout == "channels_last":
-        value = xp.ascontiguousarray(xp.moveaxis(value, 1, -1))
+        if backend.turns(value):
+            value = backend.turned(value, to_last=True)
+        else:
+            value = backend.xp.ascontiguousarray(backend.xp.moveaxis(value, 1, -1))
     return value if batched else value[0]
 
 

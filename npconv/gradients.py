@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,7 +102,7 @@ def conv_input_grad(
         return operands.deliver(plan.run_last(operands.load("dy", dtype), _conj(operands.load("w", dtype))), out)
     dx = plan.run(operands.load_image("dy", layout, spec.batched, dtype), _conj(operands.load("w", dtype)))
     _remember(key, plan)
-    return operands.deliver(from_channels_first(operands.backend.xp, dx, layout, spec.batched), out)
+    return operands.deliver(from_channels_first(operands.backend, dx, layout, spec.batched), out)
 
 
 def conv_weight_grad(
@@ -244,8 +245,10 @@ def conv_vjp(
         operands.shape("x"), operands.shape("w"), stride, padding, dilation, groups, padding_mode, layout
     )
     epilogue.check(operands, spec.out_channels, activation)
+    # All three see the image as it is loaded once, for all of them.
+    first = replace(spec, layout="channels_first")
     plans = {
-        op: planning.plan_for(spec, op, operands.backend, operands.dtype, algorithm)
+        op: planning.plan_for(first, op, operands.backend, operands.dtype, algorithm)
         for op in ("forward", "input_grad", "weight_grad")
     }
     xp = operands.backend.xp
@@ -258,7 +261,7 @@ def conv_vjp(
     if activation:
         slope = epilogue.slope(operands.backend, epilogue.wrapped(after, operands.dtype), activation)
         after = epilogue.activate(operands.backend, epilogue.wrapped(after, operands.dtype), activation)
-    y = operands.deliver(from_channels_first(xp, after, layout, spec.batched))
+    y = operands.deliver(from_channels_first(operands.backend, after, layout, spec.batched))
 
     def pullback(dy: Array) -> tuple[Array, Array, Array | None]:
         grads = operands.companion(dy=dy)
@@ -280,7 +283,7 @@ def conv_vjp(
         factor, dz_ = cast("weight_grad", x_, dz)
         dw = plans["weight_grad"].run(_conj(factor), dz_)
         db = None if bias is None else grads.deliver(dz.sum(axis=(0, *range(2, dz.ndim)), dtype=wide), dtype=dtype)
-        dx = from_channels_first(xp, dx, layout, spec.batched)
+        dx = from_channels_first(operands.backend, dx, layout, spec.batched)
         return grads.deliver(dx, dtype=dtype), grads.deliver(dw, dtype=dtype), db
 
     return y, pullback

@@ -32,6 +32,8 @@ array of shape (N, C_out, H_out, W_out)
 
 Raises
 ------
+TypeError
+    When the calling function is compiled, if an argument is not what is described here.
 ValueError
     If the shapes do not fit together.
 

@@ -148,7 +148,7 @@ def fold(
     check_extent("the output", (batch, channels, *size))
     columns = operands.load("cols").reshape(batch, channels, window.taps, window.positions)
     x = image_of(operands.backend, window, columns)
-    return operands.deliver(from_channels_first(operands.backend.xp, x, layout, batched))
+    return operands.deliver(from_channels_first(operands.backend, x, layout, batched))
 
 
 im2col, col2im = unfold, fold

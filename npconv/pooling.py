@@ -147,7 +147,7 @@ def max_pool_vjp(
         operands = pool.gradient(dy)
         grad = operands.load_image("dy", layout, pool.batched)
         dx = _max_backward(operands.backend, pool.window, grad, winner, pool.image)
-        return operands.deliver(from_channels_first(operands.backend.xp, dx, layout, pool.batched))
+        return operands.deliver(from_channels_first(operands.backend, dx, layout, pool.batched))
 
     return pool.operands.deliver(pool.as_result(y)), pullback
 
@@ -259,7 +259,7 @@ def avg_pool_vjp(
         planes = grad.reshape(pool.spec.batch, 1, *pool.window.out)
         dx = ALGORITHMS["depthwise"].input_grad(pool.spec, operands.backend, planes, pool.ones(grad.dtype))
         dx = dx.reshape(pool.image)
-        return operands.deliver(from_channels_first(operands.backend.xp, dx, layout, pool.batched), dtype=dtype)
+        return operands.deliver(from_channels_first(operands.backend, dx, layout, pool.batched), dtype=dtype)
 
     return pool.operands.deliver(y, dtype=_mean_dtype(pool.operands)), pullback
 
@@ -332,7 +332,7 @@ class _Pool:
         return window.positions == 1 and window.kernel == window.size and not window.has_padding
 
     def as_result(self, y: Array) -> Array:
-        return from_channels_first(self.operands.backend.xp, y, self.layout, self.batched)
+        return from_channels_first(self.operands.backend, y, self.layout, self.batched)
 
     @property
     def has_values_alone(self) -> bool:

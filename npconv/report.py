@@ -82,8 +82,9 @@ def warmup(dtypes: tuple[Any, ...] = ("float32", "float64")) -> float:
     """Compile what most networks run on, or load it from the cache, before it is needed.
 
     For each dtype: the loops of the backend numba that serve every geometry, and for floats those that are written for
-    one, of 1x1, 3x3 and depthwise 3x3 convolutions, forward and backward. What is rarer, such as Winograd's tiles for
-    other kernels, or filters, is compiled when it is first met. All of it is kept in the cache folder.
+    one, of 1x1, 3x3 and depthwise 3x3 convolutions, and those of batch normalisation with a rectifier, forward and
+    backward. What is rarer, such as Winograd's tiles for other kernels, or filters, is compiled when it is first met.
+    All of it is kept in the cache folder.
 
     Parameters
     ----------
@@ -108,6 +109,7 @@ def warmup(dtypes: tuple[Any, ...] = ("float32", "float64")) -> float:
     """
     from npconv.conv import plan
     from npconv.gradients import conv_vjp
+    from npconv.normalization import batch_norm_vjp
     from npconv.patches import fold, unfold
     from npconv.pooling import max_pool_vjp
 
@@ -129,6 +131,9 @@ def warmup(dtypes: tuple[Any, ...] = ("float32", "float64")) -> float:
                 y, pullback = conv_vjp(x, w, **geometry)
                 pullback(y)
                 plan(x_shape, w_shape, **geometry, dtype=dtype).pack(w)(x)
+            for size in (16, 144) if dtype.kind == "f" else ():
+                y, _, _, pullback = batch_norm_vjp(np.ones((1, 1, size), dtype), activation="relu")
+                pullback(y)
     return time.perf_counter() - start
 
 

@@ -115,7 +115,7 @@ def _transpose(
         y = operands.backend.xp.pad(y, ((0, 0), (0, 0), *((0, extra) for extra in beyond)))
     y = epilogue.finish(operands.backend, y, None if bias is None else operands.load("bias"), None)
     y = epilogue.activate(operands.backend, epilogue.wrapped(y, operands.dtype), activation)
-    return operands.deliver(from_channels_first(operands.backend.xp, y, layout, spec.batched), out)
+    return operands.deliver(from_channels_first(operands.backend, y, layout, spec.batched), out)
 
 
 def conv_transpose1d(

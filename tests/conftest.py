@@ -66,9 +66,12 @@ def made_anew() -> Iterator[None]:
     """No loop is used that was made ready under other limits than a test's, and none of this test's stays."""
     from npconv.kernels.cpu import drivers
 
-    drivers.tile_runner.cache_clear()
+    made = drivers.tile_runner, drivers.panel_runner, drivers.runner_laying_out
+    for runner in made:
+        runner.cache_clear()
     yield
-    drivers.tile_runner.cache_clear()
+    for runner in made:
+        runner.cache_clear()
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ SPECS = [
     spec((1, 2, 3, 2, 9, 16), (8, 16, 2, 1, 2, 1), padding=1),
     spec((1, 3, 4, 5), (14, 5, 7, 9), padding=4),
     spec((1, 6, 6, 4), (12, 4, 1, 1), stride=3, padding=1),
+    spec((1, 12, 11, 1), (12, 1, 3, 3), padding=1),
 ]
 
 
@@ -65,7 +66,7 @@ def test_images_as_they_lie_give_the_definition_and_stay_inside(spec, dtype, mon
     monkeypatch.setattr(dense_last, "tile_for", lambda *_: tile)
     monkeypatch.setattr(dense_last, "MOST_POSITIONS", 50)
     monkeypatch.setattr(dense_last, "layout", dense_last.layout.__wrapped__)
-    monkeypatch.setattr(dense_last, "places", dense_last.places.__wrapped__)
+    monkeypatch.setattr(dense_last, "_layer", dense_last._layer.__wrapped__)
     activation = (None, "relu6", "hardswish")[spec.out_channels % 3]
     x, w, bias = (guard.array(shape, rng, dtype) for shape in (spec.x_shape, spec.w_shape, (spec.out_channels,)))
     limits = (0.0, 6.0) if activation == "relu6" else (-np.inf, np.inf)
@@ -118,6 +119,27 @@ def test_infinite_weights_meet_the_padding(padding):
     with np.errstate(invalid="ignore"):
         by_definition = nc.conv2d(x, w, backend="numpy", algorithm="direct", **how)
     np.testing.assert_allclose(y, by_definition, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 40, 9), (1, 33, 7, 5), (2, 70, 3), (1, 8, 2, 2, 1), (1, 1, 1, 1), (0, 3, 4, 5)]
+)
+def test_channels_go_from_first_to_last_and_back(shape, dtype, monkeypatch):
+    monkeypatch.setattr(threads, "WORTH_A_THREAD", 1)
+    image = Guarded().array(shape, np.random.default_rng(0), np.dtype(dtype))
+    for limit in (1, 3):
+        with nc.config.limit_threads(limit):
+            last = cpu.turned(image, True)
+            np.testing.assert_array_equal(last, np.moveaxis(image, 1, -1))
+            np.testing.assert_array_equal(cpu.turned(last, False), image)
+
+
+def test_packed_weights_and_channels_first_arrays_do_not_meet():
+    plan = nc.plan((1, 9, 9, 16), (16, 16, 3, 3), layout="channels_last", algorithm="direct", backend="numba")
+    packed = plan.packed(np.ones(plan.spec.w_shape, np.float32))
+    with pytest.raises(ValueError, match="run_last"):
+        plan.run(np.ones((1, 16, 9, 9), np.float32), packed)
 
 
 def test_what_has_no_loops_of_its_own_is_transposed_and_priced_so():

@@ -82,6 +82,8 @@ def test_cost_as_json_counts_machines(capsys):
 def test_cost_of_a_separable_pair_and_of_variations(capsys):
     out = run("cost --separable 512 512 3 3 14 14", capsys)[1]
     assert "52.3 MMAC" in out
+    dense, *_ = json.loads(run("cost --separable 8x3x9x9 4x3x3x3 --json", capsys)[1])
+    assert dense["macs"] == nc.cost.conv((8, 3, 9, 9), (4, 3, 3, 3)).macs
     saved = 1 / nc.cost.separable(512, 512, 3, (14, 14)).ratio
     assert f"The dense layer has {saved:.3g} times the MACs, 8.84 times the parameters" in out
     assert "twice the channels" in run("cost --vary 64 64 3 3 56 56", capsys)[1]
@@ -190,6 +192,7 @@ def test_one_broken_picture_does_not_stop_the_others(pictures, capsys):
         ("cost 1x3x8 4x3xx", "sizes must be"),
         ("cost --separable --groups 2 4 4 3 3 8 8", "--groups"),
         ("cost mobilenet_v9", "mobilenet_v2"),
+        ("cost --separable 1x3x8x8 4x7x3x3", "has 3 channels"),
         ("cost --separable --samples 10 4 4 3 3 8 8", "no --samples"),
         ("cost --vary --layers 10 4 4 3 3 8 8", "no --layers"),
         ("filter colour.png --kernel gaussian:1e9", "1000 pixels or less"),

@@ -17,8 +17,8 @@ from npconv.kernels.cpu.vectors import halves
 # Every kernel, stride, padding and number of rows of a strip is machine code of its own, which takes seconds to make,
 # so planes that may have the same height have it.
 SPECS = [
-    # (x, w, options): planes narrower than a vector, wider than some, with a rest
-    ((2, 3, 7, 7), (3, 1, 3, 3), {"padding": 1}),
+    # (x, w, options): planes narrower than a vector, in blocks of channels with a rest; wider than some, with a rest
+    ((2, 10, 7, 7), (10, 1, 3, 3), {"padding": 1}),
     ((2, 3, 7, 33), (3, 1, 3, 3), {"padding": 1}),
     ((1, 2, 19, 3), (6, 1, 5, 2), {"padding": ((2, 4), (0, 3))}),
     # strides of 1, 2 and more in rows and columns, with odd rests, and dilations that share a factor with them
@@ -29,7 +29,7 @@ SPECS = [
     ((1, 2, 12, 18), (2, 1, 1, 20), {"padding": ((0, 0), (9, 12)), "stride": (2, 2)}),
     # signals, volumes with taps and whole kernels in the padding, a kernel larger than the image, no image at all
     ((2, 3, 70), (3, 1, 7), {"padding": 3}),
-    ((1, 2, 3, 5, 9), (2, 1, 3, 3, 3), {"padding": 1}),
+    ((2, 5, 3, 5, 9), (5, 1, 3, 3, 3), {"padding": 1}),
     ((1, 2, 4, 6, 9), (4, 1, 1, 2, 2), {"padding": 1, "stride": (2, 2, 2), "dilation": (2, 1, 1)}),
     ((1, 2, 2, 3), (2, 1, 3, 5), {"padding": 4}),
     ((1, 2, 2, 0), (2, 1, 3, 5), {"padding": 4}),

@@ -140,6 +140,44 @@ def test_links_to_files_lead_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
+def their_names(library):
+    """What the left column calls functions by, and how it takes an array."""
+    if library == "PyTorch":
+        torch = pytest.importorskip("torch")
+        return {"torch": torch, "F": torch.nn.functional}, torch.from_numpy
+    if library == "astropy":
+        convolution = pytest.importorskip("astropy.convolution")
+        return {name: getattr(convolution, name) for name in ("convolve", "convolve_fft")}, np.asarray
+    pytest.importorskip("scipy.ndimage")
+    import scipy.signal
+
+    return {"scipy": scipy}, np.asarray
+
+
+@pytest.mark.parametrize("library", ["PyTorch", "SciPy", "astropy"])
+def test_what_is_called_what_is_equal(library):
+    page = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
+    section = page.partition(f"\n## {library}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\S[^`]*\))`[^|`]*\| `(nc\.[^`]*\))`[^|`]*\|$", section, re.MULTILINE)
+    assert len(rows) >= 4
+    rng = np.random.default_rng(0)
+    if library == "PyTorch":
+        numbers = {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2, "dilation": 1}
+        shapes = {"x": (2, 4, 9, 11), "w": (4, 4, 3, 3), "b": (4,), "dy": (2, 4, 7, 9), "columns": (2, 36, 63)}
+        arrays = {name: rng.random(shape) for name, shape in shapes.items()}
+    else:
+        numbers, arrays = {}, {"x": rng.random((12, 14)), "w": rng.random((3, 5)), "m": rng.random((12, 14)) < 0.1}
+        arrays["gaps"] = np.where(arrays["m"], np.nan, arrays["x"])
+    theirs, take = their_names(library)
+    for left, right in rows:
+        # With groups a kernel has half of the channels.
+        mine = arrays | ({"w": arrays["w"][:, :2]} if "groups" in left else {})
+        expected = eval(left, theirs | numbers | {name: take(array) for name, array in mine.items()})
+        with nc.use_backend("numpy"):
+            found = eval(right, {"nc": nc, "np": np} | numbers | mine)
+        np.testing.assert_allclose(found, np.asarray(expected), rtol=1e-10, atol=1e-12, err_msg=right)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_headings_skip_no_level(page):
     """Which `make docs` refuses, and takes minutes to find."""

@@ -69,3 +69,26 @@ def test_what_does_not_fit_is_an_error(inside, changes, words):
     }  # fmt: skip
     with pytest.raises(ValueError, match=words):
         inside(*call.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"x": np.zeros((2, 6, 6), "f4")}, "^x must be an array of 4 dimensions, .* got an array of 3 dimensions"),
+        ({"x": [1.0]}, "^x must be an array of 4 dimensions, .* got reflected list"),
+        ({"w": np.zeros((3, 2, 3, 3), "f8")}, "^w must be of the dtype of x, float32, got float64"),
+        ({"w": np.zeros((3, 2, 3, 3), "i4")}, "^w must be an array of 4 dimensions, of float32 or float64, .*of int32"),
+        ({"bias": np.zeros((3, 1), "f4")}, "^bias must be None or an array of 1 dimension"),
+        ({"stride": 1.5}, "^stride must be an integer or a pair of integers, got float64"),
+        ({"padding": "same"}, "^padding must be an integer or a pair of integers, got unicode_type"),
+        ({"dilation": (1, 1, 1)}, "^dilation must be an integer or a pair of integers, got"),
+        ({"groups": (1, 1)}, "^groups must be an integer, got"),
+    ],
+)
+def test_what_has_no_form_is_said_when_the_caller_is_compiled(inside, changes, words):
+    call = {
+        "x": np.zeros((1, 2, 6, 6), "f4"), "w": np.zeros((3, 2, 3, 3), "f4"), "bias": np.zeros(3, "f4"),
+        "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, **changes,
+    }  # fmt: skip
+    with pytest.raises(TypeError, match=words):
+        inside(*call.values())

@@ -128,7 +128,8 @@ def test_bad_input() -> None:
     net = nn.Sequential(nn.Conv2d(2, 3, 1, rng=0), body=nn.Sequential(nn.Linear(5, 2, rng=0)))
     with pytest.raises(TypeError, match="model must be a Module, got function"):
         nn.compile(lambda x: x, (3,))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"node model.body.0 \(linear\): x of shape"):
+    where = r"node model.body.0 \(linear\): x of shape"
+    with pytest.raises(ValueError, match=r"^input_shape=\(2, 4, 4\), of one sample, does not fit the model: " + where):
         nn.compile(net, (2, 4, 4))
     with pytest.raises(ValueError, match=r"node model.0 \(conv\): .*channels"):
         nn.compile(net, (3, 4, 5))

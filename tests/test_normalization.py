@@ -105,6 +105,24 @@ def test_the_gradient_passes_exactly_where_the_result_is_between_the_bounds(back
     assert (pullback(dy)[2] == np.where((y > 0) & (y < 6), dy, 0).sum(axis=(0, 2, 3))).all()
 
 
+@pytest.mark.parametrize("size", [6, 12])
+def test_bits_do_not_depend_on_the_number_of_threads(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = pytest.importorskip("npconv.kernels.cpu.threads")
+    monkeypatch.setattr(threads, "WORTH_A_THREAD", 1)
+    x, dy = np.random.default_rng(0).standard_normal((2, 5, 29, size, size), "f4")
+    weight, found = np.ones(29, "f4"), []
+    try:
+        for count in (1, 2, 3):
+            nc.set_num_threads(count)
+            y, mean, var, pullback = nc.batch_norm_vjp(x, weight, weight, activation="relu", backend="numba")
+            found.append((y, mean, var, *pullback(dy)))
+    finally:
+        nc.set_num_threads(None)
+    for others in found[1:]:
+        for one, other in zip(found[0], others, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("rectifier", [nn.ReLU, nn.ReLU6])
 def test_a_rectifier_after_a_normalisation_is_the_same_in_one_pass(
     backend: str, rectifier: type[nn.Module], monkeypatch: pytest.MonkeyPatch

@@ -51,7 +51,7 @@ def test_panels_give_the_definition_and_stay_inside(spec, dtype, monkeypatch):
     monkeypatch.setattr(packed, "tile_for_positions", lambda *_: tile)
     rng, guard, dtype = np.random.default_rng(0), Guarded(), np.dtype(dtype)
     activation = (None, "relu6", "hardswish")[spec.out_channels % 3]
-    assert cpu.takes_panels(spec, dtype)
+    assert packed.suits(spec, dtype)
     x, w, bias = (guard.array(shape, rng, dtype) for shape in (spec.x_shape, spec.w_shape, (spec.out_channels,)))
     plan = nc.plan(
         spec.x_shape, spec.w_shape, stride=spec.window.stride, padding=spec.window.padding, dtype=dtype,
@@ -60,13 +60,32 @@ def test_panels_give_the_definition_and_stay_inside(spec, dtype, monkeypatch):
     expected = plan(x, w, bias)
     limits = (0.0, 6.0) if activation == "relu6" else (-np.inf, np.inf)
     run = packed.panel_runner(spec, dtype, limits, activation == "hardswish")
-    panels = packed.weight_panels(spec, w)
+    panels = packed.weight_layer(spec, dtype)(w)
     for count in (1, 3):
         y = guard.array(spec.y_shape, None, dtype)
         run(x, panels, bias, y, count)
         # Sums of small whole numbers are exact; hardswish rounds.
         np.testing.assert_allclose(y, expected, rtol=1e-6 if activation == "hardswish" else 0, atol=0)
     guard.check()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_single_call_lays_weights_out_where_that_is_faster(count, made_anew, monkeypatch):
+    """Two groups, panels that are not full, depths of several slices and of a few products."""
+    monkeypatch.setattr(threads, "WORTH_A_THREAD", 1)
+    monkeypatch.setattr(threads, "get_num_threads", lambda: count)
+    rng, guard = np.random.default_rng(0), Guarded()
+    spec = ConvSpec.of((1, 94, 17, 15), (60, 47, 3, 3), stride=2, padding=1, groups=2)
+    assert cpu.lays_out(spec, np.dtype("f4"))
+    x, w, bias = (guard.array(shape, rng) for shape in (spec.x_shape, spec.w_shape, (60,)))
+    y = guard.array(spec.y_shape)
+    cpu.conv_forward(spec, x, w, bias, "relu", y)
+    np.testing.assert_array_equal(y, nc.conv(x, w, bias, 2, 1, groups=2, activation="relu", backend="numpy"))
+    guard.check()
+    few = ConvSpec.of((1, 94, 5, 5), (60, 47, 3, 3), stride=2, padding=1, groups=2)
+    assert cpu.takes_panels(few, np.dtype("f4"))
+    assert not cpu.lays_out(few, np.dtype("f4"))
+    assert "laid out in each call" in dict(cpu.details(spec, np.dtype("f4")))["driver"]
 
 
 def test_plans_lay_weights_out_and_a_functional_call_does_not():

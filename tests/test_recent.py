@@ -236,3 +236,32 @@ def test_a_measurement_counts_for_the_very_next_call(monkeypatch: pytest.MonkeyP
     nc.autotune(x.shape, w.shape)
     assert recent._epoch > before
     assert not recent._calls
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "u1", "i8"])
+@pytest.mark.parametrize("stride", [1, [2, 3], 9])
+@pytest.mark.parametrize("kernel", [(3, 3), (12, 14)])
+def test_a_filter_that_is_remembered_writes_into_out(kernel, stride, dtype):
+    rng = np.random.default_rng(0)
+    x, w = rng.integers(0, 200, (40, 61)).astype(dtype), rng.integers(0, 4, kernel).astype(dtype)
+    every = (stride, stride) if isinstance(stride, int) else stride
+    expected = nc.correlate(x, w, backend="numpy", method="direct")[:: every[0], :: every[1]]
+    recent.forget()
+    for _ in range(2):
+        out = np.zeros_like(expected, order="C")
+        assert nc.correlate(x, w, stride=stride, out=out) is out
+        np.testing.assert_allclose(out, expected, rtol=2e-5)
+        np.testing.assert_allclose(nc.correlate(x, w, stride=stride), expected, rtol=2e-5)
+    assert sum(key[0] == "filter" for key in recent._calls) == 2  # one with out, one without
+    for wrong in (out[:-1], out.astype("c8"), x[:: every[0], :: every[1]], np.broadcast_to(out[:1], out.shape)):
+        with pytest.raises((ValueError, TypeError), match="out must"):
+            nc.correlate(x, w, stride=stride, out=wrong)
+
+
+def test_lists_are_remembered_as_tuples_are():
+    for _ in range(2):
+        np.testing.assert_array_equal(
+            nc.conv(X, W, stride=[2, 1], padding=[(1, 0), [0, 1]]),
+            nc.conv(X, W, stride=(2, 1), padding=((1, 0), (0, 1))),
+        )
+    assert len(recent._calls) == 1

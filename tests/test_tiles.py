@@ -26,7 +26,7 @@ from npconv.algorithms.planar import planar
 from npconv.arrays import require
 from npconv.geometry import ConvSpec, Window
 from npconv.kernels import cpu
-from npconv.kernels.cpu import drivers, threads, winograd, winograd_driver
+from npconv.kernels.cpu import drivers, shallow, threads, winograd, winograd_driver
 from npconv.kernels.cpu.blocking import LOW_ROWS, Tile, blocks_for, features, low_tile_for, processor
 from npconv.kernels.cpu.microkernel import CHUNK, tile_product
 from npconv.kernels.cpu.operands import read_only
@@ -443,6 +443,15 @@ NARROW = [
     ConvSpec.of((3, 3, 410), (1, 3, 1)),
     ConvSpec.of((1, 8, 192), (3, 8, 1)),
 ]
+# Several blocks with a rest, of rows and of parts of a row; channels and vectors that fill no tile, or not even one;
+# phases, groups, dilation, a plane of zeros.
+SHALLOW = [
+    ConvSpec.of((2, 3, 70, 61), (13, 3, 3, 3), stride=(2, 1), padding=1),
+    ConvSpec.of((1, 4, 40, 49), (22, 2, 3, 2), stride=2, padding=((1, 0), (0, 2)), groups=2),
+    ConvSpec.of((3, 2, 3, 4, 16), (6, 2, 2, 3, 3), padding=1, dilation=(1, 1, 2)),
+    ConvSpec.of((2, 3, 3001), (8, 3, 5)),
+    ConvSpec.of((1, 2, 9), (7, 2, 2)),
+]
 
 
 def shapes(spec):
@@ -456,6 +465,7 @@ def test_tiled_convolution_stays_inside_its_arrays(spec, dtype, which, monkeypat
     tile = tiles_of(np.dtype(dtype))[which]
     monkeypatch.setattr(drivers, "tile_for", lambda *_: tile)
     monkeypatch.setattr(drivers, "is_narrow", lambda *_: False)
+    neither_shallow_nor_panels(monkeypatch)
     check_driver(spec, np.dtype(dtype), monkeypatch)
 
 
@@ -466,7 +476,26 @@ def test_narrow_convolution_stays_inside_its_arrays(spec, dtype, rows, monkeypat
     # A tile of fewer rows than there are channels makes several passes.
     tile = low_tile_for(np.dtype(dtype), rows, 1)
     monkeypatch.setattr(drivers, "low_tile_for", lambda *_: tile)
+    neither_shallow_nor_panels(monkeypatch)
     check_driver(spec, np.dtype(dtype), monkeypatch)
+
+
+def neither_shallow_nor_panels(monkeypatch):
+    """Leave a convolution to the other drivers."""
+    monkeypatch.setattr(shallow, "layout", lambda *_: None)
+    monkeypatch.setattr(drivers, "lays_out", lambda *_: False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("spec", SHALLOW, ids=shapes)
+def test_shallow_convolution_stays_inside_its_arrays(spec, dtype, monkeypatch, made_anew):
+    monkeypatch.setattr(shallow, "STAGED_ELEMENTS", 2**10)  # so that there are several blocks
+    monkeypatch.setattr(shallow, "FEWEST_LOW_POSITIONS", 64)
+    # Each tile is code of its own, which takes seconds to make.
+    tile = (4, 3) if dtype == DTYPES[0] else (6, 2)
+    monkeypatch.setattr(shallow, "processor", lambda: processor()._replace(tiles=(tile,)))
+    assert cpu.is_shallow(spec, dtype)
+    check_driver(spec, dtype, monkeypatch)
 
 
 def use_threads(count, monkeypatch):
@@ -587,13 +616,14 @@ def test_other_processors_keep_the_contracts(name):
     # What depends on the length of vectors most, in so far as it compiles soon.
     some = "copiers or transposition or float32 and (packed or chunked or dots or gathered or scattered)"
     some += " or float32-0 and (1x6x9x75 or 1x6x11x40) or float32-2 and 2x5x9x75 or float32-4 and 1x5x13x40"
+    some += " or float32 and 1x4x40x49"
     some += " or strips_and_dots and float32 and (2x3x14x15 or 1x3x11x35)"
     files = [__file__, str(Path(__file__).with_name("test_depthwise.py"))]
     command = [sys.executable, "-m", "pytest", "-v", "-x", "-p", "no:cacheprovider", "-k", some, *files]
     as_other = {**os.environ, "PYTEST_ADDOPTS": "", **OTHER_PROCESSORS[name]}
     done = subprocess.run(command, env=as_other, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-4000:]
-    for name in ("strips_and_dots", "tiles_touch", "tiled", "narrow", "winograd"):
+    for name in ("strips_and_dots", "tiles_touch", "tiled", "narrow", "shallow", "winograd"):
         assert re.search(f"test_{name}.* PASSED", done.stdout), f"no {name} was run"
 
 

@@ -209,11 +209,22 @@ def test_errors_are_as_large_as_documented(
     monkeypatch: pytest.MonkeyPatch, tile: Tile, rms: float, largest: float
 ) -> None:
     monkeypatch.setattr(winograd, "tile_sizes", lambda *_: tile)
-    size = (48,) * len(tile)
-    spec = ConvSpec.of((1, 64, *size), (64, 64, *(r for _, r in tile)), padding="same")
+    check_errors("winograd", "numpy", tuple(r for _, r in tile), rms, largest)
+
+
+@pytest.mark.parametrize(("backend", "rms", "largest"), [("numpy", 1.2, 8), ("numba", 2.5, 20)])
+def test_errors_of_the_direct_form_are_as_large_as_documented(backend: str, rms: float, largest: float) -> None:
+    if backend not in BACKENDS:
+        pytest.skip(f"{backend} is not here")
+    check_errors("direct", backend, (3, 3), rms, largest)
+
+
+def check_errors(algorithm: str, backend: str, kernel: tuple[int, ...], rms: float, largest: float) -> None:
+    """Errors in the unit of docs/accuracy.md, its table's first column of errors and its second."""
+    spec = ConvSpec.of((1, 64, *(48 for _ in kernel)), (64, 64, *kernel), padding="same")
     x, w = operands(spec, "forward", np.random.default_rng(0), "float32", 0)
     exact = run("direct", "numpy", spec, "forward", x.astype("float64"), w.astype("float64"))
-    error = np.abs(run("winograd", "numpy", spec, "forward", x, w) - exact)
+    error = np.abs(run(algorithm, backend, spec, "forward", x, w) - exact)
     unit = np.finfo("float32").eps * np.sqrt((exact**2).mean())
     # The order in which a processor sums differs, and the largest error is one number of many.
     assert 0.8 * rms <= np.sqrt((error**2).mean()) / unit <= 1.25 * rms

@@ -186,3 +186,4 @@ nc.plot.kernels(convolutions[1][1].weight.value, ax=left)
 nc.plot.feature_maps(images[held_back[0]], ax=middle)
 nc.plot.feature_maps(mobilenet[0][:2].eval()(images[held_back[:1]]), shared=False, ax=right)
 plt.show()
+# sphinx_gallery_thumbnail_number = 2

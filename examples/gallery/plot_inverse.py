@@ -43,3 +43,4 @@ for ax, (title, picture) in zip(axes, {"seen": seen, "found": estimate, "truth":
     ax.set_axis_off()
 plt.show()
 print(f"mean squared error {np.square(seen - truth).mean():.5f} before, {np.square(estimate - truth).mean():.5f} after")
+# sphinx_gallery_thumbnail_number = 2

@@ -44,3 +44,4 @@ plt.show()
 strength = np.hypot(*slopes)
 nc.plot.heat(photograph, nc.avg_pool(strength[None], (16, 16))[0], opacity=0.9)
 plt.show()
+# sphinx_gallery_thumbnail_number = 3

@@ -21,13 +21,14 @@ images, labels = digits.images[order, None].astype(np.float32) / 16, digits.targ
 held_back = slice(0, 360)
 
 model = demo.lenet(seed=0)
-optimiser = nn.Adam(model.parameters(), lr=2e-3)
+optimiser = nn.Adam(model.parameters(), lr=8e-3)
 history = nn.fit(
     model,
     (images[360:], labels[360:]),
     optimizer=optimiser,
     epochs=8,
     batch_size=32,
+    schedule=nn.CosineAnnealingLR(optimiser, T_max=8),
     validation=(images[held_back], labels[held_back]),
     progress=False,
 )
@@ -57,3 +58,4 @@ plt.show()
 # %%
 # What each layer costs, for one image.
 print(nc.cost.table(nc.cost.model(model, (1, 1, 8, 8))))
+# sphinx_gallery_thumbnail_number = 4

@@ -56,8 +56,11 @@ class Direct:
         work, kernel = self.cost(spec, op, dtype.itemsize), self.kernel(spec, op, backend, dtype)
         same = spec if op == "forward" else turned(spec) if op == "input_grad" and is_turnable(spec) else None
         if same is not None and (backend.name, kernel) == ("numba", "tiles"):
-            panels = op == "forward" and reused and not spec.is_pointwise and takes_panels(spec, backend, dtype)
-            return forward_seconds(same, dtype.itemsize, reused, panels)
+            kernels: Any = backend.kernels
+            forward = op == "forward" and not spec.is_pointwise
+            panels = forward and (takes_panels(spec, backend, dtype) if reused else kernels.lays_out(spec, dtype))
+            shallow = forward and not panels and kernels.is_shallow(spec, dtype)
+            return forward_seconds(same, dtype.itemsize, reused, panels, shallow)
         return predicted_seconds(backend.name, kernel, work.flops, work.bytes)
 
     def details(

@@ -12,11 +12,12 @@ from npconv.geometry import ConvSpec
 
 CALL = 4e-6
 
-# Seconds for: an operation on whole vectors of output channels; an element of the result; a run of taps that a
-# position looks up; a run that a tile begins, for each panel of output channels; a weight that is packed for the call.
-OPERATION, STORED, LOOKED_UP, BEGUN, PACKED = 1.13e-11, 8e-11, 4e-10, 4e-9, 4e-10
+# Seconds for: an operation on whole vectors of output channels; a channel of a position that meets a vector of outputs
+# that is not full; an element of the result; a run of taps that a position looks up; a run that a tile begins, for each
+# panel of output channels; a weight that is packed for the call.
+OPERATION, PARTIAL, STORED, LOOKED_UP, BEGUN, PACKED = 1.36e-11, 1.5e-9, 8e-11, 4e-10, 4e-9, 4e-10
 # An element that is transposed.
-TRANSPOSED = 1.0e-9
+TRANSPOSED = 4e-10
 
 LANES, ROWS, FEW_CHANNELS = 8, 6, 16
 
@@ -32,6 +33,8 @@ def last_seconds(spec: ConvSpec, itemsize: int, reused: bool) -> float:
     joined = spec.window.kernel[-1] if spec.groups == 1 and channels < FEW_CHANNELS else 1
     runs = spec.window.taps // joined
     seconds = 2 * positions * vectors * lanes * channels * spec.window.taps * OPERATION + positions * outputs * STORED
+    if outputs % (2 * lanes):
+        seconds += positions * channels * spec.window.taps * PARTIAL
     if spec.window.taps > 1:
         seconds += positions * runs * LOOKED_UP
     seconds += positions / ROWS * math.ceil(vectors / 2) * runs * BEGUN

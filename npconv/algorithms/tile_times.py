@@ -22,8 +22,12 @@ NARROW_CHANNELS, NARROW_STORED, NARROW_READ = 16, 3.7e-10, 1.0e-10
 # Groups are small problems of their own: an operation; an element of the image; a weight that is packed.
 GROUP_OPERATION, GROUP_READ, GROUP_PACKED = 1.8e-11, 6.0e-10, 3.0e-10
 # Weights in panels: an operation; an element of the image, which is staged; an element of the result, whose sum is
-# turned; a call. The root mean square error over 101 layers is 10 %.
+# turned; a call. The root mean square error over 101 layers is 10 %. A weight that is laid out for a single call.
 PANEL_OPERATION, PANEL_STAGED, PANEL_STORED, PANEL_CALL = 1.22e-11, 1.2e-10, 0.9e-10, 2.5e-6
+PANEL_LAID_OUT = 3.5e-10
+# Few products an output, read where they were staged: an operation on whole vectors of a row; an element of the image
+# that is staged; an element of the result.
+SHALLOW_OPERATION, SHALLOW_STAGED, SHALLOW_STORED = 1.2e-11, 3.3e-10, 1.1e-10
 # Depthwise: a call; an operation on whole vectors of a row; an element of the image; an element of a result that no
 # longer fits a cache of so many; a row, a row of a tap before the last two axes, a plane.
 ROW_CALL, ROW_OPERATION, ROW_READ, ROW_STORED, CACHED = 6e-6, 1.58e-11, 2.0e-10, 2.4e-10, 2**19
@@ -32,13 +36,16 @@ ROW, LEADING_ROW, PLANE = 1.0e-9, 1.7e-9, 8.7e-9
 LANES = 8
 
 
-def forward_seconds(spec: ConvSpec, itemsize: int, reused: bool, panels: bool = False) -> float:
+def forward_seconds(spec: ConvSpec, itemsize: int, reused: bool, panels: bool = False, shallow: bool = False) -> float:
     """Predicted time of a forward convolution on register tiles, by the driver that will run it.
 
-    With `panels` it stages the image for weights that were laid out.
+    With `panels` it stages the image for weights that are laid out, before the call where they are `reused`; if the
+    convolution is `shallow`, of few products, it reads the image where it was staged.
     """
     if panels:
-        seconds = _panels(spec, 2 * LANES * 4 // itemsize)
+        seconds = _panels(spec, 2 * LANES * 4 // itemsize) + (0 if reused else spec.parameters * PANEL_LAID_OUT)
+    elif shallow:
+        seconds = _shallow(spec)
     elif spec.in_channels == spec.groups:
         seconds = _depthwise(spec)
     elif spec.groups > 1:
@@ -80,6 +87,14 @@ def _panels(spec: ConvSpec, columns: int) -> float:
     staged = _pixels(spec) * spec.in_channels * math.prod(spec.window.kernel[:-2])
     stored = spec.batch * spec.window.positions * spec.out_channels
     return PANEL_CALL + operations * PANEL_OPERATION + staged * PANEL_STAGED + stored * PANEL_STORED
+
+
+def _shallow(spec: ConvSpec) -> float:
+    width = spec.window.out[-1]
+    operations = spec.flops * (-(-width // LANES) * LANES) / max(width, 1)
+    staged = _pixels(spec) * spec.in_channels * math.prod(spec.window.kernel[:-2])
+    stored = spec.batch * spec.window.positions * spec.out_channels
+    return operations * SHALLOW_OPERATION + staged * SHALLOW_STAGED + stored * SHALLOW_STORED
 
 
 def _depthwise(spec: ConvSpec) -> float:

@@ -33,7 +33,8 @@ def add(commands: Any) -> None:
     parser = describe(commands, "cost", run, "what a convolution, a network or a job costs", EXAMPLES)
     parser.add_argument(
         "what", nargs="+", metavar="WHAT",
-        help="shapes X and W as for plan; or channels in and out, kernel and image: 100 100 5 5 64 64; or a network "
+        help="shapes X and W as for plan; or channels in and out, kernel and image, padded to the same size: "
+        "100 100 5 5 64 64; or a network "
         "(MODEL.onnx, a file that npconv train wrote, a name such as mobilenet_v1) and the shape of its input",
     )  # fmt: skip
     add_geometry(parser, shapes=False)
@@ -163,15 +164,18 @@ def _forward(options: argparse.Namespace, x: tuple[int, ...], w: tuple[int, ...]
         raise UsageError(
             "--separable and --vary are of one layer and sample, so they take no --layers and no --samples"
         )
+    if options.separable and options.groups != 1:
+        raise UsageError("--separable compares with a layer of one group, so it takes no --groups")
+    layer = nc.cost.conv(x, w, **arguments)
     if options.separable:
-        if arguments.pop("groups") != 1:
-            raise UsageError("--separable compares with a layer of one group, so it takes no --groups")
-        channels = x[-len(w) + 1]
-        pair = nc.cost.separable(channels, w[0], w[2:], x[-len(w) + 2 :], **arguments)
-        return [pair.dense, pair.depthwise, pair.pointwise, pair.pair]
+        del arguments["groups"]
+        pair = nc.cost.separable(w[1], w[0], w[2:], x[-len(w) + 2 :], **arguments)
+        batch = x[0] if len(x) == len(w) else 1
+        return [
+            row if batch == 1 else row.samples(batch) for row in (pair.dense, pair.depthwise, pair.pointwise, pair.pair)
+        ]
     if options.vary:
         return list(nc.cost.variations(x, w, **arguments))
-    layer = nc.cost.conv(x, w, **arguments)
     if options.layers is None and options.samples is None:
         return [layer]
     layers = 1 if options.layers is None else options.layers

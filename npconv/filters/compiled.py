@@ -24,6 +24,9 @@ FEW_COLUMNS = 32
 MOST_PLANES = 2**22
 """Entries of a table of planes; filters that need more go another way."""
 
+# Seconds that a call of `npconv.conv` takes beside its work, and that a byte of the padded copy for it takes.
+_CONV, _PADDED = 100e-6, 2e-10
+
 # Products of an output up to which no transform is faster.
 _FEW_TAPS = 128
 
@@ -37,8 +40,11 @@ class Axis(NamedTuple):
     out: int
 
 
-Summed = Callable[[Array, Array, Any], Array]
-"""``y = sum(x, w, outside)``: `w` of the frame's kernel, `outside` the constant beyond the edge."""
+Summed = Callable[[Array, Array, Any, Array | None], Array]
+"""``y = sum(x, w, outside, out)``: `w` of the frame's kernel, `outside` the constant beyond the edge.
+
+The result is written into `out` unless that is None.
+"""
 
 
 def fits(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> bool:
@@ -72,6 +78,15 @@ def seconds(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> float:
 
 
 @functools.lru_cache(maxsize=256)
+def seconds_by_conv(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> float:
+    """About how long `npconv.conv` takes on one core, with its padded copy."""
+    padded = tuple((o - 1) * s + k for o, s, k in zip(frame.out, frame.stride, frame.kernel, strict=True))
+    batch = math.prod(frame.y_shape) // math.prod(frame.out)
+    found = plan((batch, 1, *padded), (1, 1, *frame.kernel), frame.stride, dtype=dtype, backend=backend.name, threads=1)
+    return found.predicted_seconds + _CONV + _PADDED * batch * math.prod(padded) * dtype.itemsize
+
+
+@functools.lru_cache(maxsize=256)
 def summer(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> Summed:
     """The sums of a dense kernel, made ready."""
     batch, axes, spread = arranged(frame)
@@ -86,23 +101,29 @@ def summer(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> Summed:
     )  # fmt: skip
     as_stored, shape = stored_order(frame, dtype), frame.y_shape
 
-    def summed(x: Array, w: Array, outside: Any) -> Array:
-        y = np.empty(shape, dtype)
+    def summed(x: Array, w: Array, outside: Any, out: Array | None) -> Array:
+        y = np.empty(shape, dtype) if out is None else out
         run(x, as_stored(w), outside, y)
         return y
 
     return summed
 
 
-def by_axes(backend: Backend, frame: Frame, factors: list[Array], x: Array, outside: Any) -> Array:
-    """The sums of a kernel that is an outer product: a pass for each axis, the last two together where they can be."""
+def by_axes(
+    backend: Backend, frame: Frame, factors: list[Array], x: Array, outside: Any, into: Array | None = None
+) -> Array:
+    """The sums of a kernel that is an outer product: a pass for each axis, the last two together where they can be.
+
+    The result is written into `into` unless that is None.
+    """
     order, passes = _passes(backend, frame, x.dtype)
     shape, lines = list(x.shape), [np.ascontiguousarray(factors[n].ravel(), x.dtype) for n in order]
     for left, (run, numbers, out) in reversed(list(zip(range(len(passes)), reversed(passes), strict=True))):
         mine = [lines[n] for n in numbers]
         for axis, size in out:
             shape[axis] = size
-        y = backend.scratch(tuple(shape), x.dtype) if left else np.empty(shape, x.dtype)
+        last = np.empty(shape, x.dtype) if into is None and not left else into
+        y = backend.scratch(tuple(shape), x.dtype) if left else last
         run(x, *mine, outside, y)
         for line in mine if left and outside != 0 else ():
             # What a pass makes of the constant is what lies beyond the edge for the next one.

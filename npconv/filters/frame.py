@@ -62,9 +62,7 @@ class Frame:
         strides = per_axis("stride", stride, len(kernel))
         low = _low(mode, kernel, _origins(origin, kernel, flip, mode))
         size = tuple(x_shape[a] for a in chosen)
-        dense = tuple(
-            {"same": n, "full": n + k - 1, "valid": n - k + 1}[mode] for n, k in zip(size, kernel, strict=True)
-        )
+        dense = _dense(mode, size, kernel)
         if (mode == "valid" and min(dense) < 1) or (mode == "full" and 0 in size):
             raise ValueError(f"mode {mode!r} has no result for a kernel of shape {kernel} over axes of size {size}")
         out = tuple(-(-n // s) for n, s in zip(dense, strides, strict=True))
@@ -95,6 +93,19 @@ class Frame:
         low = tuple(lo if self.mode == "same" else k // 2 for (lo, _), k in zip(self.pairs, self.kernel, strict=True))
         pairs = tuple((lo, k - 1 - lo) for lo, k in zip(low, self.kernel, strict=True))
         return replace(self, stride=(1,) * len(self.axes), pairs=pairs, out=self.size, mode="same")
+
+    def unstrided(self) -> Frame:
+        """The frame of the same filter at stride 1."""
+        out = _dense(self.mode, self.size, self.kernel)
+        pairs = tuple(
+            (lo, o + k - 1 - lo - n) for (lo, _), o, k, n in zip(self.pairs, out, self.kernel, self.size, strict=True)
+        )
+        return replace(self, stride=(1,) * len(self.axes), pairs=pairs, out=out)
+
+    def strided(self, y: Array) -> Array:
+        """Of a result at stride 1, the part that this frame is for; a view."""
+        steps = dict(zip(self.axes, self.stride, strict=True))
+        return y[tuple(slice(None, None, steps.get(axis, 1)) for axis in range(y.ndim))]
 
     def enter(self, backend: Backend, x: Array) -> Array:
         """An image, or a result, as ``(N, 1, *size)``."""
@@ -133,6 +144,12 @@ def _origins(origin: Any, kernel: Size, flip: bool, mode: str) -> Size:
         limits = ("-((w.shape - 1) // 2)", "w.shape // 2") if flip else ("-(w.shape // 2)", "(w.shape - 1) // 2")
         raise ValueError(f"origin must lie within {' and '.join(limits)} for w of shape {kernel}, got {origin!r}")
     return moved
+
+
+def _dense(mode: str, size: Size, kernel: Size) -> Size:
+    """The size of a result at stride 1."""
+    more = {"same": 0, "full": 1, "valid": -1}[mode]
+    return tuple(n + more * (k - 1) for n, k in zip(size, kernel, strict=True))
 
 
 def _low(mode: str, kernel: Size, origins: Size) -> Size:

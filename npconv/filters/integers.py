@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from npconv.arrays import Array, Backend
-from npconv.filters import compiled
 from npconv.filters.arguments import turned
 from npconv.filters.frame import Frame
 from npconv.filters.separable import factors_for, may_split
+from npconv.filters.sums import Run
 
 _WIDE: np.dtype[Any] = np.dtype(np.int64)
 
@@ -38,25 +38,28 @@ def exact_in(most: int, kernel: Array, cval: Any) -> tuple[np.dtype[Any], np.dty
 
 def made_ready(
     backend: Backend, frame: Frame, method: str, flip: bool, cval: Any, result: np.dtype[Any],
-    otherwise: Callable[[Array, Array], Array],
+    otherwise: Callable[[Array, Array, Array | None], Array],
 ) -> Callable[[Array, Array, Any], Array]:  # fmt: skip
-    """A call for arrays like those of an earlier one; `otherwise` takes those whose numbers are too large."""
-    split = may_split(frame.kernel, method)
-    dense = {kind: compiled.summer(backend, frame, kind) for kind, _, _ in _EXACT}
+    """A call for arrays like those of an earlier one; `otherwise` takes those whose numbers are too large.
 
-    def call(x: Array, w: Array, _: Any) -> Array:
+    It writes into its third argument unless that is None.
+    """
+    split = may_split(frame.kernel, method)
+
+    def call(x: Array, w: Array, out: Array | None) -> Array:
         kernel = (turned(w) if flip else w).astype(_WIDE)
         found = exact_in(largest(x.dtype, lambda: x), kernel, cval)
         if found is None:
-            return otherwise(x, w)
+            return otherwise(x, w, out)
         kind, whole = found
         factors = factors_for(backend, frame, kernel, _WIDE, method) if split else None
         image = backend.scratch(x.shape, kind)
         image[...] = x
-        if factors is None:
-            y = dense[kind](image, kernel, kind.type(cval))
-        else:
-            y = compiled.by_axes(backend, frame, factors, image, kind.type(cval))
-        return y.astype(whole).astype(result, copy=False)
+        y = Run(backend, "direct", factors)(frame, image, kernel.astype(kind), kind.type(cval))
+        y = y.astype(whole)  # a float that an integer cannot hold is anything; one as wide wraps as it should
+        if out is None:
+            return y.astype(result, copy=False)
+        out[...] = y
+        return out
 
     return call

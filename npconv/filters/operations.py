@@ -199,11 +199,11 @@ def _filter(
         )  # fmt: skip
         return labels(x, frame)(y)
     key = None
-    if out is None and mask is None and dtype is None and nan_policy == "propagate" and min_weight == 0:
+    if mask is None and dtype is None and nan_policy == "propagate" and min_weight == 0:
         geometry, words = (origin, stride, () if axes is None else axes), (flip, mode, boundary, axes is None, method)
-        key = _key(x, w, geometry, (*words, backend), cval)
+        key = _key(x, w, out, geometry, (*words, backend), cval)
         if key is not None and (call := recent.find(key)) is not None:
-            return call(x, w, None)
+            return call(x, w, out)
     if is_lazy(x, w, mask):
         frame_of(flip, x, w, mode, boundary, origin, axes, stride)
         return later(
@@ -216,19 +216,19 @@ def _filter(
     y = _computed(problem)
     if key is not None and 0 not in problem.frame.y_shape:
         here, frame, wide = problem.operands.backend, problem.frame, problem.wide
-        if compiled.fits(here, frame, wide):
+        if wide.kind == "f" and here.xp is np:
             recent.remember(key, _made_ready(here, frame, wide, method, flip, problem.cval))
-        elif wide.kind == "i" and compiled.fits(here, frame, np.dtype(np.float32)):
+        elif wide.kind == "i" and compiled.fits(here, frame.unstrided(), np.dtype(np.float32)):
             again = functools.partial(_again, flip, *arguments)
             recent.remember(key, integers.made_ready(here, frame, method, flip, problem.cval, problem.result, again))
     return problem.operands.deliver(y, out, problem.result)
 
 
 def _again(flip: bool, *arguments: Any) -> Array:
-    """A call that was made ready, of integers whose sums need the long road: x and w come last."""
-    *others, x, w = arguments
-    problem = Problem.of(flip, x, w, *others)
-    return problem.operands.deliver(_computed(problem), None, problem.result)
+    """A call that was made ready, of integers whose sums need the long road: x, w and out come last."""
+    *checked, _, x, w, out = arguments
+    problem = Problem.of(flip, x, w, *(*checked, out))
+    return problem.operands.deliver(_computed(problem), out, problem.result)
 
 
 def _computed(problem: Problem) -> Array:
@@ -246,7 +246,7 @@ def _computed(problem: Problem) -> Array:
     return problem.run(frame, filled, problem.kernel.astype(wide), problem.cval)
 
 
-def _key(x: Array, w: Array, geometry: tuple[Any, ...], words: tuple[Any, ...], cval: Any) -> Any:
+def _key(x: Array, w: Array, out: Array | None, geometry: tuple[Any, ...], words: tuple[Any, ...], cval: Any) -> Any:
     """Everything that decides a call, or None where it is out of the ordinary; the kernel may be of another dtype."""
     if type(cval) not in (int, float) or cval != cval or not is_plain(w) or not is_plain(x):
         return None
@@ -254,25 +254,55 @@ def _key(x: Array, w: Array, geometry: tuple[Any, ...], words: tuple[Any, ...], 
         (x.dtype.char in "fd" and w.dtype.char in "fdlq") or (x.dtype.char in _INTEGERS and w.dtype.char in _INTEGERS)
     ):
         return None
+    if out is not None:
+        # Bounds are enough to know that nothing is shared; where they overlap the long road looks closer.
+        if not is_plain(out) or not out.flags.writeable or np.may_share_memory(out, x) or np.may_share_memory(out, w):
+            return None
+        words = (*words, out.shape, out.dtype)
     return recent.key("filter", x, x, None, geometry, (*words, w.shape, w.dtype, type(cval), cval))
 
 
 def _made_ready(
     backend: Backend, frame: Frame, wide: np.dtype[Any], method: str, flip: bool, cval: Any
 ) -> Callable[[Array, Array, Any], Array]:
-    """A call for arrays like those of an earlier one, whose result is of the dtype that is computed in."""
+    """A call for arrays like those of an earlier one, whose result is of the dtype that is computed in.
+
+    It writes into its third argument unless that is None.
+    """
     whole, split = Run(backend, method), may_split(frame.kernel, method)
+    if whole.sums_all(frame, wide):
+        return _strided(frame, _made_ready(backend, frame.unstrided(), wide, method, flip, cval))
+    strips = compiled.fits(backend, frame, wide)
     tiles = transformed.filter_for(backend, frame, wide) if whole.transforms(frame, wide) else None
     dense = whole.dense(frame, wide) if tiles is None else None
 
-    def call(x: Array, w: Array, _: Any) -> Array:
+    def call(x: Array, w: Array, out: Array | None) -> Array:
         kernel = turned(w) if flip else w
-        if split and (found := factors_for(backend, frame, kernel, wide, method)) is not None:
-            return compiled.by_axes(backend, frame, found, x, cval)
-        if dense is not None:
-            return dense(x, kernel, cval)
+        factors = factors_for(backend, frame, kernel, wide, method) if split else None
+        if factors is not None and strips:
+            return compiled.by_axes(backend, frame, factors, x, cval, out)
+        if factors is None and dense is not None:
+            return dense(x, kernel, cval, out)
         kernel = kernel.astype(wide, copy=False)
-        y = None if tiles is None else tiles(x, kernel, cval)
-        return whole.without_tiles(frame, x, kernel, cval) if y is None else y
+        y = tiles(x, kernel, cval, out) if factors is None and tiles is not None else None
+        if y is None:
+            y = Run(backend, method, factors).without_tiles(frame, x, kernel, cval)
+        return y if out is None or y is out else _into(out, y)
 
     return call
+
+
+def _strided(frame: Frame, dense: recent.Call) -> recent.Call:
+    """What passes over results of a call that gives all of them."""
+
+    def call(x: Array, w: Array, out: Array | None) -> Array:
+        y = frame.strided(dense(x, w, None))
+        return y.copy() if out is None else _into(out, y)
+
+    return call
+
+
+def _into(out: Array, y: Array) -> Array:
+    """A result where the caller wants it."""
+    out[...] = y
+    return out

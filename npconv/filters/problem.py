@@ -68,7 +68,7 @@ class Problem:
     def summed(self) -> Array:
         """The sums of everything; those of integers in floating point where they are exact, which is faster."""
         operands, backend = self.operands, self.operands.backend
-        if self.wide.kind == "i" and compiled.fits(backend, self.frame, np.dtype(np.float32)):
+        if self.wide.kind == "i" and compiled.fits(backend, self.frame.unstrided(), np.dtype(np.float32)):
             dtype = operands.dtype_of("x")
             most = integers.largest(dtype, lambda: operands.load("x", dtype.newbyteorder("=")))
             if found := integers.exact_in(most, self.kernel, self.cval):

@@ -32,6 +32,8 @@ class Run:
 
     def __call__(self, frame: Frame, x: Array, w: Array, cval: Any) -> Array:
         """Correlate an image, in C order and with its axes as the caller has them, with `w` itself."""
+        if self.sums_all(frame, x.dtype):
+            return frame.strided(self(frame.unstrided(), x, w, cval)).copy()
         if self.factors is not None and compiled.fits(self.backend, frame, x.dtype):
             return compiled.by_axes(self.backend, frame, self.factors, x, cval)
         if self.transforms(frame, x.dtype):
@@ -40,10 +42,22 @@ class Run:
                 return y
         return self.without_tiles(frame, x, w, cval)
 
+    def sums_all(self, frame: Frame, dtype: np.dtype[Any]) -> bool:
+        """Whether a stride leaves out results that cost less in strips, or on tiles, than to be passed over."""
+        if set(frame.stride) == {1} or self.method == "fft":
+            return False
+        dense = frame.unstrided()
+        if not compiled.fits(self.backend, dense, dtype):
+            return False
+        if self.factors is not None:
+            return True
+        seconds = transformed.seconds if self.transforms(dense, dtype) else compiled.seconds
+        return seconds(self.backend, dense, dtype) < compiled.seconds_by_conv(self.backend, frame, dtype)
+
     def without_tiles(self, frame: Frame, x: Array, w: Array, cval: Any) -> Array:
         """The same where the compiled transforms do not fit, or the numbers do not allow them."""
         if (dense := self.dense(frame, x.dtype)) is not None:
-            return dense(x, w, cval)
+            return dense(x, w, cval, None)
         xp = self.backend.xp
         watch = self.factors is None and self.method in ("auto", "fft") and math.prod(frame.kernel) > _SMALL
         nan = xp.isnan(x) if watch and x.dtype.kind in "fc" else None

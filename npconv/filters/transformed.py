@@ -106,6 +106,13 @@ def _block_for(batch: int, axis: compiled.Axis, dtype: np.dtype[Any], lanes: int
     return block, seconds
 
 
+def seconds(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> float:
+    """About how long a filter that `fits` takes on one core."""
+    found = tile_for(backend, frame, dtype)
+    assert found is not None
+    return found[1]
+
+
 def is_faster(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> bool:
     """Whether tiles are expected to take less time than the sums."""
     if math.prod(frame.kernel) <= FEW_TAPS:
@@ -115,8 +122,8 @@ def is_faster(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> bool:
 
 
 @functools.lru_cache(maxsize=32)
-def filter_for(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> Callable[[Array, Array, Any], Array | None]:
-    """A filter of tiles made ready, ``y = filter(x, w, outside)``.
+def filter_for(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> Callable[..., Array | None]:
+    """A filter of tiles made ready, ``y = filter(x, w, outside, out)``, which may write into `out`.
 
     None comes out where transforms would spread what is not finite, or lose digits.
     """
@@ -124,11 +131,11 @@ def filter_for(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> Callable
     (low, high), shape, axis = MILD, last.y_shape, None if last == frame else frame.axes[0]
     as_stored, run = compiled.stored_order(frame, dtype), _runner(backend, frame, dtype)
 
-    def filtered(x: Array, w: Array, outside: Any) -> Array | None:
+    def filtered(x: Array, w: Array, outside: Any, out: Array | None = None) -> Array | None:
         weights = as_stored(w)
         if not low < math.sqrt(np.vdot(weights, weights)) < high:
             return None
-        y = np.empty(shape, dtype)
+        y = np.empty(shape, dtype) if out is None or axis is not None else out
         if axis is None:
             return y if run(x, weights, outside, y) else None
         x = np.ascontiguousarray(np.moveaxis(x, axis, -1))

@@ -7,8 +7,8 @@ it: for every shape of its inputs a `Program` is made once, with each node plann
 from __future__ import annotations
 
 from npconv.inference.graph import Graph, Node, own_name
-from npconv.inference.memory import Budget
+from npconv.inference.memory import Budget, LimitError
 from npconv.inference.model import MAX_MEMORY, Model
 from npconv.inference.optimise import optimise
 
-__all__ = ["MAX_MEMORY", "Budget", "Graph", "Model", "Node", "optimise", "own_name"]
+__all__ = ["MAX_MEMORY", "Budget", "Graph", "LimitError", "Model", "Node", "optimise", "own_name"]

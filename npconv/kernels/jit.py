@@ -24,14 +24,62 @@ def _both(value):  # type: ignore[no-untyped-def]  # Numba compares signatures t
 
 @_overload(_both)
 def _compiled_pair(value):  # type: ignore[no-untyped-def]
-    if isinstance(value, types.Integer | types.IntegerLiteral | types.Omitted):
-        return lambda value: (value, value)
-    if isinstance(value, types.UniTuple) and value.count == 2:
+    if isinstance(value, types.BaseTuple):
         return lambda value: value
-    raise numba.TypingError("stride, padding and dilation must be an integer or a pair of integers")
+    return lambda value: (value, value)
+
+
+def _expected(x, w, bias, stride, padding, dilation, groups):  # type: ignore[no-untyped-def]
+    """Nothing; in compiled code the call raises unless `conv2d` has a form for these types."""
+
+
+@_overload(_expected)
+def _check_types(x, w, bias, stride, padding, dilation, groups):  # type: ignore[no-untyped-def]
+    # A TypeError of Python's own comes through as it is; Numba's would be told among all that was tried.
+    for name, given in (("x", x), ("w", w)):
+        if not (isinstance(given, types.Array) and given.ndim == 4 and given.dtype in (types.float32, types.float64)):
+            raise TypeError(f"{name} must be an array of 4 dimensions, of float32 or float64, got {_shown(given)}")
+    if w.dtype != x.dtype:
+        raise TypeError(f"w must be of the dtype of x, {x.dtype}, got {w.dtype}")
+    if not _is_none(bias) and not (isinstance(bias, types.Array) and bias.ndim == 1 and bias.dtype == x.dtype):
+        raise TypeError(
+            f"bias must be None or an array of 1 dimension, of the dtype of x, {x.dtype}, got {_shown(bias)}"
+        )
+    for name, given in (("stride", stride), ("padding", padding), ("dilation", dilation)):
+        if not all(_is_integer(part) for part in _parts(given)):
+            raise TypeError(f"{name} must be an integer or a pair of integers, got {_shown(given)}")
+    if not _is_integer(groups):
+        raise TypeError(f"groups must be an integer, got {_shown(groups)}")
+    return _expected
+
+
+def _parts(given: Any) -> tuple[Any, ...]:
+    """The two of a pair, or what else it is."""
+    parts = tuple(getattr(given, "types", ()))
+    return parts if len(parts) == 2 else (given,)
+
+
+def _is_none(given: Any) -> bool:
+    return (
+        given is None or isinstance(given, types.NoneType) or (isinstance(given, types.Omitted) and given.value is None)
+    )
+
+
+def _is_integer(given: Any) -> bool:
+    if isinstance(given, types.Omitted):
+        given = given.value
+    return isinstance(given, types.Integer | types.IntegerLiteral) or type(given) is int
+
+
+def _shown(given: Any) -> str:
+    """A type as Numba calls it, without what a person does not ask for."""
+    if isinstance(given, types.Array):
+        return f"an array of {given.ndim} dimensions, of {given.dtype}"
+    return str(given)
 
 
 _pair: Any = _both
+_check: Any = _expected
 
 
 @_njit(nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
@@ -39,6 +87,7 @@ def conv2d(
     x: Any, w: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any = 1
 ) -> Any:
     """`npconv.conv2d` for compiled code; see `npconv.jit.conv2d`."""
+    _check(x, w, bias, stride, padding, dilation, groups)
     strides, pads, steps = _pair(stride), _pair(padding), _pair(dilation)
     batch, channels, height, width = x.shape
     outputs, depth, rows, columns = w.shape

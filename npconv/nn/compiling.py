@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from npconv.inference import MAX_MEMORY, Graph, Model, Node, optimise
+from npconv.inference import MAX_MEMORY, Graph, LimitError, Model, Node, optimise
 from npconv.nn.activation import Hardswish, ReLU, ReLU6, Sigmoid, SiLU
 from npconv.nn.arguments import Array, flag, namespace, per_axis, positive
 from npconv.nn.container import Add, Concat, Sequential
@@ -80,7 +80,12 @@ def compile(  # noqa: A001 - PyTorch's name for it
         graph = optimise(graph, {"x": len(shape) + 1})
     backend = "cupy" if xp is not None and xp.__name__ == "cupy" else None
     compiled = Model(graph, {"x": ((None, *shape), dtype)}, max_memory=max_memory, backend=backend)
-    compiled.prepare(batch)
+    try:
+        compiled.prepare(batch)
+    except LimitError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"input_shape={shape}, of one sample, does not fit the model: {error}") from error
     return compiled
 
 

@@ -256,7 +256,7 @@ class Plan:
         if is_plain(out) and (compute := self.ready()) is not None:
             return compute(x.reshape(spec.x_shape), packed, bias, out, self.threads)
         y = self.run(x, packed, bias)
-        return operands.deliver(from_channels_first(self.backend.xp, y, spec.layout, spec.batched), out, self.dtype)
+        return operands.deliver(from_channels_first(self.backend, y, spec.layout, spec.batched), out, self.dtype)
 
     @property
     def reads_channels_last(self) -> bool:
@@ -285,7 +285,12 @@ class Plan:
         return result
 
     def run(self, a: Array, b: Array, bias: Array | None = None) -> Array:
-        """Run on arrays as algorithms take them: ``(x, packed(w))``, ``(dy, w)`` or ``(x, dy)``, depending on `op`."""
+        """Run on arrays as algorithms take them: ``(x, packed(w))``, ``(dy, w)`` or ``(x, dy)``, depending on `op`.
+
+        Their channels come first; weights packed for `run_last` are not for this.
+        """
+        if self.op == "forward" and self.backend.name == "numba" and self.reads_channels_last:
+            raise ValueError("the weights of this plan are packed for channels-last arrays, which run_last takes")
         with limit_threads(self.threads):
             return self._run(a, b, bias)
 

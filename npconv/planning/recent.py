@@ -35,7 +35,7 @@ def key(
 
     `kind` is the number of spatial axes that a forward call insists on, or the name of a gradient. `geometry` are the
     arguments that are numbers: 1, 1.0 and True are the same to a dictionary, but not to a check, so only integers,
-    words and tuples of them have a key. `words` are the names among the arguments.
+    words, and tuples and lists of them have a key. `words` are the names among the arguments.
     """
     if not (is_plain(x) and is_plain(w)):
         return None
@@ -44,7 +44,10 @@ def key(
         return None
     for value in geometry:
         if type(value) is not int and not _is_exact(value):
-            return None
+            geometry = _without_lists(geometry)
+            if not _is_exact(geometry):
+                return None
+            break
     return (
         kind,
         x.shape,
@@ -80,6 +83,11 @@ def forget() -> None:
     with _lock:
         _epoch += 1
         _calls.clear()
+
+
+def _without_lists(value: Any) -> Any:
+    """A list, or a tuple, with tuples for all lists in it, which a dictionary can find."""
+    return tuple(map(_without_lists, value)) if type(value) in (list, tuple) else value
 
 
 def _is_exact(value: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+import npconv as nc
 from npconv.inference.graph import Array, Node
 from npconv.inference.memory import Budget
 
@@ -43,6 +44,11 @@ class Where:
     xp: ModuleType
     backend: str
     budget: Budget
+
+
+def has_loops(where: Where) -> bool:
+    """Whether there are compiled loops on the CPU."""
+    return nc.plan((1, 1, 1), (1, 1, 1), backend=where.backend).backend.name == "numba"
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from npconv.inference.activation import Activation, activate
+import npconv as nc
+from npconv.inference.activation import FUSED, Activation, activate
 from npconv.inference.graph import Array, Node
-from npconv.inference.operators.binding import Bound, Build, Value, Where, same_dtype
+from npconv.inference.operators.binding import Bound, Build, Value, Where, has_loops, same_dtype
 
 
 def elementwise(function: str) -> Build:
@@ -23,9 +24,14 @@ def elementwise(function: str) -> Build:
         activation = node.attributes.get("activation")
         ufunc = getattr(where.xp, function)
         alike = all(value.shape == shape for value in values)
+        pair = function == "add" and alike and len(values) == 2 and (activation is None or activation[0] in FUSED)
+        compiled = pair and dtype in ("f4", "f8") and has_loops(where)
 
         def run(*arrays: Array) -> None:
             *arrays_in, y = arrays
+            if compiled:
+                nc.add(arrays_in[0], arrays_in[1], activation and activation[0], backend=where.backend, out=y)
+                return
             if alike:
                 # Block by block, so that the activation finds its operand in the cache.
                 _blockwise(where.xp, ufunc, [a.reshape(-1) for a in arrays_in], y.reshape(-1), activation)

@@ -30,17 +30,22 @@ from npconv.kernels.cpu.channels_last import last_runner as last_runner
 from npconv.kernels.cpu.channels_last import last_weights as last_weights
 from npconv.kernels.cpu.channels_last import reads_channels_last as reads_channels_last
 from npconv.kernels.cpu.drivers import details as details
+from npconv.kernels.cpu.drivers import is_shallow as is_shallow
 from npconv.kernels.cpu.drivers import layout_of as layout_of
+from npconv.kernels.cpu.drivers import lays_out as lays_out
 from npconv.kernels.cpu.drivers import panel_details as panel_details
 from npconv.kernels.cpu.drivers import panel_runner as panel_runner
 from npconv.kernels.cpu.drivers import run_tiles
 from npconv.kernels.cpu.drivers import runner as runner
 from npconv.kernels.cpu.drivers import takes_panels as takes_panels
 from npconv.kernels.cpu.drivers import weight_panels as weight_panels
+from npconv.kernels.cpu.elementwise import add as add
 from npconv.kernels.cpu.gradients import input_grad_runner as input_grad_runner
 from npconv.kernels.cpu.gradients import weight_grad_runner as weight_grad_runner
 from npconv.kernels.cpu.operands import ACTIVATIONS, BOUNDS, clamp_bounds, linear_places, read_only, tables
 from npconv.kernels.cpu.operands import largest as largest
+from npconv.kernels.cpu.turning import turned as turned
+from npconv.kernels.cpu.turning import turns as turns
 from npconv.kernels.cpu.winograd_driver import winograd_runner as winograd_runner
 from npconv.kernels.cpu.winograd_driver import winograd_tile as winograd_tile
 from npconv.kernels.cpu.winograd_driver import winograd_weights as winograd_weights
@@ -63,7 +68,7 @@ def multiplies_on_tiles(spec: ConvSpec, op: str, dtype: np.dtype[Any]) -> bool:
 
 def conv_forward(spec: ConvSpec, x: Any, w: Any, bias: Any, activation: str | None, y: Any) -> None:
     if uses_tiles(x.dtype):
-        run_tiles(x, flatten(w, 1), bias, y, activation, spec.groups, spec.window)
+        runner(spec, x.dtype, activation)(x, w, bias, y)
         return
     code, bias = ACTIVATIONS[activation], np.zeros(spec.out_channels, x.dtype) if bias is None else bias
     rows = spec.window.positions // spec.window.out[-1]

@@ -20,7 +20,7 @@ from npconv.geometry import ConvSpec
 from npconv.kernels.cpu.blocking import Tile, evenly, first_axes, last_axes, processor
 from npconv.kernels.cpu.compile import entry, inner
 from npconv.kernels.cpu.lying import FETCHERS, Panels, panels_runner, runs_product
-from npconv.kernels.cpu.panels import in_panels, in_slices
+from npconv.kernels.cpu.panels import layer_out
 from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, elements, number_of
 from npconv.leading import leading_planes
 
@@ -61,7 +61,7 @@ class Layout(NamedTuple):
 
 def suits(spec: ConvSpec, dtype: np.dtype[Any]) -> bool:
     """Whether a channels-last convolution is read as it lies."""
-    if dtype.kind != "f" or spec.macs == 0 or spec.in_channels == spec.groups:
+    if dtype.kind != "f" or spec.macs == 0 or spec.in_channels == spec.groups > 1:
         return False
     outputs, tile = spec.out_channels // spec.groups, layout(spec, dtype).tile
     return -outputs % tile.columns <= outputs // WASTE
@@ -122,19 +122,18 @@ def pack_weights(spec: ConvSpec, w: Any) -> Panels:
 
     A group is a slice of the depth after the other, each of panels ``(runs, elements, tile.columns)``.
     """
-    return in_panels(w, spec.groups, layout(spec, w.dtype).tile, places(spec, w.dtype))
+    return _layer(spec, w.dtype)(w)
 
 
 @functools.lru_cache(maxsize=1024)
-def places(spec: ConvSpec, dtype: np.dtype[Any]) -> Any:
-    """Where the elements of a row of weights go."""
+def _layer(spec: ConvSpec, dtype: np.dtype[Any]) -> Callable[..., Panels]:
+    """What lays weights out as the driver reads them; see `layer_out`."""
     tile, _, _, runs, depth, slices = layout(spec, dtype)
     order = np.empty((runs, depth), np.int64)
     for run, count, above, chunk, before in slices:
         order[run : run + count, above : above + chunk] = before + np.arange(count * chunk).reshape(count, chunk)
-    taps_last = order.reshape(spec.window.taps, -1).T.reshape(-1)
-    panels = -(-spec.out_channels // spec.groups // tile.columns)
-    return in_slices(taps_last, (count * chunk for _, count, _, chunk, _ in slices), panels)
+    channels_first = order.reshape(spec.window.taps, -1).T.reshape(-1)
+    return layer_out(spec, dtype, tile, [count * chunk for _, count, _, chunk, _ in slices], channels_first)
 
 
 def runner(spec: ConvSpec, dtype: np.dtype[Any], bounds: tuple[float, float], bent: bool) -> Callable[..., None]:
@@ -259,14 +258,15 @@ def finder(dtype: np.dtype[Any], rows: int) -> Any:
         # Columns of the result whose windows, those of a whole tile beside them, lie inside of a row.
         leftmost = (low_w + stride_w - 1) // stride_w
         rightmost = (width + low_w - (kernel_w - 1) * apart_w - 1) // stride_w - rows + 1
+        # Divisions take longer than a tile's cells do, so places are counted.
+        lead, inside = begin // (out_h * out_w), begin % (out_h * out_w)
+        i, j = inside // out_w, inside % out_w
+        image, of_lead = lead // leads.shape[0] * planes, lead % leads.shape[0]
         while first < count:
-            lead, inside = (begin + first) // (out_h * out_w), (begin + first) % (out_h * out_w)
-            i, j = inside // out_w, inside % out_w
             together = first + rows <= count and j + rows <= out_w and leftmost <= j <= rightmost
             for r in range(1 if together else min(rows, count - first)):
                 cell = first * runs + r
                 top, left = i * stride_h - low_h, j * stride_w - low_w
-                image, of_lead = lead // leads.shape[0] * planes, lead % leads.shape[0]
                 for lead_tap in range(leads.shape[1]):
                     plane = leads[of_lead, lead_tap]
                     for a in range(kernel_h):
@@ -288,11 +288,13 @@ def finder(dtype: np.dtype[Any], rows: int) -> Any:
                             else:
                                 table[cell] = here
                             cell += rows
-                j += 1
+                j += rows if together else 1
                 if j == out_w:
                     i, j = i + 1, 0
                 if i == out_h:
-                    lead, i = lead + 1, 0
+                    of_lead, i = of_lead + 1, 0
+                if of_lead == leads.shape[0]:
+                    image, of_lead = image + planes, 0
             first += rows
         # Rows of the last tile without a position.
         tile = (count - 1) // rows * rows

@@ -48,6 +48,8 @@ LINES = 4
 # Vectors that are added one to the other before their sum is added to a total, which keeps rounding low, and rows that
 # they come from, whose lines stay in L1.
 MOST_IN_A_ROW, MOST_ROWS = 256, 32
+# Bytes of the sums of a block of channels: half of L1.
+SUMS_BYTES = 16 * 1024
 
 
 def runner(
@@ -56,8 +58,11 @@ def runner(
     """``run(x, dy, dw)`` for arrays in C order: writes the gradient of so many channels, ``(channels, taps)``."""
     strip, tables = dots_for(window, dtype.itemsize)
     work = batch * channels * window.positions * window.taps
-    call = threads.prepared(weight_grad_depthwise(dtype, strip), channels, work, limit, stoppable=True)
-    return lambda x, dy, dw: call(x, dy, dw, batch, channels, tables)
+    bytes_of_a_channel = window.taps * strip.lanes * dtype.itemsize
+    together = max(1, min(SUMS_BYTES // bytes_of_a_channel, -(-channels // 4)))
+    tasks = -(-channels // together)
+    call = threads.prepared(weight_grad_depthwise(dtype, strip), tasks, work, limit, stoppable=True)
+    return lambda x, dy, dw: call(x, dy, dw, batch, channels, together, tables)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -182,14 +187,16 @@ def weight_grad_depthwise(dtype: np.dtype[Any], strip: Strip) -> Callable[..., N
     tuple_of: Any = types.Tuple
 
     @entry(
-        types.int64, types.int64, *[ADDRESS] * 3, types.int64, types.int64, tuple_of((TABLE, GRID, GRID, TABLE)), TABLE
+        types.int64, types.int64, *[ADDRESS] * 3, *[types.int64] * 3, tuple_of((TABLE, GRID, GRID, TABLE)), TABLE
     )  # fmt: skip
     def weight_grad_depthwise_loop(
-        start: int, stop: int, x: Any, dy: Any, dw: Any, batch: int, channels: int, tables: Any, stopped: Any
-    ) -> None:
+        start: int, stop: int, x: Any, dy: Any, dw: Any, batch: int, channels: int, together: int, tables: Any,
+        stopped: Any,
+    ) -> None:  # fmt: skip
         """``dw``, ``(channels, leading taps * taps)``, for the addresses of an image, a gradient and a result.
 
-        A task is a channel.
+        A task is a block of so many channels together, which are gone through image by image: so what is read lies side
+        by side, where the planes of one channel lie far apart.
         """
         x, dy, dw = number_of(x), number_of(dy), number_of(dw)
         shape, leads, columns, masks = tables
@@ -197,17 +204,24 @@ def weight_grad_depthwise(dtype: np.dtype[Any], strip: Strip) -> Callable[..., N
         stride_h, low_h, mask_bytes, first_whole, last_whole = shape[5], shape[6], shape[7], shape[8], shape[9]
         positions, plane_bytes = leads.shape[0] * out_h * out_w, height * width * size
         zeros = address_of(masks) + shape[10]
-        sums = np.empty(leads.shape[1] * taps * lanes, kind)
+        of_a_channel = leads.shape[1] * taps
+        sums = np.empty(together * of_a_channel * lanes, kind)
         most_parts = min(MOST_IN_A_ROW, last_whole - first_whole)
         most_rows = min(MOST_ROWS, MOST_IN_A_ROW // max(1, most_parts))
-        for channel in range(start, stop):
+        for block in range(start, stop):
+            first, count = block * together, min(together, channels - block * together)
             sums[:] = 0
-            for n in range(batch):
-                image = x + (n * channels + channel) * image_planes * plane_bytes
-                gradient = dy + (n * channels + channel) * positions * size
+            n, channel = 0, -1
+            for _ in range(batch * count):
+                channel += 1
+                if channel == count:
+                    n, channel = n + 1, 0
+                sums_of_channel = address_of(sums) + channel * of_a_channel * lanes * size
+                image = x + (n * channels + first + channel) * image_planes * plane_bytes
+                gradient = dy + (n * channels + first + channel) * positions * size
                 for lead in range(leads.shape[0]):
                     for tap in range(leads.shape[1]):
-                        plane, totals_of_tap = leads[lead, tap], address_of(sums) + tap * taps * lanes * size
+                        plane, sums_of_tap = leads[lead, tap], sums_of_channel + tap * taps * lanes * size
                         # A plane in the padding is one without rows.
                         rows_of_plane = height if plane >= 0 else 0
                         for top in range(0, out_h, most_rows):
@@ -222,19 +236,17 @@ def weight_grad_depthwise(dtype: np.dtype[Any], strip: Strip) -> Callable[..., N
                                     whole(
                                         rows, parts, line + columns[part, 0] * size, out_w,
                                         image + plane * plane_bytes, row, columns[part, 1], rows_of_plane, width,
-                                        zeros, 0, totals_of_tap,
+                                        zeros, 0, sums_of_tap,
                                     )  # fmt: skip
                                     part += parts
                                 else:
                                     over_a_border(
                                         rows, 1, line + columns[part, 0] * size, out_w,
                                         image + plane * plane_bytes, row, columns[part, 1], rows_of_plane, width,
-                                        zeros, address_of(masks) + (columns[part, 2] - 1) * mask_bytes, totals_of_tap,
+                                        zeros, address_of(masks) + (columns[part, 2] - 1) * mask_bytes, sums_of_tap,
                                     )  # fmt: skip
                                     part += 1
-            for k in range(leads.shape[1] * taps):
-                total_of(
-                    dw + (channel * leads.shape[1] * taps + k) * size, address_of(sums) + k * lanes * size
-                )  # fmt: skip
+            for k in range(count * of_a_channel):
+                total_of(dw + (first * of_a_channel + k) * size, address_of(sums) + k * lanes * size)
 
     return weight_grad_depthwise_loop

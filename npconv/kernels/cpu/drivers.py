@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cpu import few_positions, packed, pointwise, threads
+from npconv.kernels.cpu import few_positions, packed, pointwise, shallow, threads, workspace
 from npconv.kernels.cpu.blocking import (
     LOW_ROWS,
     blocks_for,
@@ -26,19 +26,53 @@ from npconv.kernels.cpu.depthwise import conv_depthwise, forward_strips, is_writ
 from npconv.kernels.cpu.lying import Panels
 from npconv.kernels.cpu.narrow import conv_narrow, matmul_narrow
 from npconv.kernels.cpu.operands import ACTIVATIONS, BOUNDS, nothing, read_only
+from npconv.kernels.cpu.shallow import conv_shallow
 from npconv.kernels.cpu.tiled import conv_tiled
 from npconv.kernels.cpu.winograd_driver import WinogradWeights
+
+LAID_OUT = 0.75
+"""Output channels of a group for each position, below which weights are worth being laid out for a single call."""
 
 
 def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Callable[..., None]:
     """The forward convolution on tiles, prepared for many calls; for a spec that `uses_tiles` lets pass."""
+    if lays_out(spec, dtype):
+        return runner_laying_out(spec, dtype, activation)
     depth = spec.parameters // max(spec.out_channels, 1)
     return tile_runner(dtype, spec.batch, spec.groups, spec.out_channels // spec.groups, depth, activation, spec.window)
 
 
 def _panel_room(spec: ConvSpec, dtype: np.dtype[Any]) -> Any:
     """The room that is worth laying weights out for, or None."""
+    if shallow.suits(spec, dtype, reused=True):
+        return None
     return next((room for room in (pointwise, packed) if room.suits(spec, dtype)), None)
+
+
+def lays_out(spec: ConvSpec, dtype: np.dtype[Any]) -> bool:
+    """Whether a forward convolution is faster with its weights in panels even where each call lays them out anew.
+
+    What panels save is done once for each product and position, what they cost once for each product and channel of the
+    result.
+    """
+    outputs, positions = spec.out_channels // spec.groups, spec.batch * spec.window.positions
+    return outputs < LAID_OUT * positions and _panel_room(spec, dtype) is packed
+
+
+@functools.lru_cache(maxsize=1024)
+def runner_laying_out(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Callable[..., None]:
+    """`runner` where it `lays_out` the weights."""
+    lay_out, run_panels = _panel_room(spec, dtype).weight_layer(spec, dtype), panel_runner(spec, dtype, activation)
+
+    def run(x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> None:
+        run_panels(x, lay_out(w, workspace.empty, limit), bias, y, limit)
+
+    return run
+
+
+def is_shallow(spec: ConvSpec, dtype: np.dtype[Any]) -> bool:
+    """Whether a forward convolution has so few products an output that its image is read where it was staged."""
+    return shallow.suits(spec, dtype) and not lays_out(spec, dtype)
 
 
 def takes_panels(spec: ConvSpec, dtype: np.dtype[Any]) -> bool:
@@ -54,7 +88,7 @@ def panel_details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str]
 
 def weight_panels(spec: ConvSpec, w: Any) -> Panels:
     """Weights for `panel_runner`, where `takes_panels`."""
-    panels: Panels = _panel_room(spec, w.dtype).weight_panels(spec, w)
+    panels: Panels = _panel_room(spec, w.dtype).weight_layer(spec, w.dtype)(np.ascontiguousarray(w))
     return panels
 
 
@@ -106,6 +140,9 @@ def details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]
     """How `runner` would do it, as pairs of words for a person; nothing is compiled."""
     if not math.prod(spec.y_shape):
         return ()
+    if lays_out(spec, dtype):
+        (_, panels), *rest = packed.details(spec, dtype)
+        return ("driver", f"{panels}, laid out in each call"), *rest
     depth, batch, window = spec.parameters // max(spec.out_channels, 1), spec.batch, spec.window
     together = few_positions.suits_forward(window, batch, spec.macs)
     if together:
@@ -119,7 +156,7 @@ def details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]
 def _driver(dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: int, window: Window) -> Driver:
     """The driver of tiles that suits, its tables and its tasks."""
     size = batch * groups * outputs * window.positions
-    staging = window.taps > 1 or window.has_padding or set(window.stride) != {1}
+    staging = not shallow.is_plain(window)
     planes = depth // max(1, math.prod(window.kernel[-2:]))
     line = Window((window.positions,), (1,), (1,), ((0, 0),), (1,))
     low_tile = low_tile_for(dtype, outputs, window.positions)
@@ -130,6 +167,13 @@ def _driver(dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: 
             f"{strip.rows} rows x {strip.vectors * strip.lanes} positions",
             f"{number} strips a channel",
             lambda: conv_depthwise(dtype, strip), (strips,), batch * groups * outputs * number,
+        )  # fmt: skip
+    spread = shallow.layout(window, outputs, planes, dtype) if staging else None
+    if spread is not None:
+        tile, blocks = spread
+        return Driver(
+            "few products, from the staged image", tile.text, blocks.text,
+            lambda: conv_shallow(dtype, tile), (blocks[:4],), batch * groups * blocks.number,
         )  # fmt: skip
     if staging and is_narrow(outputs, planes, blocks_for(window, low_positions_for(planes)), dtype.itemsize):
         blocks = blocks_for(window, low_positions_for(planes))

@@ -49,6 +49,10 @@ BETWEEN_BYTES = 128 * 1024
 _STRIP, _ROW, _TAP_OF_ROW, _EDGE, _UNROLLED, _THREES = 90, 16, 7.3, 75, 1.25, 40
 _CYCLE = 1 / 3.7e9
 
+# Seconds that a product of two passes takes, about; and what a second of a filter on strips counts as, in
+# multiply-adds of `threads`: below 0.3 ms no thread is woken, which may take that long.
+_PRODUCT, _WORK = 8e-11, threads.WORTH_A_THREAD / 150e-6
+
 Runner = Callable[[Any, Any, Any, Any], None]
 """``run(x, w, outside, y)``: arrays in C order and of the dtype, and the constant beyond the edge."""
 
@@ -97,7 +101,7 @@ def stencil(
     shape = (planes, *size, *out, *kernel, spread, block_h, block_s, right, low, int(slots.max()) + 1)
     tables = Tables(*map(as_table, (shape, leads, slots, rows, columns, _side_by_side(firsts, places, wide), edges)))
     tasks = batch * len(leads) * -(-out[0] // block_h) * -(-len(firsts) // block_s)
-    work = batch * len(leads) * out[0] * out[1] * leads.shape[1] * kernel[0] * kernel[1]
+    work = int(stencil_seconds(dtype, batch * len(leads), leads.shape[1], out, kernel) * _WORK)
     loop, longest = conv_stencil(dtype, strip, unrolled), max(size[1], edges[0][0], edges[1][0])
     constant, call = _has_constant(leads, rows, columns), threads.prepared(loop, tasks, work)
 
@@ -140,7 +144,8 @@ def separable(
     block_h = _evenly(out[0], max(down.rows, BETWEEN_BYTES // pitch), down.rows)
     shape = (*size, *out, *kernel, spread, block_h)
     tables = Passes(*map(as_table, (shape, rows, columns, (len(columns), low, size[1]))))
-    tasks, work = planes * -(-out[0] // block_h), planes * out[0] * out[1] * (kernel[0] + kernel[1])
+    tasks = planes * -(-out[0] // block_h)
+    work = int(planes * out[0] * out[1] * (kernel[0] + kernel[1]) * _PRODUCT * _WORK)
     constant, call = _has_constant(rows), threads.prepared(conv_separable(dtype, down, across), tasks, work)
 
     def run(x: Any, w_down: Any, w_across: Any, outside: Any, y: Any) -> None:

@@ -60,15 +60,6 @@ def tile_for_positions(dtype: np.dtype[Any], positions: int) -> Tile:
     return min(tiles, key=lambda tile: -(-positions // tile.rows) * tile.rows)
 
 
-def in_panels(w: Any, groups: int, columns: int) -> Any:
-    """Weights ``(groups * outputs, ...)`` as ``(groups, panels, depth, columns)``, filled up with zeros."""
-    outputs, depth = len(w) // groups, w[0].size
-    panels = -(-outputs // columns)
-    padded = np.zeros((groups, panels * columns, depth), w.dtype)
-    padded[:, :outputs] = w.reshape(groups, outputs, depth)
-    return padded.reshape(groups, panels, columns, depth).swapaxes(2, 3)
-
-
 def lying_product(itemsize: int, tile: Tile, listed: bool = False) -> Any:
     """A function ``product(depth, image, spots, offsets, weights, ahead, y, pitch, positions, outputs, ...)``.
 

@@ -20,7 +20,8 @@ from npconv.geometry import ConvSpec
 from npconv.kernels.cpu import few_positions
 from npconv.kernels.cpu.blocking import Blocks, Tile, blocks_for, evenly, last_axes
 from npconv.kernels.cpu.compile import entry
-from npconv.kernels.cpu.lying import FETCHERS, Panels, in_panels, lying_product, panels_runner, tile_for_positions
+from npconv.kernels.cpu.lying import FETCHERS, Panels, lying_product, panels_runner, tile_for_positions
+from npconv.kernels.cpu.panels import layer_out, slices_of
 from npconv.kernels.cpu.staging import plane_copier
 from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, number_of
 
@@ -95,18 +96,10 @@ def details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]
     )  # fmt: skip
 
 
-def weight_panels(spec: ConvSpec, w: Any) -> Panels:
-    """Weights ``(groups * outputs, channels, *kernel)`` as the driver reads them: ``(groups, outputs * depth)``.
-
-    A group is a slice of the depth after the other, each of panels ``(depth of the slice, tile.columns)``.
-    """
-    tile, _, taps, total, planes = layout(spec, w.dtype)
-    panels = in_panels(w, spec.groups, tile.columns)
-    slices = [
-        panels[:, :, above * taps : (above + planes) * taps].reshape(spec.groups, -1)
-        for above in range(0, total, planes)
-    ]
-    return Panels(np.concatenate(slices, axis=1), tile)
+def weight_layer(spec: ConvSpec, dtype: np.dtype[Any]) -> Callable[..., Panels]:
+    """What lays weights out as the driver reads them; see `layer_out`."""
+    tile, _, taps, total, planes = layout(spec, dtype)
+    return layer_out(spec, dtype, tile, slices_of(total * taps, planes * taps))
 
 
 def panel_runner(spec: ConvSpec, dtype: np.dtype[Any], bounds: tuple[float, float], bent: bool) -> Callable[..., None]:

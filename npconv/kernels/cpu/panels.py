@@ -1,14 +1,16 @@
-"""Weights laid out in panels of as many output channels as a tile has columns, by transposing small blocks."""
+"""Weights laid out in panels, for tiles lying down (`lying.py`): once for many calls, or anew in each call."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numba import types
 
+from npconv.geometry import ConvSpec
 from npconv.kernels.cpu import threads
 from npconv.kernels.cpu.blocking import Tile
 from npconv.kernels.cpu.compile import entry
@@ -17,78 +19,92 @@ from npconv.kernels.cpu.transforms import transpose
 from npconv.kernels.cpu.vectors import ADDRESS, INT64, TABLE, Vectors, address_of, number, number_of, on_addresses
 
 
-def in_panels(w: Any, groups: int, tile: Tile, places: Any) -> Panels:
-    """Weights ``(groups * outputs, ...)`` in panels, a group after the other.
+def slices_of(total: int, depth: int) -> list[int]:
+    """Products of slices of at most `depth` each."""
+    return [min(depth, total - above) for above in range(0, total, depth)]
 
-    Element k of a row of panel p goes to row ``places[0, k] + p * places[1, k]`` of ``tile.columns``: see `in_slices`.
-    The last panel holds something in its columns without an output channel too.
+
+def layer_out(
+    spec: ConvSpec, dtype: np.dtype[Any], tile: Tile, slices: Sequence[int], order: Any = None
+) -> Callable[..., Panels]:
+    """``lay_out(w, empty=np.empty, limit=None)``, prepared for many calls: weights in slices of so many products.
+
+    A group is a slice of the depth after the other, each of panels ``(products of the slice, tile.columns)``. Weight k
+    of an output is the ``order[k]``-th to be read, by default the k-th. Columns that fill up the last panel hold what
+    the last output channel does. The result is ``empty(shape, dtype)``; `limit` is the number of threads.
     """
-    depth, outputs, dtype = w[0].size, len(w) // groups, w.dtype
+    outputs, total = spec.out_channels // spec.groups, math.prod(spec.w_shape[1:])
     panels = -(-outputs // tile.columns)
-    values = np.empty(groups * panels * tile.columns * depth, dtype)
-    if depth < tile.lanes or len(w) == 0:
-        padded = np.zeros((groups, panels * tile.columns, depth), dtype)
-        padded[:, :outputs] = w.reshape(groups, outputs, depth)
-        rows = np.arange(groups)[:, None, None] * panels * depth + np.arange(panels)[None, :, None] * places[1]
-        values.reshape(-1, tile.columns)[rows + places[0]] = padded.reshape(groups, panels, -1, depth).swapaxes(2, 3)
-    else:
-        kernel = lay_out(dtype, tile)
-        threads.run(kernel, groups * panels, 4 * values.size, w, values, outputs, depth, *places)
-    return Panels(values, tile)
+    places = _places(np.arange(total) if order is None else order, slices, panels)
+    shape, tasks = (spec.groups, panels * tile.columns * total), spec.groups * panels
+    loop = panel_turner(dtype, tile) if total >= tile.lanes else None
+
+    def lay_out(w: Any, empty: Any = np.empty, limit: int | None = None) -> Panels:
+        """Weights in C order, and of the dtype."""
+        values = empty(shape, dtype)
+        if loop is not None:
+            threads.run(loop, tasks, values.size, w, values, outputs, total, *places, limit=limit)
+        else:
+            columns = np.minimum(np.arange(panels * tile.columns), outputs - 1)
+            rows = w.reshape(spec.groups, outputs, total)[:, columns].reshape(spec.groups, panels, -1, total)
+            spots = np.arange(panels)[:, None] * places[1] + places[0]
+            values.reshape(spec.groups, -1, tile.columns)[:, spots] = rows.swapaxes(2, 3)
+        return Panels(values, tile)
+
+    return lay_out
 
 
-def in_slices(order: Any, counts: Iterable[int], panels: int) -> Any:
-    """Where the elements of a row of weights go, for `in_panels`: a table ``(2, depth)``.
-
-    Element k is the ``order[k]``-th to be read. The depth is read in slices of these counts of elements; in each come
-    all panels, one after the other.
-    """
-    places = np.empty((2, len(order)), np.int64)
+def _places(order: Any, slices: Sequence[int], panels: int) -> tuple[Any, Any]:
+    """Weight k of a panel p is row ``first[k] + p * step[k]`` of a group's columns: the tables `first` and `step`."""
+    first, step = np.empty(len(order), np.int64), np.empty(len(order), np.int64)
     before = 0
-    for count in counts:
+    for count in slices:
         inside = (order >= before) & (order < before + count)
-        places[0, inside], places[1, inside] = order[inside] + before * (panels - 1), count
+        first[inside], step[inside] = order[inside] + before * (panels - 1), count
         before += count
-    places.flags.writeable = False
-    return places
+    for table in (first, step):
+        table.flags.writeable = False
+    return first, step
 
 
 @functools.lru_cache(maxsize=8)
-def lay_out(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
-    """The loop of `in_panels` for a tile and rows of at least as many weights as a vector has lanes."""
+def panel_turner(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
+    """The loop of `layer_out`, for at least as many weights of an output as a vector has lanes."""
     size, lanes, columns = dtype.itemsize, tile.lanes, tile.columns
     turn = on_addresses(_turn_into(columns), size, lanes)
 
     @entry(types.int64, types.int64, ADDRESS, ADDRESS, types.int64, types.int64, TABLE, TABLE)
-    def lay_out_loop(
-        start: int, stop: int, w: Any, values: Any, outputs: int, depth: int, firsts: Any, steps: Any
+    def panel_turner_loop(
+        start: int, stop: int, w: Any, turned: Any, outputs: int, total: int, firsts: Any, steps: Any
     ) -> None:
-        """A task is a panel of a group."""
-        w, values = number_of(w), number_of(values)
+        """Addresses of weights and panels; a task is (group, panel)."""
+        w, turned = number_of(w), number_of(turned)
         panels = (outputs + columns - 1) // columns
         for task in range(start, stop):
             group, panel = task // panels, task % panels
-            target = values + group * panels * depth * columns * size
-            for first in range(0, columns, lanes):
-                # Columns without an output channel hold what the last one does.
-                o = min(panel * columns + first, outputs - 1)
-                source = w + (group * outputs + o) * depth * size
-                for k in range(0, depth, lanes):
+            target = turned + group * panels * total * columns * size
+            for column in range(0, columns, lanes):
+                o = min(panel * columns + column, outputs - 1)
+                source = w + (group * outputs + o) * total * size
+                for k in range(0, total, lanes):
                     # The last block ends with the last weight, so that it is whole too.
-                    k = min(k, depth - lanes)
+                    k = min(k, total - lanes)
                     turn(
-                        source + k * size, depth, outputs - o, address_of(firsts) + k * 8, address_of(steps) + k * 8,
-                        panel, target + first * size,
+                        source + k * size, total, outputs - o, address_of(firsts) + k * 8, address_of(steps) + k * 8,
+                        panel, target + column * size,
                     )  # fmt: skip
 
-    return lay_out_loop
+    return panel_turner_loop
 
 
 def _turn_into(columns: int) -> Callable[..., None]:
     def turn(
         vectors: Vectors, source: Any, pitch: Any, rows: Any, firsts: Any, steps: Any, panel: Any, target: Any
     ) -> None:
-        """Store the columns of a square block, whose rows are `pitch` elements apart and so many, as `in_panels`."""
+        """Store the columns of a square block as rows of `columns`, where the tables at `firsts` and `steps` say.
+
+        The block has so many `rows`, `pitch` elements apart; the last one stands for those that are missing.
+        """
         builder, lanes, result = vectors.builder, vectors.lanes, vectors.pointer(target)
         begin, last = vectors.pointer(source), builder.sub(rows, number(1))
         block = []

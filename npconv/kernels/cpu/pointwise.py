@@ -16,7 +16,8 @@ from numba import types
 from npconv.geometry import ConvSpec
 from npconv.kernels.cpu.blocking import Tile
 from npconv.kernels.cpu.compile import entry
-from npconv.kernels.cpu.lying import FETCHERS, Panels, in_panels, lying_product, panels_runner, tile_for_positions
+from npconv.kernels.cpu.lying import FETCHERS, Panels, lying_product, panels_runner, tile_for_positions
+from npconv.kernels.cpu.panels import layer_out
 from npconv.kernels.cpu.staging import first_copier
 from npconv.kernels.cpu.vectors import ADDRESS, address_of, copiers, number_of
 
@@ -56,10 +57,9 @@ def details(spec: ConvSpec, dtype: np.dtype[Any]) -> tuple[tuple[str, str], ...]
     return ("driver", "matrix product, weights in panels"), ("tile", _tile(spec, dtype).lying)
 
 
-def weight_panels(spec: ConvSpec, w: Any) -> Panels:
-    """Weights ``(groups * outputs, channels, 1, ...)`` laid out as ``(groups, panels, channels, tile.columns)``."""
-    tile = _tile(spec, w.dtype)
-    return Panels(np.ascontiguousarray(in_panels(w, spec.groups, tile.columns)), tile)
+def weight_layer(spec: ConvSpec, dtype: np.dtype[Any]) -> Callable[..., Panels]:
+    """What lays weights out as ``(groups, panels, channels, tile.columns)``; see `layer_out`."""
+    return layer_out(spec, dtype, _tile(spec, dtype), [spec.in_channels // spec.groups])
 
 
 def panel_runner(spec: ConvSpec, dtype: np.dtype[Any], bounds: tuple[float, float], bent: bool) -> Callable[..., None]:
