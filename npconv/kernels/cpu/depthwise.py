@@ -34,6 +34,10 @@ MOST_TAPS = 64
 WORTH_WRITING_OUT = 2**15
 """Products of an image from which on a kernel is worth machine code of its own, which takes seconds to make."""
 
+AHEAD = 1536
+"""Bytes that planes are fetched ahead which are a strip each, at a step of 2: they are read faster than the hardware
+fetches the next ones."""
+
 SUMS = 8
 """Vectors of a strip at most: with a column of weights and a vector of the image they fill AVX2's registers, and they
 hide the time that an addition takes."""
@@ -70,6 +74,9 @@ class Strip(NamedTuple):
     dilation: tuple[int, int]
     low: tuple[int, int] | None
     """Low paddings for the input gradient, None for the forward convolution."""
+    inside: tuple[int, int] | None = None
+    """First and one past the last of the rows behind the strip's first that exist, where that is known because strips
+    are whole planes. Elsewhere it is seen when the loop runs."""
 
     @property
     def phases(self) -> int:
@@ -101,10 +108,14 @@ class Strip(NamedTuple):
                 for part in range(self.vectors * self.phases):
                     vector, phase = divmod(part, self.phases)
                     source, left = self.under(0, row, down), self.under(1, phase, across)
-                    if source is not None and left is not None:
+                    if source is not None and left is not None and self.may_exist(source):
                         place = (lead, source, left + vector * self.lanes * self.step)
                         found.append(Term(tap, row, part, place))
         return found
+
+    def may_exist(self, below: int) -> bool:
+        """Whether a row behind the strip's first may be more than padding."""
+        return self.inside is None or self.inside[0] <= below < self.inside[1]
 
     def under(self, axis: int, place: int, tap: int) -> int | None:
         """Where the image lies that a tap takes to a place of the result."""
@@ -161,6 +172,8 @@ def forward_strips(window: Window, itemsize: int) -> tuple[Strip, Strips, int]:
     """The strip for a window, the driver's tables, and the number of tasks of a channel of the result."""
     plane, leads = last_axes(window, 2), leading_planes(first_axes(window, 2))
     strip = _strip(plane, plane.out, leads.shape[1], itemsize, None)
+    if (leads >= 0).all():
+        strip = _whole(strip, plane)
     first = tuple(-low for low, _ in plane.padding)
     return strip, *_strips(strip, plane.size, plane.out, first, leads, _planes(window.size), itemsize)
 
@@ -193,6 +206,16 @@ def _strip(plane: Window, result: tuple[int, ...], leads: int, itemsize: int, lo
     return Strip(
         lanes, rows, vectors, leads, (kernel_h, kernel_w), (down, across), (dilation_h, dilation_w), low
     )  # fmt: skip
+
+
+def _whole(strip: Strip, plane: Window) -> Strip:
+    """A strip of the forward convolution with what is known of its rows where it is a whole plane."""
+    if strip.rows < plane.out[0]:
+        return strip
+    low, span = plane.padding[0][0], (strip.rows - 1) * strip.stride[0] + plane.reach[0] + 1
+    known = strip._replace(inside=(min(low, span), min(low + plane.size[0], span)))
+    # Padding alone has no columns to load.
+    return known if plane.size[1] and known.terms() else strip
 
 
 def _strips(
@@ -254,7 +277,8 @@ def strip_sums(itemsize: int, strip: Strip, masked: bool) -> Any:
     For compiled code: the vectors of a strip, each ``y := act(clamp(bias + sum over its terms of w * x))``.
 
     Contract: `planes` is a table of the address and the number of rows of a plane for each leading tap, with no rows
-    where it falls into padding; `zeros`, `masks`, `w`, `bias`, `y`, `end` and `limits`, of two numbers, are addresses.
+    where it falls into padding, which it never does where the strip knows its rows (`Strip.inside`); `zeros`, `masks`,
+    `w`, `bias`, `y`, `end` and `limits`, of two numbers, are addresses.
     The terms begin at (`row`, `column`) of planes whose rows are of `width`, of which what lies inside is read: in the
     columns what the masks say (see `Strips`), everything if the function is not `masked`. `zeros` is a row of zeros.
     The rows of `y` are `pitch` apart and are written in their order, whole vectors even where they reach further than
@@ -272,9 +296,17 @@ def strip_sums(itemsize: int, strip: Strip, masked: bool) -> Any:
         weights, result, bounds = map(vectors.pointer, (w, y, limits))
         table = builder.inttoptr(planes, INT64.as_pointer())
         inside = [vectors.load_mask(masks, n) if masked else None for n in range(len(loads))]
+        row_bytes = builder.mul(width, number(itemsize))
+
+        def existing_row(address: Any) -> Any:
+            if strip.step == 2:
+                vectors.prefetch(vectors.pointer(builder.add(address, number(AHEAD))))
+            return vectors.pointer(address)
 
         def row_of(lead: int, below: int) -> Any:
             plane, height = (builder.load(builder.gep(table, [number(2 * lead + n)])) for n in range(2))
+            if strip.inside is not None:
+                return existing_row(builder.add(plane, builder.mul(builder.add(row, number(below)), row_bytes)))
             return row_start(vectors, plane, builder.add(row, number(below)), height, width, zeros)
 
         def read(start: Any, load: tuple[int, int]) -> Any:
