@@ -5,17 +5,16 @@ Fitted as `tile_times.py` is, to 60 layers of ResNet-50, MobileNet v1 and v2, In
 
 from __future__ import annotations
 
-import math
-
 from npconv.algorithms import depthwise_last_times
 from npconv.geometry import ConvSpec
 
 CALL = 4e-6
 
-# Seconds for: an operation on whole vectors of output channels; a channel of a position that meets a vector of outputs
-# that is not full; an element of the result; a run of taps that a position looks up; a run that a tile begins, for each
-# panel of output channels; a weight that is packed for the call.
-OPERATION, PARTIAL, STORED, LOOKED_UP, BEGUN, PACKED = 1.36e-11, 1.5e-9, 8e-11, 4e-10, 4e-9, 4e-10
+# Seconds for: an operation on whole panels of output channels; an element of the result; a run of taps that a position
+# looks up; a run that a tile begins, for each panel; a weight that is packed for the call.
+OPERATION, STORED, LOOKED_UP, BEGUN, PACKED = 1.34e-11, 1.2e-10, 4e-10, 1.2e-8, 5e-10
+# Output channels of a panel, in vectors, and how much longer a product takes then.
+PANELS = ((2, 1.0), (3, 1.03), (1, 1.35))
 # An element that is transposed.
 TRANSPOSED = 4e-10
 
@@ -28,16 +27,16 @@ def last_seconds(spec: ConvSpec, itemsize: int, reused: bool) -> float:
         return depthwise_last_times.forward_seconds(spec, itemsize)
     lanes = LANES * 4 // itemsize
     channels, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
-    vectors = -(-outputs // lanes)
     positions = spec.batch * spec.window.positions * spec.groups
     joined = spec.window.kernel[-1] if spec.groups == 1 and channels < FEW_CHANNELS else 1
     runs = spec.window.taps // joined
-    seconds = 2 * positions * vectors * lanes * channels * spec.window.taps * OPERATION + positions * outputs * STORED
-    if outputs % (2 * lanes):
-        seconds += positions * channels * spec.window.taps * PARTIAL
+    computed, panels = min(
+        (-(-outputs // (n * lanes)) * n * lanes * time, -(-outputs // (n * lanes))) for n, time in PANELS
+    )
+    seconds = 2 * positions * computed * channels * spec.window.taps * OPERATION + positions * outputs * STORED
     if spec.window.taps > 1:
         seconds += positions * runs * LOOKED_UP
-    seconds += positions / ROWS * math.ceil(vectors / 2) * runs * BEGUN
+    seconds += positions / ROWS * panels * runs * BEGUN
     if not reused:
         seconds += spec.parameters * PACKED
     return CALL + seconds * itemsize / 4

@@ -49,7 +49,7 @@ def forward_seconds(spec: ConvSpec, itemsize: int, reused: bool, panels: bool = 
         seconds = _shallow(spec)
     elif spec.in_channels == spec.groups:
         seconds = _depthwise(spec)
-    elif spec.groups > 1:
+    elif spec.groups > 1 and not spec.is_pointwise:
         seconds = _grouped(spec, reused)
     else:
         seconds = _dense(spec)

@@ -10,7 +10,17 @@ ALIGNMENT = 64
 
 
 class LimitError(ValueError):
-    """More memory would be needed than a budget allows."""
+    """More memory would be needed than a budget allows.
+
+    Examples
+    --------
+    >>> from npconv.inference import Budget, LimitError
+    >>> issubclass(LimitError, ValueError)
+    True
+    >>> Budget(10).check(11, "x")
+    Traceback (most recent call last):
+    npconv.inference.memory.LimitError: x needs 11 bytes beside 0 that are held, more than max_memory=10 allows
+    """
 
 
 class Budget:

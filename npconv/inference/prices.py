@@ -35,14 +35,11 @@ def back(image: Value) -> int:
 def price(part: Part, steps: Sequence[Step], values: Mapping[str, Value], where: Where) -> tuple[int, int]:
     """Time of a part channels-first and channels-last; what is the same in both may be left out."""
     node, y = steps[part.places[0]].node, values[part.output]
-    x = values[part.images[0]]
     match node.op:
         case "avg_pool" if is_free(y):
             return 0, 0
         case "conv" | "affine" | "avg_pool":
             return _predicted(node, values, where), _predicted(part.nodes[0], _turned(part, values), where)
-        case "max_pool":
-            return 0, back(x) + to_last(y)  # it is turned for the loops
         case "concat":
             joined = all(n == 1 for n in y.shape[: node.attributes["axis"] % len(y.shape)])
             copied = math.ceil(COPY * y.nbytes) + JOINED

@@ -156,15 +156,13 @@ def mean(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
 
     size = math.prod(x.shape[axis] for axis in axes)
     short = 0 < size <= SHORT and x.dtype != "f2"
-    if given is None and layout_of(node) == "channels_last" and short:
-        batch, channels = x.shape[0], x.shape[-1]
-        share = where.xp.full((1, size), 1, x.dtype)
+    if given is None and layout_of(node) == "channels_last":
+        window = _size(node, x)
 
-        def run_rows(x: Array, y: Array) -> None:
-            where.xp.matmul(share, x.reshape(batch, size, channels), out=y.reshape(batch, 1, channels))
-            y /= size
+        def run_last(x: Array, y: Array) -> None:
+            nc.avg_pool(x, window, layout="channels_last", backend=where.backend, out=y.reshape(kept))
 
-        return Bound((Value(shape, x.dtype),), run_rows)
+        return Bound((Value(shape, x.dtype),), run_last)
     if sorted(axes) == list(range(len(x.shape) - len(axes), len(x.shape))) and short:
         ones = where.xp.full(size, 1, x.dtype)
 

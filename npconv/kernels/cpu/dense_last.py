@@ -37,7 +37,7 @@ FEW_CHANNELS = 16
 """Channels below which the taps of a row are one run where they lie side by side: short runs do not pay for looking
 them up."""
 
-SECOND, NARROW = 1.03, 1.2
+SECOND, NARROW = 1.03, 1.35
 """How much longer a product takes on another tile than the first one, and on one of a single vector."""
 
 NARROW_ROWS = 8

@@ -235,7 +235,6 @@ def _store_rows(
         used = builder.select(builder.icmp_signed("<", row, end), row, end)
         lines.append(builder.gep(result, [builder.mul(used, pitch)]))
     for v in range(tile.vectors):
-        # A masked store takes as long as a dozen others.
         part = [(lines[row], values[row * tile.vectors + v]) for row in reversed(range(tile.rows))]
         left = builder.sub(outputs, number(v * tile.lanes))
         with builder.if_else(builder.icmp_signed(">=", left, number(tile.lanes))) as (whole, cut):
@@ -243,9 +242,26 @@ def _store_rows(
                 for line, value in part:
                     vectors.store(value, line, v * tile.lanes)
             with cut, builder.if_then(builder.icmp_signed(">", left, number(0))):
-                there = vectors.first_lanes(left)
-                for line, value in part:
-                    vectors.store_masked(value, line, there, v * tile.lanes)
+                _store_cut(vectors, part, v * tile.lanes, left)
+
+
+def _store_cut(vectors: Vectors, part: list[tuple[Any, Any]], offset: int, count: Any) -> None:
+    """Store the first `count` lanes of values at lines, fewer than a vector has, in pieces of powers of two.
+
+    A masked store takes as long as a dozen of them.
+    """
+    builder, lanes, place = vectors.builder, vectors.lanes, number(offset)
+    piece = lanes // 2
+    while piece:
+        small = Vectors(builder, vectors.itemsize, piece)
+        has = builder.icmp_signed("!=", builder.and_(count, number(piece)), number(0))
+        with builder.if_then(has):
+            for line, value in part:
+                small.store(vectors.shuffle(value, value, list(range(piece))), line, place)
+        moved = [(piece + lane) % lanes for lane in range(lanes)]
+        part = [(line, builder.select(has, vectors.shuffle(value, value, moved), value)) for line, value in part]
+        place = builder.select(has, builder.add(place, number(piece)), place)
+        piece //= 2
 
 
 def _store_turned(
