@@ -34,6 +34,7 @@ LAID_OUT = 0.75
 """Output channels of a group for each position, below which weights are worth being laid out for a single call."""
 
 
+@functools.lru_cache(maxsize=1024)
 def runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Callable[..., None]:
     """The forward convolution on tiles, prepared for many calls; for a spec that `uses_tiles` lets pass."""
     if lays_out(spec, dtype):
