@@ -84,7 +84,8 @@ def test_images_as_they_lie_give_the_definition_and_stay_inside(spec, dtype, mon
 @pytest.mark.parametrize("outputs", [8, 16, 24, 64, 72])
 def test_the_tile_wastes_little(outputs):
     tile = dense_last.tile_for(np.dtype("float32"), 3000, outputs)
-    assert -outputs % tile.columns <= outputs // 8
+    forced = -outputs % tile.lanes
+    assert -outputs % tile.columns <= max(forced, outputs // 3)
 
 
 def test_plans_calls_and_packed_plans_agree_to_the_bit_and_take_what_convolutions_take():

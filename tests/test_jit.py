@@ -50,6 +50,12 @@ def test_integers_stand_for_both_axes_and_arrays_need_not_be_contiguous():
     np.testing.assert_array_equal(plain(x, w), nc.conv2d(x[:, :, ::2], w, stride=2, padding=1))
 
 
+CALL = {
+    "x": np.zeros((1, 2, 6, 6), "f4"), "w": np.zeros((3, 2, 3, 3), "f4"), "bias": np.zeros(3, "f4"),
+    "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -63,12 +69,8 @@ def test_integers_stand_for_both_axes_and_arrays_need_not_be_contiguous():
     ],
 )
 def test_what_does_not_fit_is_an_error(inside, changes, words):
-    call = {
-        "x": np.zeros((1, 2, 6, 6), "f4"), "w": np.zeros((3, 2, 3, 3), "f4"), "bias": np.zeros(3, "f4"),
-        "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, **changes,
-    }  # fmt: skip
     with pytest.raises(ValueError, match=words):
-        inside(*call.values())
+        inside(*{**CALL, **changes}.values())
 
 
 @pytest.mark.parametrize(
@@ -86,9 +88,5 @@ def test_what_does_not_fit_is_an_error(inside, changes, words):
     ],
 )
 def test_what_has_no_form_is_said_when_the_caller_is_compiled(inside, changes, words):
-    call = {
-        "x": np.zeros((1, 2, 6, 6), "f4"), "w": np.zeros((3, 2, 3, 3), "f4"), "bias": np.zeros(3, "f4"),
-        "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, **changes,
-    }  # fmt: skip
     with pytest.raises(TypeError, match=words):
-        inside(*call.values())
+        inside(*{**CALL, **changes}.values())

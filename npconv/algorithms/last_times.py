@@ -28,7 +28,8 @@ def last_seconds(spec: ConvSpec, itemsize: int, reused: bool) -> float:
     lanes = LANES * 4 // itemsize
     channels, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     positions = spec.batch * spec.window.positions * spec.groups
-    joined = spec.window.kernel[-1] if spec.groups == 1 and channels < FEW_CHANNELS else 1
+    side_by_side = spec.groups == 1 and channels < FEW_CHANNELS and spec.window.dilation[-1] == 1
+    joined = spec.window.kernel[-1] if side_by_side else 1
     runs = spec.window.taps // joined
     computed, panels = min(
         (-(-outputs // (n * lanes)) * n * lanes * time, -(-outputs // (n * lanes))) for n, time in PANELS

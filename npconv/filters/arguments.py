@@ -75,7 +75,7 @@ def constant(cval: Any, wide: np.dtype[Any], frame: Frame) -> Any:
 def number(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> float:
     """A real number within its limits."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be a number, got {value!r}")
+        raise TypeError(f"{name} must be a number, got {value!r:.60}")
     number = float(value)
     if not low <= number <= high or (above and number == low) or math.isinf(number):
         within = f"more than {low:g}" if above else f"at least {low:g}"

@@ -165,7 +165,8 @@ class Plan:
         return self.ready()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_ready"}
+        # What is found out when it is asked for is found out anew, perhaps on another processor.
+        return {name: value for name, value in self.__dict__.items() if name not in ("_ready", "reads_channels_last")}
 
     def _check(self, operands: Operands) -> None:
         """Raise unless the operands of a call are those that were planned for."""
@@ -258,11 +259,9 @@ class Plan:
         y = self.run(x, packed, bias)
         return operands.deliver(from_channels_first(self.backend, y, spec.layout, spec.batched), out, self.dtype)
 
-    @property
+    @cached_property
     def reads_channels_last(self) -> bool:
         """Whether `run_last` takes channels-last arrays as they are."""
-        if self.spec.layout == "channels_first":  # every call asks
-            return False
         if self.activation is not None and not is_float(self.dtype):
             return False
         return reads_channels_last(self.spec, self.op, self.backend, self.operand_dtype, self.algorithm)

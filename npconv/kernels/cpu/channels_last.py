@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from npconv.geometry import ConvSpec
-from npconv.kernels.cpu import dense_last, depthwise_last, drivers
+from npconv.kernels.cpu import dense_last, depthwise_last, drivers, turning
 from npconv.kernels.cpu.lying import Panels
 from npconv.kernels.cpu.operands import BOUNDS
 
@@ -64,13 +64,12 @@ def _turned(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Cal
     That is so rare that the image may be transposed for it.
     """
     run = drivers.runner(replace(spec, layout="channels_first"), dtype, activation)
-    shapes = [(spec.batch, *spec.window.size, spec.in_channels), (spec.batch, *spec.window.out, spec.out_channels)]
+    shape = (spec.batch, *spec.window.size, spec.in_channels)
 
     def call(x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> None:
-        image, result = (np.moveaxis(array.reshape(shape), -1, 1) for array, shape in zip((x, y), shapes, strict=True))
-        first = np.empty(result.shape, dtype)
-        run(np.ascontiguousarray(image), w, bias, first, limit)
-        result[...] = first
+        first = np.empty((spec.batch, spec.out_channels, *spec.window.out), dtype)
+        run(turning.turned(x.reshape(shape), to_last=False), w, bias, first, limit)
+        y[...] = turning.turned(first, to_last=True).reshape(y.shape)
 
     return call
 

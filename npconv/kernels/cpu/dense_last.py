@@ -20,6 +20,7 @@ from npconv.geometry import ConvSpec
 from npconv.kernels.cpu.blocking import Tile, evenly, first_axes, last_axes, processor
 from npconv.kernels.cpu.compile import entry, inner
 from npconv.kernels.cpu.lying import FETCHERS, Panels, panels_runner, runs_product
+from npconv.kernels.cpu.operands import as_table
 from npconv.kernels.cpu.panels import layer_out
 from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, elements, number_of
 from npconv.leading import leading_planes
@@ -87,13 +88,12 @@ def layout(spec: ConvSpec, dtype: np.dtype[Any]) -> Layout:
     ]
     table = np.array(slices, np.int64)
     table[1:, 4] = np.cumsum(table[:-1, 1] * table[:-1, 3])
-    table.flags.writeable = False
     most = min(MOST_POSITIONS, IMAGE_BYTES // (channels * size), CELLS_BYTES // (runs * 8))
     if len(slices) > 1:
         most = min(most, SUMS_BYTES // (outputs * size))
     tile = tile_for(dtype, positions, outputs)
     block = -(-evenly(positions, max(FEWEST_POSITIONS, most)) // tile.rows) * tile.rows
-    return Layout(tile, block, joined, runs, depth, table)
+    return Layout(tile, block, joined, runs, depth, as_table(table))
 
 
 def tile_for(dtype: np.dtype[Any], positions: int, outputs: int) -> Tile:
@@ -153,12 +153,10 @@ def runner(spec: ConvSpec, dtype: np.dtype[Any], bounds: tuple[float, float], be
         is_flat, math.prod(first_axes(window, 2).size), *plane.size, *plane.out, *plane.stride,
         *(low for low, _ in plane.padding), *plane.dilation, *plane.kernel, joined,
     ]  # fmt: skip
-    tables = np.array(shape, np.int64), leads
-    for table in tables:
-        table.flags.writeable = False
+    tables = as_table(shape), as_table(leads), slices
     tasks = -(-positions // block) * spec.groups * -(-outputs // tile.columns)
     channels = spec.in_channels // spec.groups
-    rest = (np.array(bounds, dtype), int(bent), spec.groups, outputs, channels, positions, block, runs, *tables, slices)
+    rest = (np.array(bounds, dtype), int(bent), spec.groups, outputs, channels, positions, block, runs, *tables)
     return panels_runner(conv_dense_last(dtype, tile), tasks, spec, dtype, rest)
 
 
@@ -197,9 +195,9 @@ def conv_dense_last(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                     cells[p] = x + ((begin + min(p, count - 1)) * groups + group) * channels * size
             else:
                 find(
-                address_of(cells), x + group * channels * size, groups * channels, begin, count, runs, depth,
-                address_of(beyond), shape, leads,
-            )  # fmt: skip
+                    address_of(cells), x + group * channels * size, groups * channels, begin, count, runs, depth,
+                    address_of(beyond), shape, leads,
+                )  # fmt: skip
             weights_of_group = w + group * runs * depth * panels * columns * size
             result = y + (begin * groups + group) * outputs * size
             for s in range(len(slices)):
@@ -247,14 +245,8 @@ def finder(dtype: np.dtype[Any], rows: int) -> Any:
         copies. Rows of the last tile that have no position find what its last one does.
         """
         planes, height, width, out_h, out_w = shape[1], shape[2], shape[3], shape[4], shape[5]
-        stride_h, stride_w, low_h, low_w, apart_h, apart_w = (
-            shape[6],
-            shape[7],
-            shape[8],
-            shape[9],
-            shape[10],
-            shape[11],
-        )
+        stride_h, stride_w, low_h, low_w = shape[6], shape[7], shape[8], shape[9]
+        apart_h, apart_w = shape[10], shape[11]
         kernel_h, kernel_w, joined = shape[12], shape[13], shape[14]
         table = elements(cells, (count + rows - 1) // rows * runs * rows, np.int64)
         spare, step, first = beyond + depth * size, stride_w * pixel * size, 0

@@ -15,6 +15,7 @@ from npconv.kernels.cpu import threads
 from npconv.kernels.cpu.blocking import Tile
 from npconv.kernels.cpu.compile import entry
 from npconv.kernels.cpu.lying import Panels
+from npconv.kernels.cpu.operands import as_table
 from npconv.kernels.cpu.transforms import transpose
 from npconv.kernels.cpu.vectors import ADDRESS, INT64, TABLE, Vectors, address_of, number, number_of, on_addresses
 
@@ -62,9 +63,7 @@ def _places(order: Any, slices: Sequence[int], panels: int) -> tuple[Any, Any]:
         inside = (order >= before) & (order < before + count)
         first[inside], step[inside] = order[inside] + before * (panels - 1), count
         before += count
-    for table in (first, step):
-        table.flags.writeable = False
-    return first, step
+    return as_table(first), as_table(step)
 
 
 @functools.lru_cache(maxsize=8)
