@@ -23,10 +23,10 @@ import numpy as np
 from benchmarks.layers import LAYERS, Layer, select
 from benchmarks.tables import grid, machine, milliseconds
 from benchmarks.workers import ROOT, pin
+from npconv.algorithms.rates import rates_of
 from npconv.arrays import require
 from npconv.geometry import ConvSpec
 from npconv.kernels.cpu.burst import burst
-from npconv.machine import TYPICAL_PEAK
 from npconv.planning.planner import candidates, plan_for
 from npconv.planning.tuning import job, operands
 
@@ -124,7 +124,7 @@ def cases(found: dict[str, dict[str, Times]]) -> list[Case]:
         for form in FORMS if layer.name in found else ():
             times = found[layer.name][form]
             predicted = predict(layer, form)
-            pace = TYPICAL_PEAK / found[layer.name]["peak"]
+            pace = rates_of(require("numba")).peak / found[layer.name]["peak"]
             case = Case(layer, form, times, {name: pace * seconds for name, seconds in predicted.items()})
             if case.chosen in times:
                 both.append(case)

@@ -112,8 +112,6 @@ SUSTAINED = {
     ("cupy", "unfold_tiles"): 20e12,
     ("cupy", "winograd_matmul"): 0.5e12,
 }
-TYPICAL_PEAK = 81.1e9
-"""FLOP/s of that core's register tile in float32, as `npconv.this_machine` measures it."""
 
 # How much faster than one core a GPU is held to be where an algorithm estimates its time on a core. Not measured.
 GPU_SPEEDUP = {"cupy": 100}

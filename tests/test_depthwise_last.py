@@ -8,6 +8,7 @@ from guards import Guarded
 
 import npconv as nc
 from npconv.algorithms.depthwise_last_times import forward_seconds
+from npconv.algorithms.rates import AVX2, AVX512
 from npconv.geometry import ConvSpec
 from npconv.kernels.cpu import depthwise_last, threads
 from npconv.kernels.cpu.operands import BOUNDS
@@ -98,5 +99,7 @@ def test_small_images_are_not_worth_their_code(monkeypatch):
 
 def test_the_price_grows_with_the_work():
     small, large, wide = (spec_of((1, n, n, c), (c, 1, 3, 3), {}) for n, c in ((20, 32), (40, 32), (20, 64)))
-    assert forward_seconds(small, 4) < forward_seconds(small, 8) < forward_seconds(large, 8)
-    assert forward_seconds(small, 4) < forward_seconds(wide, 4) < 2 * forward_seconds(small, 4)
+    for rates in (AVX2, AVX512):
+        times = [forward_seconds(rates, spec, size) for spec, size in ((small, 4), (small, 8), (large, 8))]
+        assert times == sorted(set(times))
+        assert times[0] < forward_seconds(rates, wide, 4) < 2 * times[0]

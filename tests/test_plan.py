@@ -11,10 +11,11 @@ import pytest
 
 import npconv as nc
 from npconv.algorithms import ALGORITHMS, OPERATIONS
+from npconv.algorithms.rates import AVX2, AVX512, rates_of
 from npconv.algorithms.tile_times import forward_seconds
 from npconv.arrays import require
 from npconv.geometry import ConvSpec
-from npconv.machine import TYPICAL_PEAK, Machine
+from npconv.machine import Machine
 from npconv.planning import explanation
 from npconv.units import duration
 
@@ -72,7 +73,7 @@ def test_an_empty_result_has_no_tiles():
 
 def test_the_share_of_the_peak_is_the_predicted_rate_over_it():
     plan = nc.plan(*SHAPES, padding=1, algorithm="direct", threads=2)
-    share = plan.flops / plan.predicted_seconds / (2 * TYPICAL_PEAK)
+    share = plan.flops / plan.predicted_seconds / (2 * rates_of(plan.backend).peak)
     assert lines(plan)["predicted"].endswith(f", {share:.0%} of its peak")
     assert 0.5 < share < 1
     wide = nc.plan(*SHAPES, padding=1, algorithm="direct", threads=2, dtype="float64")
@@ -81,8 +82,9 @@ def test_the_share_of_the_peak_is_the_predicted_rate_over_it():
 
 
 def test_a_measured_peak_scales_the_prediction(monkeypatch):
-    monkeypatch.setattr(explanation, "remembered", lambda *_: Machine("here", TYPICAL_PEAK))  # twice as many FLOP/s
     plan = nc.plan(*SHAPES, padding=1, threads=1)
+    twice = Machine("here", macs_per_second=rates_of(plan.backend).peak)  # two operations each
+    monkeypatch.setattr(explanation, "remembered", lambda *_: twice)
     assert lines(plan)["here"].startswith(duration(plan.predicted_seconds / 2))
     assert "here" not in lines(nc.plan(*SHAPES, padding=1, backend="numpy"))
     assert "here" not in lines(nc.plan(*SHAPES, padding=1, dtype="int32"))
@@ -115,10 +117,11 @@ def test_the_notebook_form_says_the_same():
     assert "color" not in plan._repr_html_()
 
 
+@pytest.mark.parametrize("rates", [AVX2, AVX512])
 @pytest.mark.parametrize("groups", [1, 2, 16])
-def test_predicted_times_grow_with_the_work(groups):
+def test_predicted_times_grow_with_the_work(groups, rates):
     times = [
-        forward_seconds(ConvSpec.of((n, 16, 32, 32), (32, 16 // groups, 3, 3), groups=groups), 4, False)
+        forward_seconds(rates, ConvSpec.of((n, 16, 32, 32), (32, 16 // groups, 3, 3), groups=groups), 4, False)
         for n in (1, 2, 4)
     ]
     assert times == sorted(set(times))

@@ -28,7 +28,7 @@ from npconv.geometry import ConvSpec, Window
 from npconv.kernels import cpu
 from npconv.kernels.cpu import drivers, shallow, threads, winograd, winograd_driver
 from npconv.kernels.cpu.blocking import LOW_ROWS, Tile, blocks_for, features, low_tile_for, processor
-from npconv.kernels.cpu.microkernel import CHUNK, tile_product
+from npconv.kernels.cpu.microkernel import CHUNK, packing_product, tile_product
 from npconv.kernels.cpu.operands import read_only
 from npconv.kernels.cpu.staging import row_movers, stager
 from npconv.kernels.cpu.transforms import gatherer, row_width, scatterer, transpose
@@ -79,13 +79,9 @@ LOW, HIGH = -5.0, 7.0
 
 
 def tile_caller(dtype, tile, form):
-    product = tile_product(dtype.itemsize, tile, **dict.fromkeys({*form.split()} - {"packed"}, True))
-
-    @numba.njit
-    def call(depth, a, lda, b, offsets, c, ldc, used_rows, used_columns, bias, accumulate, low, high):
-        product(depth, a, lda, b, offsets, c, ldc, used_rows, used_columns, bias, accumulate, low, high)
-
-    return call
+    if form == "packing":
+        return calls(packing_product(dtype.itemsize, tile))
+    return calls(tile_product(dtype.itemsize, tile, **dict.fromkeys({*form.split()} - {"packed"}, True)))
 
 
 def left_operand(guard, rng, form, tile, depth, rows, dtype):
@@ -105,7 +101,7 @@ def right_operand(guard, rng, form, tile, depth, columns, dtype):
         held = guard.array((columns, depth + GAP), rng, dtype)
         held[:, depth:] = np.nan
         return held[:, :depth].T, held.reshape(-1)[: (columns - 1) * (depth + GAP) + depth], None
-    if form != "listed":
+    if form not in ("listed", "packing"):
         held = guard.array((depth, tile.columns), rng, dtype)
         return held, held, np.zeros(0, np.int64)
     held, offsets = guard.array(4 * tile.columns, rng, dtype), guard.array(depth, dtype=np.int64)
@@ -114,7 +110,7 @@ def right_operand(guard, rng, form, tile, depth, columns, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("form", ["packed", "listed", "chunked", "dots", "chunked dots"])
+@pytest.mark.parametrize("form", ["packed", "listed", "packing", "chunked", "dots", "chunked dots"])
 def test_tiles_touch_what_they_may_and_sum_exactly(form, dtype):
     rng = np.random.default_rng(0)
     tiles = low_tiles_of(dtype) if form == "listed" else tiles_of(dtype)
@@ -146,11 +142,15 @@ def check_tile(call, rng, form, dtype, tile, depth, rows, columns):
             c[:, :used] = rng.integers(-3, 4, (rows, used))
             bias[:] = np.nan  # not looked at
         expected = np.clip((c[:, :used] if accumulate else bias[:, None]) + a @ b[:, :used], low, high)
+        panel = guard.array((depth, tile.columns), None, dtype)
         call(
             depth, address(held_a), depth + GAP, address(held_b), depth + GAP if offsets is None else address(offsets),
             address(c), c.shape[1], rows,
             columns, address(bias), accumulate, dtype.type(low), dtype.type(high),
+            *[address(panel)] * (form == "packing"),
         )  # fmt: skip
+        if form == "packing":
+            np.testing.assert_array_equal(panel, b)
         np.testing.assert_array_equal(c[:, :used], expected, err_msg=f"{tile} {depth} {rows} {columns} {accumulate}")
         assert np.isnan(c[:, used:]).all(), f"{tile} wrote behind its columns"
         guard.check()

@@ -22,6 +22,7 @@ from npconv.algorithms.base import (
     result_shape,
     turned,
 )
+from npconv.algorithms.rates import rates_of
 from npconv.algorithms.tile_times import forward_seconds
 from npconv.arrays import Array, Backend, flatten
 from npconv.epilogue import finish
@@ -60,7 +61,7 @@ class Direct:
             forward = op == "forward" and not spec.is_pointwise
             panels = forward and (takes_panels(spec, backend, dtype) if reused else kernels.lays_out(spec, dtype))
             shallow = forward and not panels and kernels.is_shallow(spec, dtype)
-            return forward_seconds(same, dtype.itemsize, reused, panels, shallow)
+            return forward_seconds(rates_of(backend), same, dtype.itemsize, reused, panels, shallow)
         return predicted_seconds(backend.name, kernel, work.flops, work.bytes)
 
     def details(

@@ -1,66 +1,57 @@
 """How long the compiled forward loops take on one core: so much an operation, an element staged, an element stored.
 
-The figures are fitted to what `python -m benchmarks.planner` measured (float32, one core of an AMD EPYC at 81 GFLOP/s),
-separately for each driver: tiles over all channels, tiles over groups, weights in panels, rows of one channel,
-Winograd. They order the algorithms, and they are what a plan predicts.
+What that is, `rates.py` has for each kind of processor. These times order the algorithms, and they are what a plan
+predicts.
 """
 
 from __future__ import annotations
 
 import math
 
+from npconv.algorithms.rates import Rates
 from npconv.geometry import ConvSpec
 
 CALL = 6e-6
 """Seconds of a call, whatever it computes."""
 
-# Seconds for: an operation (register tiles hold 4 to 6 channels, so that odd numbers of channels are rounded up); an
-# element of a window that is staged, which serves all channels of the result; an element of the result.
-DENSE_OPERATION, DENSE_STAGED, DENSE_STORED = 1.39e-11, 1.85e-10, 1.6e-10
-# Results of so few channels are computed where the image was staged, and an element of it is read once for all taps.
-NARROW_CHANNELS, NARROW_STORED, NARROW_READ = 16, 3.7e-10, 1.0e-10
-# Groups are small problems of their own: an operation; an element of the image; a weight that is packed.
-GROUP_OPERATION, GROUP_READ, GROUP_PACKED = 1.8e-11, 6.0e-10, 3.0e-10
-# Weights in panels: an operation; an element of the image, which is staged; an element of the result, whose sum is
-# turned; a call. The root mean square error over 101 layers is 10 %. A weight that is laid out for a
-# single call, which with a network's weights comes from beyond the caches and goes there.
-PANEL_OPERATION, PANEL_STAGED, PANEL_STORED, PANEL_CALL = 1.22e-11, 1.2e-10, 0.9e-10, 2.5e-6
-PANEL_LAID_OUT = 1.2e-9
-# Few products an output, read where they were staged: an operation on whole vectors of a row; an element of the image
-# that is staged; an element of the result.
-SHALLOW_OPERATION, SHALLOW_STAGED, SHALLOW_STORED = 1.2e-11, 3.3e-10, 1.1e-10
-# Depthwise: a call; an operation on whole vectors of a row; an element of the image; an element of a result that no
-# longer fits a cache of so many; a row, a row of a tap before the last two axes, a plane.
-ROW_CALL, ROW_OPERATION, ROW_READ, ROW_STORED, CACHED = 6e-6, 1.58e-11, 2.0e-10, 2.4e-10, 2**19
-ROW, LEADING_ROW, PLANE = 1.0e-9, 1.7e-9, 8.7e-9
+NARROW_CHANNELS = 16
+"""Results of so few channels are computed where the image was staged."""
 
-LANES = 8
+PANEL_CALL, ROW_CALL = 2.5e-6, 6e-6
+"""Seconds more of a call with weights in panels, and of a depthwise one."""
+
+CACHED = 2**19
+"""Elements of a result that fit a cache."""
 
 
-def forward_seconds(spec: ConvSpec, itemsize: int, reused: bool, panels: bool = False, shallow: bool = False) -> float:
+def forward_seconds(
+    rates: Rates, spec: ConvSpec, itemsize: int, reused: bool, panels: bool = False, shallow: bool = False
+) -> float:
     """Predicted time of a forward convolution on register tiles, by the driver that will run it.
 
     With `panels` it stages the image for weights that are laid out, before the call where they are `reused`; if the
     convolution is `shallow`, of few products, it reads the image where it was staged.
     """
     if panels:
-        seconds = _panels(spec, 2 * LANES * 4 // itemsize) + (0 if reused else spec.parameters * PANEL_LAID_OUT)
+        seconds = _panels(rates, spec, 2 * rates.lanes * 4 // itemsize) + (
+            0 if reused else spec.parameters * rates.panel_laid_out
+        )
     elif shallow:
-        seconds = _shallow(spec)
+        seconds = _shallow(rates, spec)
     elif spec.in_channels == spec.groups:
-        seconds = _depthwise(spec)
+        seconds = _depthwise(rates, spec)
     elif spec.groups > 1 and not spec.is_pointwise:
-        seconds = _grouped(spec, reused)
+        seconds = _grouped(rates, spec, reused)
     else:
-        seconds = _dense(spec)
+        seconds = _dense(rates, spec)
     # Vectors hold half as many numbers of twice the size, and twice as many bytes move.
     return CALL + seconds * itemsize / 4
 
 
-def _operations(spec: ConvSpec) -> int:
+def _operations(rates: Rates, spec: ConvSpec) -> int:
     """Floating-point operations with the channels of a group rounded up to whole tiles."""
     channels = spec.out_channels // spec.groups
-    rounded = min(-(-channels // rows) * rows for rows in (4, 5, 6))
+    rounded = min(-(-channels // rows) * rows for rows in rates.rows)
     return spec.flops // max(channels, 1) * rounded
 
 
@@ -68,53 +59,56 @@ def _pixels(spec: ConvSpec) -> int:
     return spec.batch * math.prod(spec.window.size)
 
 
-def _dense(spec: ConvSpec) -> float:
+def _dense(rates: Rates, spec: ConvSpec) -> float:
     positions = spec.batch * spec.window.positions
-    seconds = _operations(spec) * DENSE_OPERATION
+    seconds = _operations(rates, spec) * rates.dense_operation
     if spec.out_channels <= NARROW_CHANNELS:
-        return seconds + positions * spec.out_channels * NARROW_STORED + _pixels(spec) * spec.in_channels * NARROW_READ
+        return (
+            seconds
+            + positions * spec.out_channels * rates.narrow_stored
+            + _pixels(spec) * spec.in_channels * rates.narrow_read
+        )
     staged = positions * spec.in_channels * spec.window.taps
-    return seconds + staged * DENSE_STAGED + positions * spec.out_channels * DENSE_STORED
+    return seconds + staged * rates.dense_staged + positions * spec.out_channels * rates.dense_stored
 
 
-def _grouped(spec: ConvSpec, reused: bool) -> float:
-    seconds = _operations(spec) * GROUP_OPERATION + _pixels(spec) * spec.in_channels * GROUP_READ
-    return seconds if reused else seconds + spec.parameters * GROUP_PACKED
+def _grouped(rates: Rates, spec: ConvSpec, reused: bool) -> float:
+    seconds = _operations(rates, spec) * rates.group_operation + _pixels(spec) * spec.in_channels * rates.group_read
+    return seconds if reused else seconds + spec.parameters * rates.group_packed
 
 
-def _panels(spec: ConvSpec, columns: int) -> float:
+def _panels(rates: Rates, spec: ConvSpec, columns: int) -> float:
     outputs = spec.out_channels // spec.groups
     operations = spec.flops // outputs * -(-outputs // columns) * columns
     staged = _pixels(spec) * spec.in_channels * math.prod(spec.window.kernel[:-2])
     stored = spec.batch * spec.window.positions * spec.out_channels
-    return PANEL_CALL + operations * PANEL_OPERATION + staged * PANEL_STAGED + stored * PANEL_STORED
+    return PANEL_CALL + operations * rates.panel_operation + staged * rates.panel_staged + stored * rates.panel_stored
 
 
-def _shallow(spec: ConvSpec) -> float:
+def _shallow(rates: Rates, spec: ConvSpec) -> float:
     width = spec.window.out[-1]
-    operations = spec.flops * (-(-width // LANES) * LANES) / max(width, 1)
+    operations = spec.flops * (-(-width // rates.lanes) * rates.lanes) / max(width, 1)
     staged = _pixels(spec) * spec.in_channels * math.prod(spec.window.kernel[:-2])
     stored = spec.batch * spec.window.positions * spec.out_channels
-    return operations * SHALLOW_OPERATION + staged * SHALLOW_STAGED + stored * SHALLOW_STORED
+    return operations * rates.shallow_operation + staged * rates.shallow_staged + stored * rates.shallow_stored
 
 
-def _depthwise(spec: ConvSpec) -> float:
+def _depthwise(rates: Rates, spec: ConvSpec) -> float:
     planes = spec.batch * spec.out_channels
     rows = planes * math.prod(spec.window.out[:-1])
-    vectors = -(-spec.window.out[-1] // LANES) * LANES
-    seconds = ROW_CALL + 2 * rows * vectors * spec.window.taps * ROW_OPERATION + rows * ROW + planes * PLANE
+    vectors = -(-spec.window.out[-1] // rates.lanes) * rates.lanes
+    seconds = (
+        ROW_CALL + 2 * rows * vectors * spec.window.taps * rates.row_operation + rows * rates.row + planes * rates.plane
+    )
     if spec.ndim > 2:
-        seconds += rows * spec.window.taps * LEADING_ROW
-    seconds += max(0, planes * spec.window.positions - CACHED) * ROW_STORED
-    return seconds + _pixels(spec) * spec.in_channels * ROW_READ
+        seconds += rows * spec.window.taps * rates.leading_row
+    seconds += max(0, planes * spec.window.positions - CACHED) * rates.row_stored
+    return seconds + _pixels(spec) * spec.in_channels * rates.row_read
 
 
-# Winograd: an operation of the products, on whole panels of tiles; a transformed number of the image; a number of the
-# result, which is joined from its tile; one of the image, which is read; a transformed weight that is read, one that is
-# made before; a weight that is transformed on the way; a product of a point and a group, however small.
-POINT_OPERATION, POINT_STAGED, POINT_JOINED, POINT_READ = 1.54e-11, 6.8e-10, 1.8e-9, 2.1e-10
-WEIGHT_READ, WEIGHT_MADE, WEIGHT_PASSED, POINT_PRODUCT = 5.6e-11, 7.0e-10, 8.5e-10, 1.7e-7
-PANEL, COLUMNS, SUMMING = 16, 2, 96
+PANEL, COLUMNS, SUMMING, LANES = 16, 2, 96, 8
+POINT_PRODUCT = 1.7e-7
+"""Seconds of a product of a point and a group, however small."""
 
 
 def panels(tiles: int, depth: int) -> float:
@@ -129,8 +123,15 @@ def panels(tiles: int, depth: int) -> float:
 
 
 def winograd_seconds(
-    spec: ConvSpec, points: int, tiles: int, itemsize: int, reused: bool, passed: bool = False, filled: float = 1.0
-) -> float:
+    rates: Rates,
+    spec: ConvSpec,
+    points: int,
+    tiles: int,
+    itemsize: int,
+    reused: bool,
+    passed: bool = False,
+    filled: float = 1.0,
+) -> float:  # fmt: skip
     """Predicted time of the compiled Winograd loops for so many tiles, each transformed to so many points.
 
     Weights that are not `reused` are transformed on the way where they are `passed`, else before. Only `filled` of the
@@ -138,11 +139,14 @@ def winograd_seconds(
     """
     depth = spec.in_channels // spec.groups
     columns = panels(tiles, depth) * PANEL * filled
-    channels = _operations(spec) // max(2 * spec.batch * spec.window.positions * spec.window.taps, 1)
+    channels = _operations(rates, spec) // max(2 * spec.batch * spec.window.positions * spec.window.taps, 1)
     weights = points * spec.parameters // spec.window.taps
-    seconds = 2 * points * columns * channels * POINT_OPERATION + points * columns * spec.in_channels * POINT_STAGED
-    seconds += spec.batch * spec.window.positions * spec.out_channels * POINT_JOINED
-    seconds += _pixels(spec) * spec.in_channels * POINT_READ
-    seconds += weights * (WEIGHT_READ + (0 if reused or passed else WEIGHT_MADE))
-    seconds += spec.parameters * WEIGHT_PASSED * passed
+    seconds = (
+        2 * points * columns * channels * rates.point_operation
+        + points * columns * spec.in_channels * rates.point_staged
+    )
+    seconds += spec.batch * spec.window.positions * spec.out_channels * rates.point_joined
+    seconds += _pixels(spec) * spec.in_channels * rates.point_read
+    seconds += weights * (rates.weight_read + (0 if reused or passed else rates.weight_made))
+    seconds += spec.parameters * rates.weight_passed * passed
     return CALL + spec.groups * points * POINT_PRODUCT + seconds * itemsize / 4

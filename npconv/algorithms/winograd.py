@@ -21,6 +21,7 @@ from npconv.algorithms.base import Runner, Work, is_narrow, is_tame, largest, re
 from npconv.algorithms.cook_toom import Tile, error_factor, overflow_growth
 from npconv.algorithms.direct import Direct
 from npconv.algorithms.planar import Planar, planar
+from npconv.algorithms.rates import rates_of
 from npconv.algorithms.tile_times import PANEL, winograd_seconds
 from npconv.algorithms.winograd_grad_times import weight_grad_elements, weight_grad_seconds
 from npconv.algorithms.winograd_steps import (
@@ -121,7 +122,7 @@ class Winograd:
             passed = not reused and transforms_on_the_way(spec, tile)
             # A panel of tiles leaves out what is zeros for all of them.
             filled = float((form.planes >= 0).mean()) if tiles >= PANEL * len(form.planes) else 1.0
-            seconds = winograd_seconds(spec, points, tiles, dtype.itemsize, reused, passed, filled)
+            seconds = winograd_seconds(rates_of(backend), spec, points, tiles, dtype.itemsize, reused, passed, filled)
             return seconds + extra * LAYING_OUT
         # Rates are those of float32: vectors hold half as many of the other.
         effort = price(spec, tile, op, reused) * dtype.itemsize / 4

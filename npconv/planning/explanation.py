@@ -6,8 +6,8 @@ import html
 from typing import TYPE_CHECKING, Any
 
 from npconv.algorithms import ALGORITHMS
+from npconv.algorithms.rates import rates_of
 from npconv.arrays import compute_dtype
-from npconv.machine import TYPICAL_PEAK
 from npconv.roofs import remembered
 from npconv.units import amount, duration
 
@@ -93,7 +93,7 @@ def _has_peak(plan: Plan) -> bool:
 
 def _typical_peak(plan: Plan) -> float:
     """FLOP/s of the machine that predictions are typical of."""
-    return TYPICAL_PEAK * plan.threads * 4 / compute_dtype(plan.dtype).itemsize
+    return rates_of(plan.backend).peak * plan.threads * 4 / compute_dtype(plan.dtype).itemsize
 
 
 def _threads(count: int) -> str:

@@ -15,6 +15,7 @@ from npconv import config, epilogue
 from npconv.algorithms import ALGORITHMS, TRANSFORMED
 from npconv.algorithms.base import Work
 from npconv.algorithms.last_times import last_seconds, transposed_seconds
+from npconv.algorithms.rates import rates_of
 from npconv.arrays import Backend, require, supported_dtype
 from npconv.config import get_num_threads, is_strict
 from npconv.geometry import ConvSpec, choice, integer
@@ -111,7 +112,7 @@ def _seconds(
     if backend.name != "numba" or spec.layout == "channels_first":
         return ALGORITHMS[name].seconds(core, op, backend, dtype, reused)
     if reads_channels_last(spec, op, backend, dtype, name):
-        return last_seconds(spec, dtype.itemsize, reused)
+        return last_seconds(rates_of(backend), spec, dtype.itemsize, reused)
     moved = math.prod(core.x_shape) * (op != "input_grad") + math.prod(core.y_shape) * (op != "weight_grad")
     return ALGORITHMS[name].seconds(core, op, backend, dtype, reused) + transposed_seconds(moved, dtype.itemsize)
 

@@ -24,6 +24,7 @@ from npconv.kernels.cpu import (
     workspace,
 )
 from npconv.kernels.cpu import filters as filters
+from npconv.kernels.cpu.blocking import processor
 from npconv.kernels.cpu.channels_last import conv_forward_last as conv_forward_last
 from npconv.kernels.cpu.channels_last import last_details as last_details
 from npconv.kernels.cpu.channels_last import last_runner as last_runner
@@ -53,6 +54,10 @@ from npconv.kernels.cpu.winograd_grad import winograd_weight_grad as winograd_we
 
 # Output channels below which a tile would be mostly empty rows.
 FEWEST_TILE_ROWS = 4
+
+
+def register_bytes() -> int:
+    return processor().register_bytes
 
 
 def uses_tiles(dtype: np.dtype[Any]) -> bool:

@@ -155,8 +155,10 @@ class Blocks(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def blocks_for(window: Window, most_positions: int, phased: bool = True) -> Blocks:
+def blocks_for(window: Window, most_positions: int, phased: bool = True, columns: int = 1) -> Blocks:
     """Divide a window's outputs into blocks of whole rows, or of parts of one row, of at most so many positions.
+
+    Parts of a row are of a multiple of `columns`, for which they may be a little longer.
 
     What is not `phased` is staged as it lies: one phase, whose stride is 1, and planes an odd number of cache lines
     apart, so that one place in all of them is on as many sets of a cache as there are.
@@ -164,7 +166,7 @@ def blocks_for(window: Window, most_positions: int, phased: bool = True) -> Bloc
     plane, leading = last_axes(window, 2), first_axes(window, 2)
     (height, width), (out_h, out_w) = plane.size, plane.out
     (stride_h, stride_w), (low_h, low_w) = plane.stride if phased else (1, 1), (low for low, _ in plane.padding)
-    block_w = evenly(out_w, most_positions)
+    block_w = min(out_w, -(-evenly(out_w, most_positions) // columns) * columns)
     block_h = evenly(out_h, max(1, most_positions // max(block_w, 1))) if block_w == out_w else 1
     tap_h, tap_w = (np.arange(k) * d for k, d in zip(plane.kernel, plane.dilation, strict=True))
     staged_h, staged_w = (

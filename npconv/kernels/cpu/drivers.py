@@ -191,9 +191,8 @@ def _driver(dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: 
         )  # fmt: skip
     window = window if staging else line
     tile = tile_for(dtype, outputs, window.positions)
-    blocks = blocks_for(
-        window, positions_for(outputs if depth > slice_for(tile, dtype.itemsize) else 1, dtype.itemsize)
-    )
+    most = positions_for(outputs if depth > slice_for(tile, dtype.itemsize) else 1, dtype.itemsize)
+    blocks = blocks_for(window, most, columns=tile.columns)
     slices = f"depth {depth} in slices of {min(depth, slice_for(tile, dtype.itemsize))}"
     return Driver(
         "implicit GEMM" if staging else "matrix product", tile.text, f"{blocks.text}, {slices}",

@@ -54,9 +54,9 @@ def panels_runner(
 
 
 def tile_for_positions(dtype: np.dtype[Any], positions: int) -> Tile:
-    """The tile, of as many rows as there are registers for or one less, that wastes least."""
+    """The tile, of as many rows as there are registers for or a sixth less, that wastes least."""
     lanes, (rows, vectors) = processor().register_bytes // dtype.itemsize, processor().tiles[0]
-    tiles = [Tile(rows, vectors, lanes), Tile(rows - 1, vectors, lanes)]
+    tiles = [Tile(r, vectors, lanes) for r in range(rows, rows - rows // 6 - 1, -1)]
     return min(tiles, key=lambda tile: -(-positions // tile.rows) * tile.rows)
 
 
@@ -102,11 +102,7 @@ def lying_product(itemsize: int, tile: Tile, listed: bool = False) -> Any:
                 left, right, *totals = carried
                 for k in range(count):
                     held = [vectors.load(right, (k * wide + v) * lanes) for v in range(wide)]
-                    factors = [vectors.broadcast(builder.load(element)) for element in elements(left, k)]
-                    totals = [
-                        vectors.multiply_add(factors[row], held[v], total)
-                        for (row, v), total in zip(places, totals, strict=True)
-                    ]
+                    totals = vectors.add_products(totals, elements(left, k), held)
                 left = builder.gep(left, [number(count if listed else count * rows)])
                 return [left, builder.gep(right, [number(count * wide * lanes)]), *totals]
 
@@ -156,12 +152,7 @@ def runs_product(itemsize: int, tile: Tile) -> Any:
                     for step in range(count):
                         held = [vectors.load(right, (step * wide + v) * lanes) for v in range(wide)]
                         place = builder.add(k, number(step))
-                        for row, line in enumerate(lines):
-                            # One factor after the other: all at once would not leave the weights their registers.
-                            factor = vectors.broadcast(builder.load(builder.gep(line, [place])))
-                            for v, part in enumerate(held):
-                                n = row * wide + v
-                                totals[n] = vectors.multiply_add(factor, part, totals[n])
+                        totals = vectors.add_products(totals, [builder.gep(line, [place]) for line in lines], held)
                     right = builder.gep(right, [number(count * wide * lanes)])
                     return [
                         builder.add(k, number(count)), right, builder.gep(following, [number(fetched)]), *totals

@@ -6,7 +6,8 @@ to a vectoriser, because the whole speed is in keeping `rows` x `vectors` sums i
 Contract: A has rows `lda` elements apart, each contiguous, so weights are read where they are; or it is "chunked": the
 elements of all rows for `CHUNK` k follow each other, row by row, and so do the chunks, so that weights too large for a
 cache arrive as one stream. B has rows of `columns` contiguous elements: one behind the other ("packed"), or each at an
-offset of its own ("listed": a table of int64 element offsets, one per k). C has rows `ldc` elements apart. Only
+offset of its own ("listed": a table of int64 element offsets, one per k), from where it may be packed on the way, for
+the tiles that follow. C has rows `ldc` elements apart. Only
 `used_rows` rows of A, bias and C and `used_columns` columns of C are touched: columns by masked loads and stores, rows
 by directing what is too many at the last row in use, before its own value. (A chunked A has all rows.) All columns of B
 are read. "Overwrite" never reads C. Nothing is aligned beyond an element.
@@ -21,11 +22,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from npconv.kernels.cpu.blocking import Tile
-from npconv.kernels.cpu.vectors import INT64, Vectors, counted_loop, number
+from npconv.kernels.cpu.vectors import INT64, Vectors, counted_loop, number, on_addresses
 
 UNROLL = 2
 """Products a loop pass does: one leaves a few percent to the loop's own instructions."""
@@ -37,6 +38,10 @@ AHEAD = 1024
 """Bytes of a chunked A that are fetched ahead."""
 
 
+LINE = 64
+"""Bytes of a line of the caches."""
+
+
 def tile_product(itemsize: int, tile: Tile, listed: bool = False, chunked: bool = False, dots: bool = False) -> Any:
     """Make the tile for float32 (`itemsize` 4) or float64 (8) as a function for compiled code.
 
@@ -46,65 +51,79 @@ def tile_product(itemsize: int, tile: Tile, listed: bool = False, chunked: bool 
     anybody's: what a tile after this one reads. It is the pitch of `dots`. `lda` and `offsets` are not looked at if
     `chunked`, nor is `bias` where it accumulates.
     """
-    scalar = types.float32 if itemsize == 4 else types.float64
 
-    @intrinsic
     def product(
-        typing_context: Any, depth: Any, a: Any, lda: Any, b: Any, offsets: Any, c: Any, ldc: Any, used_rows: Any,
+        vectors: Vectors, depth: Any, a: Any, lda: Any, b: Any, offsets: Any, c: Any, ldc: Any, used_rows: Any,
         used_columns: Any, bias: Any, accumulate: Any, low: Any, high: Any,
-    ) -> Any:  # fmt: skip
-        signature = types.void(*[types.int64] * 10, types.boolean, scalar, scalar)
+    ) -> None:  # fmt: skip
+        generator = _Generator(vectors, tile, listed, chunked)
+        (generator.emit_dots if dots else generator.emit)(
+            depth, a, lda, b, offsets, c, ldc, used_rows, used_columns, bias, accumulate, low, high
+        )
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            generator = _Generator(builder, itemsize, tile, listed, chunked)
-            (generator.emit_dots if dots else generator.emit)(*arguments)
-            return context.get_dummy_value()
+    return on_addresses(product, itemsize, tile.lanes, _others(itemsize))
 
-        return signature, generate
 
-    return product
+def packing_product(itemsize: int, tile: Tile) -> Any:
+    """The tile whose B is listed, and is packed while it is read: its last argument is the address of the panel.
+
+    Of every row of B it has fetched what lies behind the columns, which need not be anybody's.
+    """
+
+    def product(
+        vectors: Vectors, depth: Any, a: Any, lda: Any, b: Any, offsets: Any, c: Any, ldc: Any, used_rows: Any,
+        used_columns: Any, bias: Any, accumulate: Any, low: Any, high: Any, packed: Any,
+    ) -> None:  # fmt: skip
+        generator = _Generator(vectors, tile, True, False, vectors.pointer(packed))
+        generator.emit(depth, a, lda, b, offsets, c, ldc, used_rows, used_columns, bias, accumulate, low, high)
+
+    return on_addresses(product, itemsize, tile.lanes, _others(itemsize))
+
+
+def _others(itemsize: int) -> dict[str, Any]:
+    scalar = types.float32 if itemsize == 4 else types.float64
+    return {"accumulate": types.boolean, "low": scalar, "high": scalar}
 
 
 class _Generator:
     """Writes the instructions of one tile at the builder's position."""
 
-    def __init__(self, builder: Any, itemsize: int, tile: Tile, listed: bool, chunked: bool) -> None:
-        self.builder, self.tile, self.listed, self.chunked = builder, tile, listed, chunked
-        self.vectors = Vectors(builder, itemsize, tile.lanes)
+    def __init__(self, vectors: Vectors, tile: Tile, listed: bool, chunked: bool, packed: Any = None) -> None:
+        self.builder, self.vectors = vectors.builder, vectors
+        self.tile, self.listed, self.chunked, self.packed = tile, listed, chunked, packed
 
     def emit(
         self, depth: Any, a: Any, lda: Any, b: Any, offsets: Any, c: Any, ldc: Any, used_rows: Any, used_columns: Any,
         bias: Any, accumulate: Any, low: Any, high: Any,
     ) -> None:  # fmt: skip
         builder, tile, vectors = self.builder, self.tile, self.vectors
-        used = self._used(tile.rows, used_rows)
-        cells = self._rows(c, ldc, used)
-        if not self.listed:
+        cells = self._rows(c, ldc, used_rows)
+        if not self.listed or self.packed:
             # The result is needed when the sums are there: from beyond L2 it comes meanwhile.
             for cell in cells:
-                vectors.prefetch(cell)
-                vectors.prefetch(builder.gep(cell, [number(tile.columns - 1)]))
+                for column in (*range(0, tile.columns, LINE // vectors.itemsize), tile.columns - 1):
+                    vectors.prefetch(builder.gep(cell, [number(column)]))
+        sums = self._start(used_rows, bias, accumulate)
         if self.chunked:
-            sums = self._chunks(depth, vectors.pointer(a), vectors.pointer(b))
+            sums = self._chunks(depth, vectors.pointer(a), vectors.pointer(b), sums)
         else:
-            sums = self._products(depth, self._rows(a, lda, used), vectors.pointer(b), offsets)
-        limits = vectors.broadcast(low), vectors.broadcast(high)
+            sums = self._products(depth, self._rows(a, lda, used_rows), vectors.pointer(b), offsets, sums)
         full = builder.icmp_signed(">=", used_columns, number(tile.columns))
         with builder.if_else(full) as (whole, part):
             with whole:
-                self._finish(sums, cells, used, bias, accumulate, limits, [None] * tile.vectors)
+                self._finish(sums, cells, accumulate, low, high, [None] * tile.vectors)
             with part:
                 left = [builder.sub(used_columns, number(v * tile.lanes)) for v in range(tile.vectors)]
                 masks = [vectors.first_lanes(count) for count in left]
-                self._finish(sums, cells, used, bias, accumulate, limits, masks)
+                self._finish(sums, cells, accumulate, low, high, masks)
 
     def emit_dots(
         self, depth: Any, a: Any, lda: Any, b: Any, pitch: Any, c: Any, ldc: Any, used_rows: Any, used_columns: Any,
         bias: Any, accumulate: Any, low: Any, high: Any,
     ) -> None:  # fmt: skip
         builder, tile, vectors = self.builder, self.tile, self.vectors
-        rows, columns = self._used(tile.rows, used_rows), self._used(tile.vectors, used_columns)
-        right, sums = self._rows(b, pitch, columns), [vectors.zeros] * (tile.rows * tile.vectors)
+        right = self._rows(b, pitch, used_columns, tile.vectors)
+        sums = [vectors.zeros] * (tile.rows * tile.vectors)
 
         def step(left: list[Any], i: Any, k: Any, mask: Any, sums: list[Any]) -> list[Any]:
             """Vectors `i` elements into the rows of A and `k` into the columns of B."""
@@ -118,7 +137,7 @@ class _Generator:
             return [vectors.multiply_add(f, part, s) for (f, part), s in zip(parts, sums, strict=True)]
 
         if self.chunked:
-            lines = self._rows(a, number(CHUNK), [number(row) for row in range(tile.rows)])
+            lines = self._rows(a, number(CHUNK), number(tile.rows))
 
             def chunk(n: Any, sums: list[Any]) -> list[Any]:
                 for part in range(0, CHUNK, tile.lanes):
@@ -130,7 +149,7 @@ class _Generator:
 
             sums = counted_loop(builder, builder.sdiv(depth, number(CHUNK)), sums, chunk)
         else:
-            left, lanes = self._rows(a, lda, rows), number(tile.lanes)
+            left, lanes = self._rows(a, lda, used_rows), number(tile.lanes)
             whole, rest = builder.sdiv(depth, lanes), builder.srem(depth, lanes)
             mask = vectors.first_lanes(rest)
 
@@ -142,10 +161,11 @@ class _Generator:
             once = builder.zext(builder.icmp_signed(">", rest, number(0)), INT64)
             sums = counted_loop(builder, once, sums, lambda _, sums: vector(whole, mask, sums))
         values = vectors.totals(sums)
-        cells = [builder.gep(row, [column]) for row in self._rows(c, ldc, rows) for column in columns]
+        lines = self._rows(c, ldc, used_rows)
+        cells = [cell for line in lines for cell in self._from(line, number(1), used_columns, tile.vectors)]
 
         def finish(others: list[Any]) -> None:
-            # From the last to the first, as in `_store`.
+            # From the last to the first, as in `_finish`.
             for cell, value, other in reversed(list(zip(cells, values, others, strict=True))):
                 builder.store(vectors.clamp(builder.fadd(other, value), low, high), cell)
 
@@ -153,19 +173,19 @@ class _Generator:
             with add:
                 finish([builder.load(cell) for cell in cells])
             with overwrite:
-                first = vectors.pointer(bias)
-                finish([shift for row in rows for shift in [builder.load(builder.gep(first, [row]))] * tile.vectors])
+                shifts = [builder.load(row) for row in self._rows(bias, number(1), used_rows)]
+                finish([shift for shift in shifts for _ in range(tile.vectors)])
 
-    def _used(self, count: int, used: Any) -> list[Any]:
-        """The numbers below `count`, and for those that are not below `used` the last that is."""
-        last = self.builder.sub(used, number(1))
-        return [self.builder.select(self.builder.icmp_signed("<", n, last), n, last) for n in map(number, range(count))]
+    def _rows(self, start: Any, step: Any, used: Any, count: int = 0) -> list[Any]:
+        """The tile's rows `step` elements apart, or so many; those that are not below `used` are the last that is."""
+        return self._from(self.vectors.pointer(start), step, used, count or self.tile.rows)
 
-    def _rows(self, start: Any, step: Any, used: list[Any]) -> list[Any]:
-        first = self.vectors.pointer(start)
-        return [self.builder.gep(first, [self.builder.mul(row, step)]) for row in used]
+    def _from(self, first: Any, step: Any, used: Any, count: int) -> list[Any]:
+        builder, last = self.builder, self.builder.sub(used, number(1))
+        numbers = [builder.select(builder.icmp_signed("<", n, last), n, last) for n in map(number, range(count))]
+        return [builder.gep(first, [builder.mul(n, step)]) for n in numbers]
 
-    def _products(self, depth: Any, rows: list[Any], b: Any, offsets: Any) -> list[Any]:
+    def _products(self, depth: Any, rows: list[Any], b: Any, offsets: Any, sums: list[Any]) -> list[Any]:
         """The loops over the depth, their sums in registers."""
         builder, tile = self.builder, self.tile
         table, ahead = builder.inttoptr(offsets, INT64.as_pointer()), self.vectors.pointer(offsets)
@@ -180,17 +200,18 @@ class _Generator:
                         image = builder.gep(b, [builder.load(builder.gep(table, [k]))])
                     else:
                         image = builder.gep(b, [builder.mul(k, number(tile.columns))])
-                    sums = self._step(sums, [builder.load(builder.gep(row, [k])) for row in rows], image)
+                    sums = self._step(sums, [builder.gep(row, [k]) for row in rows], image)
+                    if self.packed:
+                        self._pack(image, builder.gep(self.packed, [builder.mul(k, number(tile.columns))]))
                     k = builder.add(k, number(1))
                 return [k, *sums]
 
             return body
 
-        carried = [number(0), *[self.vectors.zeros] * (tile.rows * tile.vectors)]
-        carried = counted_loop(builder, builder.sdiv(depth, number(UNROLL)), carried, steps(UNROLL))
+        carried = counted_loop(builder, builder.sdiv(depth, number(UNROLL)), [number(0), *sums], steps(UNROLL))
         return counted_loop(builder, builder.srem(depth, number(UNROLL)), carried, steps(1))[1:]
 
-    def _chunks(self, depth: Any, a: Any, b: Any) -> list[Any]:
+    def _chunks(self, depth: Any, a: Any, b: Any, sums: list[Any]) -> list[Any]:
         """The loop over the chunks of a chunked A."""
         builder, tile, vectors = self.builder, self.tile, self.vectors
         elements = tile.rows * CHUNK
@@ -202,58 +223,65 @@ class _Generator:
                 vectors.prefetch(builder.gep(chunk, [number((AHEAD + line) // vectors.itemsize)]))
             for k in range(CHUNK):
                 places = [number(row * CHUNK + k) for row in range(tile.rows)]
-                weights = [builder.load(builder.gep(chunk, [place])) for place in places]
+                weights = [builder.gep(chunk, [place]) for place in places]
                 sums = self._step(sums, weights, builder.gep(image, [number(k * tile.columns)]))
             return sums
 
-        zeros = [vectors.zeros] * (tile.rows * tile.vectors)
-        return counted_loop(builder, builder.sdiv(depth, number(CHUNK)), zeros, body)
+        return counted_loop(builder, builder.sdiv(depth, number(CHUNK)), sums, body)
+
+    def _pack(self, image: Any, panel: Any) -> None:
+        """Pack one row of B, from registers where it already is, and fetch what lies behind it."""
+        for column in range(0, self.tile.columns, self.tile.lanes):
+            self.vectors.store(self.vectors.load(image, column), panel, column)
+            self.vectors.prefetch(self.builder.gep(image, [number(self.tile.columns + column)]))
 
     def _step(self, sums: list[Any], weights: list[Any], image: Any) -> list[Any]:
         """One k. What there is less of is held in registers, the rest streams."""
         tile, vectors = self.tile, self.vectors
-        after = list(sums)
         if tile.rows >= tile.vectors:
             held = [vectors.load(image, v * tile.lanes) for v in range(tile.vectors)]
-            for row, weight in enumerate(weights):
-                factor = vectors.broadcast(weight)
-                for v, part in enumerate(held):
-                    after[row * tile.vectors + v] = vectors.multiply_add(factor, part, sums[row * tile.vectors + v])
-        else:
-            held = [vectors.broadcast(weight) for weight in weights]
-            for v in range(tile.vectors):
-                part = vectors.load(image, v * tile.lanes)
-                for row, factor in enumerate(held):
-                    after[row * tile.vectors + v] = vectors.multiply_add(factor, part, sums[row * tile.vectors + v])
+            return vectors.add_products(sums, weights, held)
+        held, after = [vectors.broadcast(self.builder.load(weight)) for weight in weights], list(sums)
+        for v in range(tile.vectors):
+            part = vectors.load(image, v * tile.lanes)
+            done = [vectors.multiply_add(f, part, s) for f, s in zip(held, sums[v :: tile.vectors], strict=True)]
+            after[v :: tile.vectors] = vectors.in_turn(done)
         return after
 
-    def _finish(
-        self, sums: list[Any], cells: list[Any], used: list[Any], bias: Any, accumulate: Any, limits: Any, masks: Any
-    ) -> None:
-        """Add what C held or the bias, clamp and store; all loads come before the first store."""
-        builder, tile, vectors = self.builder, self.tile, self.vectors
-        places = [(row, v) for row in range(tile.rows) for v in range(tile.vectors)]
-        with builder.if_else(accumulate) as (add, overwrite):
-            with add:
-                held = [self._read(cells[row], v, masks[v]) for row, v in places]
-                self._store([builder.fadd(h, s) for h, s in zip(held, sums, strict=True)], cells, limits, masks)
-            with overwrite:
-                first = vectors.pointer(bias)
-                shifts = [vectors.broadcast(builder.load(builder.gep(first, [row]))) for row in used]
-                shifted = [builder.fadd(s, shifts[row]) for s, (row, _) in zip(sums, places, strict=True)]
-                self._store(shifted, cells, limits, masks)
+    def _start(self, used_rows: Any, bias: Any, accumulate: Any) -> list[Any]:
+        """What the sums begin with: the bias, or nothing where they will be added to what C held."""
+        builder, vectors, before = self.builder, self.vectors, self.builder.block
+        with builder.if_then(builder.not_(accumulate)):
+            shifts = [vectors.broadcast(builder.load(row)) for row in self._rows(bias, number(1), used_rows)]
+            inside = builder.block
+        sums = []
+        for shift in shifts:
+            begin = builder.phi(shift.type)
+            begin.add_incoming(vectors.zeros, before)
+            begin.add_incoming(shift, inside)
+            sums += [begin] * self.tile.vectors
+        return sums
+
+    def _finish(self, sums: list[Any], cells: list[Any], accumulate: Any, low: Any, high: Any, masks: Any) -> None:
+        """Add what C held, clamp where there is a limit, and store; all loads come before the first store."""
+        builder, vectors, columns = self.builder, self.vectors, range(self.tile.vectors)
+        places = iter([(cell, v) for cell in cells for v in columns])
+        sums = vectors.where(
+            builder.zext(accumulate, INT64), sums,
+            lambda value: builder.fadd(self._read(*(place := next(places)), masks[place[1]]), value),
+        )  # fmt: skip
+        least, most = ir.Constant(vectors.scalar, float("-inf")), ir.Constant(vectors.scalar, float("inf"))
+        limited = builder.or_(builder.fcmp_ordered("!=", low, least), builder.fcmp_ordered("!=", high, most))
+        floor, ceiling = vectors.broadcast(low), vectors.broadcast(high)
+        sums = vectors.where(builder.zext(limited, INT64), sums, lambda value: vectors.clamp(value, floor, ceiling))
+        # From the last row to the first: rows too many were directed at the last used one, whose own value comes after.
+        for value, (cell, v) in reversed(list(zip(sums, [(cell, v) for cell in cells for v in columns], strict=True))):
+            if masks[v] is None:
+                vectors.store(value, cell, v * self.tile.lanes)
+            else:
+                vectors.store_masked(value, cell, masks[v], v * self.tile.lanes)
 
     def _read(self, cell: Any, v: int, mask: Any) -> Any:
         if mask is None:
             return self.vectors.load(cell, v * self.tile.lanes)
         return self.vectors.load_masked(cell, mask, v * self.tile.lanes)
-
-    def _store(self, values: list[Any], cells: list[Any], limits: Any, masks: Any) -> None:
-        # From the last row to the first: rows too many were directed at the last used one, whose own value comes after.
-        for place in reversed(range(len(values))):
-            row, v = divmod(place, self.tile.vectors)
-            value = self.vectors.clamp(values[place], *limits)
-            if masks[v] is None:
-                self.vectors.store(value, cells[row], v * self.tile.lanes)
-            else:
-                self.vectors.store_masked(value, cells[row], masks[v], v * self.tile.lanes)

@@ -110,12 +110,8 @@ def spread_product(itemsize: int, tile: Tile) -> Any:
         def step(sums: list[Any], k: Any) -> list[Any]:
             """Product k: the vectors are held in registers, weights stream."""
             place = builder.load(builder.gep(table, [k]))
-            held, after = [vectors.load(column, place) for column in columns], list(sums)
-            for row, line in enumerate(lines):
-                factor = vectors.broadcast(builder.load(builder.gep(line, [k])))
-                for n, part in enumerate(held, row * wide):
-                    after[n] = vectors.multiply_add(factor, part, sums[n])
-            return after
+            held = [vectors.load(column, place) for column in columns]
+            return vectors.add_products(sums, [builder.gep(line, [k]) for line in lines], held)
 
         def steps(count: int) -> Any:
             def body(_: Any, carried: list[Any]) -> list[Any]:

@@ -20,15 +20,12 @@ from numba import types
 from npconv.kernels.cpu.blocking import PANELS, Tile, slice_for
 from npconv.kernels.cpu.compile import entry, inner
 from npconv.kernels.cpu.loops import HARDSWISH, hardswish
-from npconv.kernels.cpu.microkernel import tile_product
+from npconv.kernels.cpu.microkernel import packing_product, tile_product
 from npconv.kernels.cpu.staging import stager
-from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, copiers, elements, number_of, prefetch
+from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, copiers, elements, number_of
 
 # Vector steps that the sums of lanes at the end of a dot product are worth.
 SUMMING = 12
-
-# Rows of a panel that are fetched before they are packed: a plane apart, they lie on pages of their own.
-AHEAD = 8
 
 
 def arguments(dtype: np.dtype[Any]) -> tuple[Any, ...]:
@@ -48,7 +45,8 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
     most_depth, panels, kind = slice_for(tile, size), PANELS, dtype.type
     # A little more than the panel: at a distance of 16 KiB all panels would compete for the same lines of L1.
     panel_pitch = (most_depth + 4) * columns
-    product, dots, stage_planes = tile_product(size, tile), tile_product(size, tile, dots=True), stager(size, lanes)
+    product, dots = tile_product(size, tile), tile_product(size, tile, dots=True)
+    first_product, stage_planes = packing_product(size, tile), stager(size, lanes)
     (copy, _, _, join), (move, *_) = copiers(size, lanes), copiers(size, 1)
 
     @inner
@@ -64,23 +62,11 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
             first = position + begin
             row, column = first // width, first % width
             start, gap = source + (row * pitch + column) * size, (pitch - width) * size
-            # As many panels at once as lie in one row: neighbours in memory are read together.
-            whole = min(panels * columns - begin, width - column) // columns
-            target = packed + begin // columns * panel_pitch * size
-            if begin % columns == 0 and whole > 0:
-                for k in range(steps):
-                    here = start + offsets[k] * size
-                    ahead = start + offsets[min(k + AHEAD, steps - 1)] * size
-                    for panel in range(whole):
-                        prefetch(ahead + panel * columns * size)
-                        for v in range(vectors):
-                            copy(
-                                target + (panel * panel_pitch + k * columns + v * lanes) * size,
-                                here + (panel * columns + v * lanes) * size,
-                            )
-                begin += whole * columns
+            # What lies in one row is packed by the first tile that reads it.
+            if begin % columns == 0 and width - column >= columns and count - first >= columns:
+                begin += columns
                 continue
-            target += begin % columns * size
+            target = packed + (begin // columns * panel_pitch + begin % columns) * size
             run, total = min(lanes, width - column), min(lanes, count - first)
             if run == lanes:
                 for k in range(steps):
@@ -190,6 +176,14 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                         start_y, shift = target + row * positions * size, shifts + row * size
                         for panel in range(in_group):
                             position = (begin + panel) * columns
+                            line, column = position // width, position % width
+                            if block == first_tile and width - column >= columns and count - position >= columns:
+                                first_product(
+                                    steps, start_w, total, source + (line * pitch + column) * size, address_of(offsets),
+                                    start_y + position * size, positions, used, columns, shift, above > 0, floor,
+                                    ceiling, address_of(packed) + panel * panel_pitch * size,
+                                )  # fmt: skip
+                                continue
                             # Each panel has one of the next rows fetched, as weights that come from beyond L2 need.
                             product(
                                 steps, start_w, total, address_of(packed) + panel * panel_pitch * size,

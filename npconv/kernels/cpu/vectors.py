@@ -10,11 +10,16 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import NativeValue, intrinsic, models, register_model, unbox
 from numba.np.arrayobj import populate_array
+
+from npconv.kernels.cpu.blocking import features
+
+# For `Vectors.in_turn`.
+binding.initialize_native_asmparser()
 
 INT32, INT64, BIT = ir.IntType(32), ir.IntType(64), ir.IntType(1)
 
@@ -198,10 +203,32 @@ class Vectors:
         ]
         return [self.shuffle(values[0], values[1], chosen) for chosen in (turns[: self.lanes], turns[self.lanes :])]
 
+    def in_turn(self, values: list[Any]) -> list[Any]:
+        """The same values; but the compiler makes them before anything that is written after this, and loads nothing
+        of that earlier.
+
+        In loops that use every register: to have the next operands ready early would cost some of the sums theirs. At
+        run time it is nothing.
+        """
+        kinds, count = [value.type for value in values], len(values)
+        register = "w" if "neon" in features() else "v"
+        ties = ",".join([f"={register}"] * count + [str(n) for n in range(count)] + ["~{memory}"])
+        kind = kinds[0] if count == 1 else ir.LiteralStructType(kinds)
+        after = self.builder.call(ir.InlineAsm(ir.FunctionType(kind, kinds), "", ties, side_effect=True), values)
+        return [after] if count == 1 else [self.builder.extract_value(after, n) for n in range(count)]
+
     def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
         """``a * b + c``, rounded once where the processor can."""
         function = self._declare(f"llvm.fmuladd.{self._suffix}", self.vector, [self.vector] * 3)
         return self.builder.call(function, [a, b, c])
+
+    def add_products(self, sums: list[Any], cells: list[Any], held: list[Any]) -> list[Any]:
+        """A row of sums for each of the cells: the number there times each of the vectors `held`, a row at a time."""
+        after = []
+        for row, cell in enumerate(cells):
+            factor, mine = self.broadcast(self.builder.load(cell)), sums[row * len(held) : (row + 1) * len(held)]
+            after += self.in_turn([self.multiply_add(factor, h, s) for h, s in zip(held, mine, strict=True)])
+        return after
 
     def totals(self, values: list[Any]) -> list[Any]:
         """The sum of the lanes of each of some vectors, as scalars: always in one order, halves first.
@@ -318,16 +345,20 @@ def counted_loop(
     return finals
 
 
-def on_addresses(write: Callable[..., None], itemsize: int, lanes: int) -> Any:
-    """A function of int64 numbers for compiled code, whose instructions ``write(vectors, *arguments)`` writes."""
-    names = list(inspect.signature(write).parameters)[1:]
+def on_addresses(write: Callable[..., None], itemsize: int, lanes: int, others: dict[str, Any] | None = None) -> Any:
+    """A function for compiled code, whose instructions ``write(vectors, *arguments)`` writes.
 
-    def define(*arguments: Any) -> Any:
+    Its arguments are int64 numbers, but those that have a type among the `others`.
+    """
+    names = list(inspect.signature(write).parameters)[1:]
+    argument_types = [(others or {}).get(name, types.int64) for name in names]
+
+    def define(*_: Any) -> Any:
         def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
             write(Vectors(builder, itemsize, lanes), *values)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * (len(arguments) - 1)), generate
+        return types.void(*argument_types), generate
 
     # Numba asks an intrinsic for the names of its arguments.
     kinds = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("typing_context", *names)]
