@@ -81,7 +81,10 @@ LOW, HIGH = -5.0, 7.0
 def tile_caller(dtype, tile, form):
     if form == "packing":
         return calls(packing_product(dtype.itemsize, tile))
-    return calls(tile_product(dtype.itemsize, tile, **dict.fromkeys({*form.split()} - {"packed"}, True)))
+    pitch = {"pitch": tile.columns + GAP} if "thin" in form else {}
+    return calls(
+        tile_product(dtype.itemsize, tile, **dict.fromkeys({*form.split()} - {"packed", "thin"}, True), **pitch)
+    )
 
 
 def left_operand(guard, rng, form, tile, depth, rows, dtype):
@@ -101,6 +104,10 @@ def right_operand(guard, rng, form, tile, depth, columns, dtype):
         held = guard.array((columns, depth + GAP), rng, dtype)
         held[:, depth:] = np.nan
         return held[:, :depth].T, held.reshape(-1)[: (columns - 1) * (depth + GAP) + depth], None
+    if "thin" in form:
+        held = guard.array(max(0, depth * (tile.columns + GAP) - GAP), rng, dtype)
+        rows = np.array([held[k * (tile.columns + GAP) :][: tile.columns] for k in range(depth)])
+        return rows.reshape(depth, tile.columns), held, np.zeros(0, np.int64)
     if form not in ("listed", "packing"):
         held = guard.array((depth, tile.columns), rng, dtype)
         return held, held, np.zeros(0, np.int64)
@@ -110,12 +117,14 @@ def right_operand(guard, rng, form, tile, depth, columns, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("form", ["packed", "listed", "packing", "chunked", "dots", "chunked dots"])
+@pytest.mark.parametrize("form", ["packed", "listed", "packing", "chunked", "chunked thin", "dots", "chunked dots"])
 def test_tiles_touch_what_they_may_and_sum_exactly(form, dtype):
     rng = np.random.default_rng(0)
     tiles = low_tiles_of(dtype) if form == "listed" else tiles_of(dtype)
     if dtype == DTYPES[1]:  # the same code with other lanes; a tile takes a second to compile
         tiles = [tiles[0], tiles[-1]]
+    if "thin" in form:
+        tiles = [replace(tiles[0], vectors=1)]
     if form == "chunked dots":
         tiles = [replace(tiles[0], lanes=min(tiles[0].lanes, CHUNK))]
     for tile in tiles:

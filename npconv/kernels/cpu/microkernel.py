@@ -42,21 +42,24 @@ LINE = 64
 """Bytes of a line of the caches."""
 
 
-def tile_product(itemsize: int, tile: Tile, listed: bool = False, chunked: bool = False, dots: bool = False) -> Any:
+def tile_product(
+    itemsize: int, tile: Tile, listed: bool = False, chunked: bool = False, dots: bool = False, pitch: int = 0
+) -> Any:
     """Make the tile for float32 (`itemsize` 4) or float64 (8) as a function for compiled code.
 
     It is called with addresses and counts as
     ``product(depth, a, lda, b, offsets, c, ldc, used_rows, used_columns, bias, accumulate, low, high)``. Where B is
     packed, `offsets` is an address behind which `depth` elements are fetched into the cache, which need not be
     anybody's: what a tile after this one reads. It is the pitch of `dots`. `lda` and `offsets` are not looked at if
-    `chunked`, nor is `bias` where it accumulates.
+    `chunked`, nor is `bias` where it accumulates. Rows of a packed B may be `pitch` elements apart: in the panel of a
+    wider tile, of which this one takes the first vectors.
     """
 
     def product(
         vectors: Vectors, depth: Any, a: Any, lda: Any, b: Any, offsets: Any, c: Any, ldc: Any, used_rows: Any,
         used_columns: Any, bias: Any, accumulate: Any, low: Any, high: Any,
     ) -> None:  # fmt: skip
-        generator = _Generator(vectors, tile, listed, chunked)
+        generator = _Generator(vectors, tile, listed, chunked, pitch=pitch)
         (generator.emit_dots if dots else generator.emit)(
             depth, a, lda, b, offsets, c, ldc, used_rows, used_columns, bias, accumulate, low, high
         )
@@ -88,8 +91,10 @@ def _others(itemsize: int) -> dict[str, Any]:
 class _Generator:
     """Writes the instructions of one tile at the builder's position."""
 
-    def __init__(self, vectors: Vectors, tile: Tile, listed: bool, chunked: bool, packed: Any = None) -> None:
-        self.builder, self.vectors = vectors.builder, vectors
+    def __init__(
+        self, vectors: Vectors, tile: Tile, listed: bool, chunked: bool, packed: Any = None, pitch: int = 0
+    ) -> None:
+        self.builder, self.vectors, self.pitch = vectors.builder, vectors, pitch or tile.columns
         self.tile, self.listed, self.chunked, self.packed = tile, listed, chunked, packed
 
     def emit(
@@ -199,7 +204,7 @@ class _Generator:
                     if self.listed:
                         image = builder.gep(b, [builder.load(builder.gep(table, [k]))])
                     else:
-                        image = builder.gep(b, [builder.mul(k, number(tile.columns))])
+                        image = builder.gep(b, [builder.mul(k, number(self.pitch))])
                     sums = self._step(sums, [builder.gep(row, [k]) for row in rows], image)
                     if self.packed:
                         self._pack(image, builder.gep(self.packed, [builder.mul(k, number(tile.columns))]))
@@ -218,13 +223,13 @@ class _Generator:
 
         def body(index: Any, sums: list[Any]) -> list[Any]:
             chunk = builder.gep(a, [builder.mul(index, number(elements))])
-            image = builder.gep(b, [builder.mul(index, number(CHUNK * tile.columns))])
+            image = builder.gep(b, [builder.mul(index, number(CHUNK * self.pitch))])
             for line in range(0, elements * vectors.itemsize, 64):
                 vectors.prefetch(builder.gep(chunk, [number((AHEAD + line) // vectors.itemsize)]))
             for k in range(CHUNK):
                 places = [number(row * CHUNK + k) for row in range(tile.rows)]
                 weights = [builder.gep(chunk, [place]) for place in places]
-                sums = self._step(sums, weights, builder.gep(image, [number(k * tile.columns)]))
+                sums = self._step(sums, weights, builder.gep(image, [number(k * self.pitch)]))
             return sums
 
         return counted_loop(builder, builder.sdiv(depth, number(CHUNK)), sums, body)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,8 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
     most_depth = PANEL_BYTES // (columns * size) // CHUNK * CHUNK
     vectors, few = tile.vectors, Tile(rows, tile.vectors, min(lanes, CHUNK))
     product, dots = tile_product(size, tile, chunked=True), tile_product(size, few, chunked=True, dots=True)
+    # What has one vector of tiles needs no more than that of a panel.
+    thin_product = tile_product(size, replace(tile, vectors=1), chunked=True, pitch=columns)
     gather = gatherer(size, lanes, down.bt, across.bt, neighbours=points_w == 1)
     scatter = scatterer(size, lanes, down.at, across.at, neighbours=points_w == 1)
     _, copy_row, _ = row_movers(size, lanes)
@@ -189,13 +192,22 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
                                     # Zeros alone are written once, as the sum of nothing.
                                     if k >= end and (low > 0 or ends[panel] > 0):
                                         continue
-                                    product(
-                                        max(end - k, 0), weights + (tile_weights + k * rows) * size, 0,
-                                        address_of(data) + (point * data_pitch + (panel * depth + k) * columns) * size,
-                                        0, address_of(sums) + (place + panel * columns) * size, room,
-                                        min(rows, outputs - o), columns, address_of(none),
-                                        ends[panel] > 0 and k > firsts[panel], -np.inf, np.inf,
-                                    )  # fmt: skip
+                                    left = weights + (tile_weights + k * rows) * size
+                                    right = (
+                                        address_of(data) + (point * data_pitch + (panel * depth + k) * columns) * size
+                                    )
+                                    result = address_of(sums) + (place + panel * columns) * size
+                                    adds = ends[panel] > 0 and k > firsts[panel]
+                                    if count - panel * columns <= lanes:
+                                        thin_product(
+                                            max(end - k, 0), left, 0, right, 0, result, room, min(rows, outputs - o),
+                                            lanes, address_of(none), adds, -np.inf, np.inf,
+                                        )  # fmt: skip
+                                    else:
+                                        product(
+                                            max(end - k, 0), left, 0, right, 0, result, room, min(rows, outputs - o),
+                                            columns, address_of(none), adds, -np.inf, np.inf,
+                                        )  # fmt: skip
                                 if few_tiles == 0:
                                     continue
                                 k, end = max(low, firsts[used_panels]), min(low + most_depth, below, ends[used_panels])
