@@ -445,12 +445,14 @@ NARROW = [
 ]
 # Several blocks with a rest, of rows and of parts of a row; channels and vectors that fill no tile, or not even one;
 # phases, groups, dilation, a plane of zeros.
+# Rows of the result fill vectors, or almost; there are as many output channels as tiles have rows, or some more.
+FLATTEST, LANES = min(processor().tiles), lanes_of(DTYPES[0])
 SHALLOW = [
     ConvSpec.of((2, 3, 70, 61), (13, 3, 3, 3), stride=(2, 1), padding=1),
     ConvSpec.of((1, 4, 40, 49), (22, 2, 3, 2), stride=2, padding=((1, 0), (0, 2)), groups=2),
-    ConvSpec.of((3, 2, 3, 4, 16), (6, 2, 2, 3, 3), padding=1, dilation=(1, 1, 2)),
-    ConvSpec.of((2, 3, 3001), (8, 3, 5)),
-    ConvSpec.of((1, 2, 9), (7, 2, 2)),
+    ConvSpec.of((3, 2, 3, 4, 2 * LANES), (FLATTEST[0] + 2, 2, 2, 3, 3), padding=1, dilation=(1, 1, 2)),
+    ConvSpec.of((2, 3, 3001), (2 * FLATTEST[0], 3, 5)),
+    ConvSpec.of((1, 2, LANES + 1), (FLATTEST[0] + 3, 2, 2)),
 ]
 
 
@@ -492,7 +494,7 @@ def test_shallow_convolution_stays_inside_its_arrays(spec, dtype, monkeypatch, m
     monkeypatch.setattr(shallow, "STAGED_ELEMENTS", 2**10)  # so that there are several blocks
     monkeypatch.setattr(shallow, "FEWEST_LOW_POSITIONS", 64)
     # Each tile is code of its own, which takes seconds to make.
-    tile = (4, 3) if dtype == DTYPES[0] else (6, 2)
+    tile = FLATTEST if dtype == DTYPES[0] else (6, 2)
     monkeypatch.setattr(shallow, "processor", lambda: processor()._replace(tiles=(tile,)))
     assert cpu.is_shallow(spec, dtype)
     check_driver(spec, dtype, monkeypatch)
