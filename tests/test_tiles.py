@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numba
@@ -620,12 +621,16 @@ def test_other_processors_keep_the_contracts(name):
     some += " or float32-0 and (1x6x9x75 or 1x6x11x40) or float32-2 and 2x5x9x75 or float32-4 and 1x5x13x40"
     some += " or float32 and 1x4x40x49"
     some += " or strips_and_dots and float32 and (2x3x14x15 or 1x3x11x35)"
-    files = [__file__, str(Path(__file__).with_name("test_depthwise.py"))]
+    some += " or a_stencil_stays and float32 or signals_stay_inside"
+    files = [str(Path(__file__).with_name(f"test_{room}.py")) for room in ("tiles", "depthwise", "filters_compiled")]
     command = [sys.executable, "-m", "pytest", "-v", "-x", "-p", "no:cacheprovider", "-k", some, *files]
     as_other = {**os.environ, "PYTEST_ADDOPTS": "", **OTHER_PROCESSORS[name]}
     done = subprocess.run(command, env=as_other, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-4000:]
-    for name in ("strips_and_dots", "tiles_touch", "tiled", "narrow", "shallow", "winograd"):
+    rooms = ("strips_and_dots", "tiles_touch", "tiled", "narrow", "shallow", "winograd")
+    if find_spec("scipy") is not None:  # with which filters are compared
+        rooms += ("a_stencil", "transformed_signals")
+    for name in rooms:
         assert re.search(f"test_{name}.* PASSED", done.stdout), f"no {name} was run"
 
 
