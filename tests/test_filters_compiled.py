@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from npconv.arrays import require
 from npconv.filters import compiled
 from npconv.filters.frame import Frame
 from npconv.kernels.cpu import filters as kernels
+from npconv.kernels.cpu.strips import strip_for
 
 ndimage = pytest.importorskip("scipy.ndimage")
 
@@ -166,14 +169,17 @@ def test_what_a_call_remembers_is_not_the_arrays() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
-    ("size", "kernel", "low"),
-    [((9, 61), (3, 3), 1), ((4, 8), (2, 5), 4), ((1, 200), (1, 9), 0), ((7, 40), (5, 1), 0), ((5, 33), (7, 2), 1)],
+    ("height", "strips", "rest", "kernel", "low"),
+    [(9, 2, 13, (3, 3), 1), (4, 0, 8, (2, 5), 4), (1, 3, 8, (1, 9), 0), (7, 1, 16, (5, 1), 0), (5, 1, 9, (7, 2), 1)],
 )
 def test_a_stencil_stays_inside_its_arrays(
-    size: tuple[int, int], kernel: tuple[int, int], low: int, dtype: str
+    height: int, strips: int, rest: int, kernel: tuple[int, int], low: int, dtype: str
 ) -> None:
+    """Planes so many strips and a rest wide, whatever a strip is on this processor."""
     guarded, rng = Guarded(), np.random.default_rng(0)
-    (height, width), kind = size, np.dtype(dtype)
+    kind = np.dtype(dtype)
+    width = strips * strip_for(kind, kernel[0]).columns + rest
+    size = height, width
     columns = np.arange(-low, width + kernel[1] - 1 - low)
     columns = np.where((columns >= 0) & (columns < width), columns, -1)
     rows = np.arange(height + kernel[0] - 1)
@@ -186,13 +192,30 @@ def test_a_stencil_stays_inside_its_arrays(
     pairs = ((0, 0), (0, kernel[0] - 1), (low, kernel[1] - 1 - low))
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, pairs), kernel, (1, 2))
     np.testing.assert_array_equal(y, np.einsum("nhwij,ij->nhw", windows, w))
-    if height * width > 100 and kernel[1] > 1:
+    if kernel[1] > 1 and strips:
         y[:] = np.nan
         across = kernels.separable(kind, 2, size, size, kernel, 1, rows, columns, low)
         lines = guarded.array((kernel[0],), rng, dtype), guarded.array((kernel[1],), rng, dtype)
         across(x, *lines, 0.0, y)
         guarded.check()
         np.testing.assert_array_equal(y, np.einsum("nhwij,i,j->nhw", windows, *lines))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_smaller_than_vectors_is_refused_before_it_is_written_to(dtype: str) -> None:
+    kind = np.dtype(dtype)
+    wide, lanes = strip_for(kind, 3).columns, kernels.lanes(kind)
+    for width in (1, wide - 1, wide):
+        tables = np.arange(9), np.arange(width)
+        fits = width >= wide
+        with nullcontext() if fits else pytest.raises(ValueError, match=f"{wide} columns at once"):
+            kernels.separable(kind, 1, (9, width), (7, width), (3, 1), 1, *tables, 0)
+    for block in ((lanes // 2, lanes), (lanes, lanes // 2), (3 * lanes, lanes + 1)):
+        sources = np.arange(100)
+        with pytest.raises(ValueError, match=f"multiple of {lanes} rows"):
+            kernels.signals(kind, 1, 100, 91, block, sources, 0, 1)
+        with pytest.raises(ValueError, match=f"multiple of {lanes} rows"):
+            kernels.transformed(kind, 1, (100, 100), (91, 91), block, [sources] * 2, 0, 1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -238,20 +261,25 @@ def test_transformed_tiles_stay_inside_their_arrays(size: tuple[int, int]) -> No
     assert not run(x, w, 0.0, y)
 
 
-@pytest.mark.parametrize("block", [(8, 8), (24, 16)])
-def test_transformed_signals_stay_inside_their_arrays(block: tuple[int, int]) -> None:
-    guarded, rng, kind, size, taps = Guarded(), np.random.default_rng(0), np.dtype("float32"), 301, 50
-    sources = np.arange(-20, size + taps - 21)
+@pytest.mark.parametrize(("sides", "blocks"), [((1, 1), 21), ((3, 2), 1)])
+def test_transformed_signals_stay_inside_their_arrays(sides: tuple[int, int], blocks: int) -> None:
+    """Blocks of so many vectors a side, so many of them a signal."""
+    guarded, rng, kind = Guarded(), np.random.default_rng(0), np.dtype("float32")
+    block = tuple(n * kernels.lanes(kind) for n in sides)
+    taps = math.prod(block) * 3 // 4
+    kept, low = math.prod(block) - taps + 1, taps // 3
+    size, high = blocks * kept - kept // 2, taps - 1 - low
+    sources = np.arange(-low, size + high)
     sources = np.where((sources >= 0) & (sources < size), sources, -1)
-    run = kernels.signals(kind, 3, size, size, block, sources, 20, 10**7)
+    run = kernels.signals(kind, 3, size, size, block, sources, low, 10**7)
     x, w = guarded.array((3, size), rng, "float32"), guarded.array((taps,), rng, "float32")
     y = guarded.array((3, size), dtype="float32")
     assert run(x, w, 2.0, y)
     guarded.check()
-    padded = np.pad(x.astype(float), ((0, 0), (20, taps - 21)), constant_values=2.0)
+    padded = np.pad(x.astype(float), ((0, 0), (low, high)), constant_values=2.0)
     want = np.lib.stride_tricks.sliding_window_view(padded, taps, 1) @ w.astype(float)
     np.testing.assert_allclose(y, want, rtol=0, atol=1e-5 * np.abs(want).max())
-    for place in ((0, 0), (1, 150), (2, size - 1)):
+    for place in ((0, 0), (1, size // 2), (2, size - 1)):
         bad = x.copy()
         bad[place] = np.inf
         assert not run(bad, w, 0.0, y)

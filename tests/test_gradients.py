@@ -447,11 +447,15 @@ def test_transposed_takes_bias_activation_and_any_rank_by_name(
 def test_gradients_do_not_depend_on_the_number_of_threads(
     algorithm: str, dtype: str, padding_mode: str, threads: list[int]
 ) -> None:
+    from npconv.kernels.cpu.blocking import processor
+
     skip_unless_computed(algorithm, dtype)
     kernel, groups, in_group = {"pointwise": (1, 1, 24), "depthwise": (5, 24, 1)}.get(algorithm, (3, 2, 12))
+    # More than a tile has columns, so that a gradient of the weights is more than one task.
+    outputs = max(48, 6 * processor().register_bytes // 4)
     padding = (kernel - 1) // 2
     geometry = ((43, 31), (kernel,) * 2, (1, 1), (1, 1), padding, ((padding,) * 2,) * 2, padding_mode)
-    problem = Problem(1, groups * in_group, 48, groups, *geometry)
+    problem = Problem(1, groups * in_group, outputs, groups, *geometry)
     rng = np.random.default_rng(0)
     real, imaginary = (
         [rng.standard_normal(shape) for shape in (problem.x_shape, problem.w_shape, problem.y_shape)] for _ in "ri"

@@ -7,17 +7,28 @@ import npconv as nc
 
 pytest.importorskip("numba")
 
-CASES = [  # batch, groups, channels, outputs, positions, activation
-    (1, 1, 96, 64, (7, 7), "relu"),
-    (2, 1, 513, 125, (14, 14), None),
-    (2, 2, 192, 128, (25,), "hardswish"),
-    (1, 1, 1030, 139, (3, 5, 13), "relu6"),
+from npconv.kernels.cpu.lying import tile_for_positions
+
+TILE = tile_for_positions(np.dtype("float32"), 1)
+
+
+def filling(channels, missing):
+    """The next whole number of panels, but for some channels."""
+    return -(-channels // TILE.columns) * TILE.columns - missing
+
+
+CASES = [  # batch, groups, channels, outputs of a group, positions, activation
+    (1, 1, 96, filling(64, 0), (7, 7), "relu"),
+    (2, 1, 513, filling(128, 3), (14, 14), None),
+    (2, 2, 192, filling(64, 0), (3 * TILE.lanes + 1,), "hardswish"),
+    (1, 1, 1030, filling(144, 5), (3, 5, 13), "relu6"),
 ]
 
 
+@pytest.mark.skipif(TILE.rows > TILE.lanes, reason="a tile's positions are packed and stored as one vector")
 @pytest.mark.parametrize(("batch", "groups", "channels", "outputs", "size", "activation"), CASES)
 def test_panels_give_the_definition_and_write_nothing_else(batch, groups, channels, outputs, size, activation):
-    rng = np.random.default_rng(0)
+    rng, outputs = np.random.default_rng(0), groups * outputs
     x = rng.integers(-3, 4, (batch, channels, *size)).astype(np.float32)
     w = rng.integers(-2, 3, (outputs, channels // groups, *(1 for _ in size))).astype(np.float32)
     bias = rng.integers(-3, 4, outputs).astype(np.float32)

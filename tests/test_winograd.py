@@ -200,8 +200,8 @@ def test_the_bound_holds_for_every_tile_and_is_not_absurdly_loose(
         (((6, 3),) * 2, 26, 380),
         (((2, 5),) * 2, 10, 69),
         (((4, 5),) * 2, 25, 250),
-        (((2, 7),), 6.4, 33),
-        (((6, 3),), 5.9, 40),
+        (((2, 7),), 6.7, 64),
+        (((6, 3),), 6.0, 60),
     ],
     ids=str,
 )
@@ -220,8 +220,13 @@ def test_errors_of_the_direct_form_are_as_large_as_documented(backend: str, rms:
 
 
 def check_errors(algorithm: str, backend: str, kernel: tuple[int, ...], rms: float, largest: float) -> None:
-    """Errors in the unit of docs/accuracy.md, its table's first column of errors and its second."""
-    spec = ConvSpec.of((1, 64, *(48 for _ in kernel)), (64, 64, *kernel), padding="same")
+    """Errors in the unit of docs/accuracy.md, its table's first column of errors and its second.
+
+    As many outputs along one axis as along two: products with eight columns a BLAS may sum in vector lanes, which
+    halves their rounding.
+    """
+    size = (48, 48) if len(kernel) == 2 else (48 * 48,)
+    spec = ConvSpec.of((1, 64, *size), (64, 64, *kernel), padding="same")
     x, w = operands(spec, "forward", np.random.default_rng(0), "float32", 0)
     exact = run("direct", "numpy", spec, "forward", x.astype("float64"), w.astype("float64"))
     error = np.abs(run(algorithm, backend, spec, "forward", x, w) - exact)

@@ -138,8 +138,13 @@ def separable(
     columns: Any,
     low: int,
 ) -> Callable[[Any, Any, Any, Any, Any], None]:
-    """A filter of two passes made ready: ``run(x, w_down, w_across, outside, y)``; for the rest see `stencil`."""
+    """A filter of two passes made ready: ``run(x, w_down, w_across, outside, y)``; for the rest see `stencil`.
+
+    ValueError where the planes are too narrow; see `fits_separable`.
+    """
     down, across = strip_for(dtype, kernel[0]), strip_for(dtype, 1)
+    if not fits_separable(dtype, size[1], kernel[0]):
+        raise ValueError(f"the first of two passes writes {down.columns} columns at once, got planes of {size[1]}")
     pitch = (len(columns) + across.columns) * dtype.itemsize
     block_h = _evenly(out[0], max(down.rows, BETWEEN_BYTES // pitch), down.rows)
     shape = (*size, *out, *kernel, spread, block_h)
@@ -165,8 +170,11 @@ def transformed(
     """A filter on transformed tiles made ready: ``run(x, w, outside, y)`` says whether all of the result is finite.
 
     `sources` name for every axis the element of the image that each of the padded image is, -1 for the constant.
+    ValueError for a tile whose rows, or the elements of one, are no multiple of `lanes`.
     """
-    loop, elements = conv_fourier(dtype, lanes(dtype)), math.prod(tile)
+    elements = math.prod(tile)
+    _check_lanes(dtype, (elements // tile[-1], tile[-1]))
+    loop = conv_fourier(dtype, lanes(dtype))
     tables, factors = tables_for(size, out, tile, sources, low, dtype)
     making, _ = tables_for(tile, tile, tile, [np.arange(n) for n in tile], 0, dtype, making=1)
     pairs = batch * -(-math.prod(int(row[4]) for row in tables.axes) // 2)
@@ -185,7 +193,11 @@ def transformed(
 def signals(
     dtype: np.dtype[Any], batch: int, samples: int, out: int, block: Size, sources: Any, low: int, work: int
 ) -> Callable[[Any, Any, Any, Any], bool]:
-    """A filter of signals on transformed blocks made ready, ``block[0] * block[1]`` samples each; see `transformed`."""
+    """A filter of signals on transformed blocks made ready, ``block[0] * block[1]`` samples each; see `transformed`.
+
+    ValueError for a block whose rows or columns are no multiple of `lanes`.
+    """
+    _check_lanes(dtype, block)
     width, count = lanes(dtype), math.prod(block)
     loop = conv_signal(dtype, width)
     tables, factors = blocks_for(samples, out, block, sources, low, dtype)
@@ -201,6 +213,12 @@ def signals(
         return bool(bad[0] == 0)
 
     return run
+
+
+def _check_lanes(dtype: np.dtype[Any], sides: Size) -> None:
+    """Lines are transformed a vector of them at a time, along both sides: a part of one would reach beyond the end."""
+    if any(n % lanes(dtype) for n in sides):
+        raise ValueError(f"what is transformed has a multiple of {lanes(dtype)} rows and columns, got {sides}")
 
 
 def fits_separable(dtype: np.dtype[Any], width: int, kernel_rows: int) -> bool:
