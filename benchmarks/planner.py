@@ -1,9 +1,10 @@
 """How well the planner predicts, and how well it chooses: ``python -m benchmarks.planner``.
 
 Every algorithm that may run a layer is measured, as a call and with packed weights, on one core. The times go to
-``benchmarks/results/planner.json``; the table and the picture are made of them and of what the planner says today, so
-that ``--report`` shows what a change of its figures does without measuring again. How fast the core was, as its
-register tile tells it in the same rounds, scales the predictions: it differs by a quarter from minute to minute.
+``benchmarks/results/planner.json``, where vectors have another number of lanes than AVX2's into a file that says so;
+the table and the picture are made of them and of what the planner says today, so that ``--report`` shows what a change
+of its figures does without measuring again. How fast the core was, as its register tile tells it in the same rounds,
+scales the predictions: it differs by a quarter from minute to minute.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 from benchmarks.layers import LAYERS, Layer, select
 from benchmarks.tables import grid, machine, milliseconds
 from benchmarks.workers import ROOT, pin
-from npconv.algorithms.rates import rates_of
+from npconv.algorithms.rates import AVX2, rates_of
 from npconv.arrays import require
 from npconv.geometry import ConvSpec
 from npconv.kernels.cpu.burst import burst
@@ -203,6 +204,12 @@ def draw(found: Sequence[Case], title: str, path: Path) -> None:
     plt.close(figure)
 
 
+def kept() -> Path:
+    """Where the times of processors whose vectors are as wide as this one's are kept: others have other rates."""
+    lanes = rates_of(require("numba")).lanes
+    return RESULTS / ("planner.json" if lanes == AVX2.lanes else f"planner-{lanes}-lanes.json")
+
+
 def load(path: Path) -> dict[str, Any]:
     empty: dict[str, Any] = {"machine": machine(), "layers": {}}
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
@@ -224,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pin(1)
     except ValueError as error:
         sys.exit(str(error))
-    path = RESULTS / "planner.json"
+    path = kept()
     stored = load(path)
     if not options.report:
         if stored["machine"] != machine():
@@ -238,9 +245,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = cases(stored["layers"])
     title = f"forward, float32, one core of an {stored['machine']}; {len(found)} cases of python -m benchmarks.planner"
     print(summary(found))
-    parts = ["# The planner against the clock", f"{title}.", summary(found), "![](planner.png)", table(found)]
-    (RESULTS / "planner.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    draw(found, title, RESULTS / "planner.png")
+    picture = path.with_suffix(".png")
+    parts = ["# The planner against the clock", f"{title}.", summary(found), f"![]({picture.name})", table(found)]
+    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    draw(found, title, picture)
 
 
 if __name__ == "__main__":

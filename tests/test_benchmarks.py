@@ -228,7 +228,7 @@ def test_what_a_choice_loses_and_how_far_a_prediction_is_off():
 @pytest.mark.parametrize("form", planner.FORMS)
 def test_predictions_and_choices_are_right_on_what_was_measured(form):
     # The figures of the planner against the times that are kept with it; `python -m benchmarks.planner` measures them.
-    stored = planner.load(planner.RESULTS / "planner.json")
+    stored = planner.load(planner.kept())
     found = [case for case in planner.cases(stored["layers"]) if case.form == form]
     assert len(found) >= 100
     assert np.mean([abs(case.off) <= planner.NEAR for case in found]) >= 0.9
