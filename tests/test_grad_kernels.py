@@ -26,6 +26,8 @@ SPECS = [
     ((3, 1, 7, 20), (33, 1, 5, 3), {"padding": ((4, 2), (0, 3))}),
     ((2, 9, 6, 7), (17, 9, 1, 1), {}),
     ((2, 9, 6, 7), (18, 9, 1, 1), {"stride": 2, "padding": 1}),
+    # one tap and fewer input channels than outputs, but more than a vector has lanes: the image is packed
+    ((2, 40, 3, 7), (90, 20, 1, 1), {"groups": 2}),
     ((2, 6, 40), (34, 3, 4), {"stride": 3, "dilation": 2, "groups": 2}),
     ((1, 3, 4, 5, 6), (18, 3, 2, 3, 2), {"padding": 1, "stride": (2, 1, 2)}),
     # few output channels in a group
