@@ -192,7 +192,7 @@ def test_gradients_are_exact_inside_their_arrays_and_the_same_bits_for_any_threa
     noise = [rng.standard_normal(value.shape).astype(dtype) for value in (x, w, dy)]
     small = {
         input_grad: {"WAITING": 64, "TURNED_BYTES": 64, "FEWEST_CHANNELS": 2},
-        weight_grad: {"MOST_TAPS": 1, "MOST_OUTPUTS": 1, "MOST_STAGED": 1},
+        weight_grad: {"MOST_TAPS": 1, "MOST_OUTPUTS": 1, "MOST_STAGED": 1, "FEWEST_POSITIONS": 1},
     }
     folded = {columns: {"suits": lambda *_: True}, few_positions: {"suits": lambda *_: True}}
     rows_of_images = {
