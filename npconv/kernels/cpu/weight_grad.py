@@ -34,6 +34,8 @@ MOST_STAGED = 32 * 1024
 MOST_DOT_TAPS = 144
 # Positions from which on the image is packed with short vectors too: 49 lose up to a tenth, 196 win as much.
 FEWEST_POSITIONS = 96
+# Taps that are divided among threads, however high the tile is: the gradient is packed for each of the parts.
+DIVIDED_TAPS = 48
 # Bytes that one address brings into the cache.
 LINE_BYTES = 64
 # Taps that the dots do at once, by the rows that they do: few variants, so that little has to be compiled.
@@ -144,7 +146,7 @@ def tile_parts(planes: int, taps: int, outputs: int, plane: int, tile: Tile, tas
     panels = -(-outputs // tile.columns)
     per_plane, per_panel = evenly(planes, max(1, fitting)), evenly(panels, max(1, MOST_OUTPUTS // tile.columns))
     while -(-planes // per_plane) * -(-panels // per_panel) < tasks:
-        if per_plane > 1 and per_plane * taps >= 8 * tile.rows:
+        if per_plane > 1 and per_plane * taps >= min(8 * tile.rows, DIVIDED_TAPS):
             per_plane = -(-per_plane // 2)
         elif per_panel > 1:
             per_panel = -(-per_panel // 2)
