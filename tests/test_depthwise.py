@@ -33,6 +33,9 @@ SPECS = [
     ((1, 2, 4, 6, 9), (4, 1, 1, 2, 2), {"padding": 1, "stride": (2, 2, 2), "dilation": (2, 1, 1)}),
     ((1, 2, 2, 3), (2, 1, 3, 5), {"padding": 4}),
     ((1, 2, 2, 0), (2, 1, 3, 5), {"padding": 4}),
+    # planes of one vector, all of whose rows are written out under each leading tap, and with too many of padding
+    ((1, 2, 4, 6, 7), (4, 1, 2, 3, 2), {"dilation": (1, 2, 3)}),
+    ((2, 2, 3, 4), (2, 1, 2, 3), {"padding": ((20, 20), (1, 1))}),
 ]
 # float64 differs in lanes alone: a rest, odd strides of both kinds, a signal, a volume.
 CASES = [(*spec, "float32") for spec in SPECS] + [(*SPECS[i], "float64") for i in (1, 3, 5, 8, 10)]

@@ -26,6 +26,8 @@ SPECS = [
     ((3, 1, 7, 20), (33, 1, 5, 3), {"padding": ((4, 2), (0, 3))}),
     ((2, 9, 6, 7), (17, 9, 1, 1), {}),
     ((2, 9, 6, 7), (18, 9, 1, 1), {"stride": 2, "padding": 1}),
+    # one tap and fewer input channels than outputs, but more than a vector has lanes: the image is packed
+    ((2, 40, 3, 7), (90, 20, 1, 1), {"groups": 2}),
     ((2, 6, 40), (34, 3, 4), {"stride": 3, "dilation": 2, "groups": 2}),
     ((1, 3, 4, 5, 6), (18, 3, 2, 3, 2), {"padding": 1, "stride": (2, 1, 2)}),
     # few output channels in a group
@@ -190,7 +192,7 @@ def test_gradients_are_exact_inside_their_arrays_and_the_same_bits_for_any_threa
     noise = [rng.standard_normal(value.shape).astype(dtype) for value in (x, w, dy)]
     small = {
         input_grad: {"WAITING": 64, "TURNED_BYTES": 64, "FEWEST_CHANNELS": 2},
-        weight_grad: {"MOST_TAPS": 1, "MOST_OUTPUTS": 1, "MOST_STAGED": 1},
+        weight_grad: {"MOST_TAPS": 1, "MOST_OUTPUTS": 1, "MOST_STAGED": 1, "FEWEST_POSITIONS": 1},
     }
     folded = {columns: {"suits": lambda *_: True}, few_positions: {"suits": lambda *_: True}}
     rows_of_images = {

@@ -173,7 +173,7 @@ def forward_strips(window: Window, itemsize: int) -> tuple[Strip, Strips, int]:
     plane, leads = last_axes(window, 2), leading_planes(first_axes(window, 2))
     strip = _strip(plane, plane.out, leads.shape[1], itemsize, None)
     if (leads >= 0).all():
-        strip = _whole(strip, plane)
+        strip = with_known_rows(strip, plane)
     first = tuple(-low for low, _ in plane.padding)
     return strip, *_strips(strip, plane.size, plane.out, first, leads, _planes(window.size), itemsize)
 
@@ -208,7 +208,7 @@ def _strip(plane: Window, result: tuple[int, ...], leads: int, itemsize: int, lo
     )  # fmt: skip
 
 
-def _whole(strip: Strip, plane: Window) -> Strip:
+def with_known_rows(strip: Strip, plane: Window) -> Strip:
     """A strip of the forward convolution with what is known of its rows where it is a whole plane."""
     if strip.rows < plane.out[0]:
         return strip

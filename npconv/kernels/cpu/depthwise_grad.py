@@ -29,6 +29,7 @@ from npconv.kernels.cpu.depthwise import (
     mask_table,
     read_vector,
     row_start,
+    with_known_rows,
 )
 from npconv.kernels.cpu.vectors import (
     ADDRESS,
@@ -45,6 +46,11 @@ from npconv.leading import leading_planes
 
 # Rows of the gradient that are in registers together: a vector of the image then serves several.
 LINES = 4
+# Rows of an image whose products are all written out, where a vector holds a row of the gradient: planes so small are
+# many, and what comes before and after the products of one takes as long as they do.
+MOST_WRITTEN_OUT = 16
+# Bytes that both operands are fetched ahead: planes and parts of rows are too short to be foreseen.
+AHEAD = 6 * 1024
 # Vectors that are added one to the other before their sum is added to a total, which keeps rounding low, and rows that
 # they come from, whose lines stay in L1.
 MOST_IN_A_ROW, MOST_ROWS = 256, 32
@@ -74,7 +80,7 @@ def dots_for(window: Window, itemsize: int) -> tuple[Strip, Strips]:
     vectors that reach over no border, and bytes of all masks.
     Masks leave out what lies behind a row's last output too; the last one is that of the gradient.
     """
-    plane, leading = last_axes(window, 2), first_axes(window, 2)
+    plane, leads = last_axes(window, 2), leading_planes(first_axes(window, 2))
     lanes, (height, width), (out_h, out_w) = processor().register_bytes // itemsize, plane.size, plane.out
     kernel, stride, dilation = ((pair[0], pair[1]) for pair in (plane.kernel, plane.stride, plane.dilation))
     strip = Strip(lanes, 1, 1, 1, kernel, stride, dilation, None)
@@ -84,14 +90,16 @@ def dots_for(window: Window, itemsize: int) -> tuple[Strip, Strips]:
     own = lefts[:, None] + np.arange(lanes) < out_w
     masks = np.stack([*(lanes_inside(strip, columns, width) & np.stack(used, axis=1)).swapaxes(0, 1), own], axis=1)
     numbers, masks = border_masks(masks)
+    if lefts.size == 1 and max(height, out_h) <= MOST_WRITTEN_OUT and (leads >= 0).all():
+        strip = with_known_rows(strip._replace(rows=out_h), plane)
     whole = np.flatnonzero(numbers == 0)
     first, last = (whole[0], whole[-1] + 1) if whole.size else (lefts.size, lefts.size)
     shape = [
-        math.prod(leading.size), height if width else 0, width, out_h, out_w, stride[0], plane.padding[0][0],
+        math.prod(window.size[:-2]), height if width else 0, width, out_h, out_w, stride[0], plane.padding[0][0],
         (len(loads_of(strip)) + 1) * lanes * itemsize, first, last, masks.size * itemsize,
     ]  # fmt: skip
     tables = Strips(
-        np.array(shape, np.int64), leading_planes(leading), np.stack([lefts, columns, numbers], axis=1),
+        np.array(shape, np.int64), leads, np.stack([lefts, columns, numbers], axis=1),
         mask_table(masks, width, itemsize),
     )  # fmt: skip
     for table in tables:
@@ -105,8 +113,9 @@ def plane_dots(itemsize: int, strip: Strip, masked: bool) -> Any:
     Contract: `dy`, `x`, `zeros`, `masks` and `sums` are addresses. A gradient of `rows` rows, `pitch` apart, and
     `parts` vectors in a row begins at `dy`; the first tap of its first element lies at (`row`, `column`) of a plane of
     `height` rows of `width` at `x`. If `masked`, there is one vector in a row, and what its masks say is read; if not,
-    everything. `zeros` is a row of zeros. To vector t at `sums` is added the sum for tap t; its lanes are in the order
-    of `vectors.halves` at a step of 2.
+    everything. A strip that knows its rows (`Strip.inside`) has `rows` rows, whatever is said, and its plane is none of
+    padding. `zeros` is a row of zeros. To vector t at `sums` is added the sum for tap t; its lanes are in the order of
+    `vectors.halves` at a step of 2.
     """
     size, loads = strip.lanes, loads_of(strip)
     columns = list(dict.fromkeys(column for _, column in strip.places))
@@ -121,34 +130,53 @@ def plane_dots(itemsize: int, strip: Strip, masked: bool) -> Any:
         gradient, result = vectors.pointer(dy), vectors.pointer(sums)
         inside = [vectors.load_mask(masks, n) if masked else None for n in range(len(loads) + 1)]
 
-        def row_of(below: Any) -> Any:
-            return row_start(vectors, x, builder.add(row, below), height, width, zeros)
+        def row_of(line: Any, below: int) -> Any:
+            place = builder.add(row, builder.add(builder.mul(line, number(strip.stride[0])), number(below)))
+            if strip.inside is not None:
+                start = builder.mul(builder.mul(place, width), number(itemsize))
+                return vectors.pointer(builder.add(x, start))
+            return row_start(vectors, x, place, height, width, zeros)
 
         def read(start: Any, first: Any, load: tuple[int, int]) -> Any:
             return read_vector(vectors, strip.step, start, first, load, inside[loads.index(load)], width)
+
+        def read_own(position: Any) -> Any:
+            if masked:
+                return vectors.load_masked(gradient, inside[-1], position)
+            return vectors.load(gradient, position)
+
+        def fetch_ahead(start: Any, place: Any) -> None:
+            vectors.prefetch(builder.gep(start, [builder.add(place, number(AHEAD // itemsize))]))
 
         def lines(count: int, taps: list[tuple[int, tuple[int, int]]], first_line: Any) -> Callable[..., list[Any]]:
             """The body of a loop over `count` rows of the gradient at a time."""
 
             def body(index: Any, carried: list[Any]) -> list[Any]:
                 line = builder.add(first_line, builder.mul(index, number(count)))
-                above = builder.mul(line, number(strip.stride[0]))
                 rows_under = [[i * strip.stride[0] + down for i in range(count)] for _, (down, _) in taps]
-                starts = {r: row_of(builder.add(above, number(r))) for r in sorted(set().union(*rows_under))}
+                starts = {r: row_of(line, r) for r in sorted(set().union(*rows_under)) if strip.may_exist(r)}
 
                 def vector(part: Any, carried: list[Any]) -> list[Any]:
                     first = builder.add(column, builder.mul(part, number(size * strip.stride[1])))
-                    factors = []
-                    for i in range(count):
+                    factors: dict[int, Any] = {}
+
+                    def factor(i: int) -> Any:
+                        """The vector of the gradient's row, loaded when first it is asked for."""
+                        if i in factors:
+                            return factors[i]
                         position = builder.mul(builder.add(line, number(i)), pitch)
                         position = builder.add(position, builder.mul(part, number(size)))
-                        factor = (
-                            vectors.load_masked(gradient, inside[-1], position)
-                            if masked
-                            else vectors.load(gradient, position)
-                        )
-                        factors.append(vectors.out_of_order(factor) if strip.step == 2 else factor)
+                        if ahead:
+                            fetch_ahead(gradient, position)
+                        value = read_own(position)
+                        factors[i] = vectors.out_of_order(value) if strip.step == 2 else value
+                        return factors[i]
+
                     after = list(carried)
+                    # Once, with the first of the taps; rows that serve other lines too are fetched for the first.
+                    ahead = range(count * strip.stride[0]) if taps[0][0] == 0 else ()
+                    for r in (r for r in ahead if r in starts):
+                        fetch_ahead(starts[r], first)
                     for r, start in starts.items():
                         held: dict[tuple[int, int], Any] = {}
                         for n, (_, (_, left)) in enumerate(taps):
@@ -160,18 +188,22 @@ def plane_dots(itemsize: int, strip: Strip, masked: bool) -> Any:
                                     held[load] = read(start, first, load)
                             pieces = [held[load] for load in needed]
                             image = pieces[0] if len(pieces) == 1 else vectors.half(pieces[0], pieces[1], left % 2)
-                            after[n] = vectors.multiply_add(factors[rows_under[n].index(r)], image, after[n])
+                            after[n] = vectors.multiply_add(factor(rows_under[n].index(r)), image, after[n])
                     return after
 
-                return counted_loop(builder, parts, carried, vector)
+                return counted_loop(builder, number(1) if masked else parts, carried, vector)
 
             return body
 
         many, rest = builder.sdiv(rows, number(LINES)), builder.srem(rows, number(LINES))
         for group in groups:
             taps = [(tap, place) for tap, place in enumerate(strip.places) if place[1] in group]
-            found = counted_loop(builder, many, [vectors.zeros] * len(taps), lines(LINES, taps, number(0)))
-            found = counted_loop(builder, rest, found, lines(1, taps, builder.mul(many, number(LINES))))
+            found = [vectors.zeros] * len(taps)
+            if strip.inside is not None:
+                found = lines(strip.rows, taps, number(0))(number(0), found)
+            else:
+                found = counted_loop(builder, many, found, lines(LINES, taps, number(0)))
+                found = counted_loop(builder, rest, found, lines(1, taps, builder.mul(many, number(LINES))))
             for (tap, _), value in zip(taps, found, strict=True):
                 vectors.store(builder.fadd(vectors.load(result, tap * size), value), result, tap * size)
 

@@ -22,8 +22,8 @@ from npconv.kernels.cpu import one_tap, threads
 from npconv.kernels.cpu.blocking import Tile, blocks_for, depth_for, evenly, low_positions_for, processor
 from npconv.kernels.cpu.compile import compiled, entry
 from npconv.kernels.cpu.correlation import dots, taps_product, totals, turner
-from npconv.kernels.cpu.staging import stager
-from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, number_of
+from npconv.kernels.cpu.staging import row_movers, stager
+from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, number_of, prefetch
 
 # A task's part of the gradient, in taps of all its channels and in output channels: its sums, the packed gradient and
 # the staged planes of a block stay in L2 together, and both packings serve enough products not to count.
@@ -32,6 +32,12 @@ MOST_TAPS, MOST_OUTPUTS = 384, 128
 MOST_STAGED = 32 * 1024
 # Taps of a part of the dots: with the output channels of a group, so many vectors of sums stay in L1 or L2.
 MOST_DOT_TAPS = 144
+# Positions from which on the image is packed with short vectors too: 49 lose up to a tenth, 196 win as much.
+FEWEST_POSITIONS = 96
+# Taps that are divided among threads, however high the tile is: the gradient is packed for each of the parts.
+DIVIDED_TAPS = 48
+# Bytes that one address brings into the cache.
+LINE_BYTES = 64
 # Taps that the dots do at once, by the rows that they do: few variants, so that little has to be compiled.
 DOT_TAPS = {1: (1, 3, 5, 9, 13, 25), 2: (1, 3, 6, 12), 3: (1, 4, 8), 4: (1, 3, 6)}
 
@@ -77,15 +83,18 @@ def runner(
     elif one_tap.suits(window, planes, outputs, dtype.itemsize):
         return one_tap.runner(window, groups, batch, shape, dtype, staging, limit)
     else:
-        tile = tile_for(dtype, outputs)
+        exchanged = not staging and packs_image(planes, outputs, window.positions, dtype.itemsize)
+        if exchanged:
+            planes, outputs = outputs, planes
+        tile = tile_for(dtype, planes * taps, outputs)
         blocks = blocks_for(window, depth_for(tile, dtype.itemsize))
         plane = int(blocks.shape[15]) if staging else 0
         parts = tile_parts(planes, taps, outputs, plane, tile, -(-limit // groups))
         loop = weight_grad_tiled(dtype, tile)
-        tasks, rest = (
-            groups * -(-planes // parts.planes) * -(-outputs // parts.outputs),
-            (*rest, *parts, staging, blocks[:4]),
-        )
+        tasks = groups * -(-planes // parts.planes) * -(-outputs // parts.outputs)
+        rest = (groups * outputs, planes * taps, batch, groups, *parts, staging, exchanged, blocks[:4])
+        call = threads.prepared(loop, tasks, work, limit, stoppable=True)
+        return lambda x, dy, dw: call(dy, x, dw, *rest) if exchanged else call(x, dy, dw, *rest)
     call = threads.prepared(loop, tasks, work, limit, stoppable=True)
     return lambda x, dy, dw: call(x, dy, dw, *rest)
 
@@ -100,12 +109,23 @@ def is_narrow(outputs: int, itemsize: int) -> bool:
     return outputs <= processor().register_bytes // itemsize
 
 
+def packs_image(planes: int, outputs: int, positions: int, itemsize: int) -> bool:
+    """Whether the image is packed and the result's gradient broadcast, where both simply lie as a matrix.
+
+    The fewer of the channels are packed, unless they would leave a vector of them partly empty. Sums that need not be
+    turned back are worth it for few positions too, but only where vectors are long: to turn as many sums takes less of
+    the shorter ones.
+    """
+    vector = processor().register_bytes
+    return vector // itemsize < planes < outputs and (positions >= FEWEST_POSITIONS or vector > 32)
+
+
 @functools.lru_cache(maxsize=256)
-def tile_for(dtype: np.dtype[Any], outputs: int) -> Tile:
-    """The tile of taps by output channels that wastes least of its columns."""
+def tile_for(dtype: np.dtype[Any], taps: int, outputs: int) -> Tile:
+    """Of the tiles of taps by output channels that use all registers the one that wastes least."""
     lanes = processor().register_bytes // dtype.itemsize
-    tiles = [Tile(rows, vectors, lanes) for rows, vectors in processor().tiles if vectors > 1]
-    return min(tiles, key=lambda t: -(-outputs // t.columns) * t.columns)
+    tiles = [Tile(rows, vectors, lanes) for rows, vectors in processor().tiles if rows * vectors == processor().sums]
+    return min(tiles, key=lambda t: -(-taps // t.rows) * t.rows * -(-outputs // t.columns) * t.columns)
 
 
 @functools.lru_cache(maxsize=256)
@@ -126,7 +146,7 @@ def tile_parts(planes: int, taps: int, outputs: int, plane: int, tile: Tile, tas
     panels = -(-outputs // tile.columns)
     per_plane, per_panel = evenly(planes, max(1, fitting)), evenly(panels, max(1, MOST_OUTPUTS // tile.columns))
     while -(-planes // per_plane) * -(-panels // per_panel) < tasks:
-        if per_plane > 1 and per_plane * taps >= 8 * tile.rows:
+        if per_plane > 1 and per_plane * taps >= min(8 * tile.rows, DIVIDED_TAPS):
             per_plane = -(-per_plane // 2)
         elif per_panel > 1:
             per_panel = -(-per_panel // 2)
@@ -169,6 +189,7 @@ def weight_grad_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
         stager(size, lanes),
         tabulator(),
     )
+    _, copy_row, _ = row_movers(size, lanes)
     tuple_of: Any = types.Tuple
 
     @compiled
@@ -193,17 +214,33 @@ def weight_grad_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                     source + k * columns * size, columns, count - k, used - first,
                 )  # fmt: skip
 
+    @compiled
+    def fetch(source: Any, offsets: Any, first: int, last: int, count: int) -> None:
+        """Ask for `count` bytes at each of some of the places where taps lie."""
+        for k in range(first, last):
+            for line in range(0, count, LINE_BYTES):
+                prefetch(source + offsets[k] * size + line)
+
+    @compiled
+    def lay_out(sums: Any, pitch: int, used: int, count: int, target: Any, distance: int) -> None:
+        """`count` rows of `used` elements, `distance` apart, from panels: what `unpack` writes, not turned."""
+        for k in range(count):
+            for first in range(0, used, columns):
+                source = sums + (first // columns * pitch + k * columns) * size
+                copy_row(target + (k * distance + first) * size, source, min(columns, used - first))
+
     @entry(
-        types.int64, types.int64, *[ADDRESS] * 3, *[types.int64] * 6, types.boolean,
+        types.int64, types.int64, *[ADDRESS] * 3, *[types.int64] * 6, types.boolean, types.boolean,
         tuple_of((TABLE, GRID, GRID, TABLE)), TABLE,
     )  # fmt: skip
     def weight_grad_tiled_loop(
         start: int, stop: int, x: Any, dy: Any, dw: Any, all_outputs: int, total: int, batch: int, groups: int,
-        part_planes: int, part_outputs: int, staging: bool, blocks: Any, stopped: Any,
+        part_planes: int, part_outputs: int, staging: bool, exchanged: bool, blocks: Any, stopped: Any,
     ) -> None:  # fmt: skip
         """``dw``, ``(all_outputs, total)``, for the addresses of an image, a gradient and a result.
 
-        A task is (group, part of planes, part of outputs).
+        A task is (group, part of planes, part of outputs). If `exchanged`, the image and the gradient have changed
+        places, with all their numbers, and ``dw`` of a group is written ``(total, outputs)``.
         """
         x, dy, dw = number_of(x), number_of(dy), number_of(dw)
         shape, leads, _, taps = blocks
@@ -214,9 +251,9 @@ def weight_grad_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
         parts_k, parts_o = (planes + part_planes - 1) // part_planes, (outputs + part_outputs - 1) // part_outputs
         most_depth = (part_planes * taps.size + rows - 1) // rows * rows
         packed_pitch, sums_pitch = block_h * block_w * columns, most_depth * columns
-        panels = (part_outputs + columns - 1) // columns
+        most_panels = (part_outputs + columns - 1) // columns
         staged = np.empty(part_planes * plane if staging else 0, kind)
-        packed, sums = np.zeros(panels * packed_pitch, kind), np.empty(panels * sums_pitch, kind)
+        packed, sums = np.zeros(most_panels * packed_pitch, kind), np.empty(most_panels * sums_pitch, kind)
         offsets = np.empty(most_depth, np.int64)
         for task in range(start, stop):
             part_o, rest = task % parts_o, task // parts_o
@@ -244,16 +281,27 @@ def weight_grad_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                             if staging:
                                 source = address_of(staged)
                                 stage_planes(x, image, lead, first_plane, last_plane, top, left, source, blocks, True)
+                            panels = (used + columns - 1) // columns
                             for k in range(0, depth, rows):
-                                for panel in range((used + columns - 1) // columns):
+                                for panel in range(panels):
+                                    if not staging and k + rows < depth:
+                                        fetch(
+                                            source, offsets, k + rows + rows * panel // panels,
+                                            k + rows + rows * (panel + 1) // panels, height * width * size,
+                                        )  # fmt: skip
                                     product(
                                         height, width, source, pitch, address_of(offsets) + k * 8,
                                         address_of(packed) + panel * packed_pitch * size,
                                         address_of(sums) + (panel * sums_pitch + k * columns) * size, accumulate,
                                     )  # fmt: skip
                             accumulate = 1
-            target = dw + (channel * total + first_plane * taps.size) * size
-            unpack(address_of(sums), sums_pitch, used, depth, target, total)
+            if exchanged:
+                row = group * total + first_plane * taps.size
+                target = dw + (row * outputs + part_o * part_outputs) * size
+                lay_out(address_of(sums), sums_pitch, used, depth, target, outputs)
+            else:
+                target = dw + (channel * total + first_plane * taps.size) * size
+                unpack(address_of(sums), sums_pitch, used, depth, target, total)
 
     return weight_grad_tiled_loop
 
