@@ -24,9 +24,9 @@ class Rates:
         Numbers in a vector.
     rows : tuple of int
         Channels that register tiles hold: odd numbers of channels are rounded up.
-    dense_operation, dense_staged, dense_stored : float
+    dense_operation, dense_staged, dense_stored, dense_weight : float
         An operation; an element of a window that is staged, which serves all channels of the result; an element of the
-        result.
+        result; a weight of those that no longer fit a cache.
     narrow_stored, narrow_read : float
         Where results of few channels are computed from the staged image: an element of the result; one of the image,
         which is read once for all taps.
@@ -62,6 +62,7 @@ class Rates:
     dense_operation: float
     dense_staged: float
     dense_stored: float
+    dense_weight: float
     narrow_stored: float
     narrow_read: float
     group_operation: float
@@ -101,7 +102,7 @@ class Rates:
 
 AVX2 = Rates(
     peak=81.1e9, lanes=8, rows=(4, 5, 6),
-    dense_operation=1.39e-11, dense_staged=1.85e-10, dense_stored=1.6e-10,
+    dense_operation=1.39e-11, dense_staged=1.85e-10, dense_stored=1.6e-10, dense_weight=0.0,
     narrow_stored=3.7e-10, narrow_read=1.0e-10,
     group_operation=1.8e-11, group_read=6.0e-10, group_packed=3.0e-10,
     panel_operation=1.22e-11, panel_staged=1.2e-10, panel_stored=0.9e-10, panel_laid_out=1.2e-9,
@@ -116,14 +117,14 @@ AVX2 = Rates(
 
 AVX512 = Rates(
     peak=165e9, lanes=16, rows=(8, 10, 12),
-    dense_operation=0.73e-11, dense_staged=0.5e-10, dense_stored=0.6e-10,
-    narrow_stored=2.7e-10, narrow_read=0.05e-10,
-    group_operation=0.73e-11, group_read=1.2e-10, group_packed=1.7e-10,
-    panel_operation=0.72e-11, panel_staged=1.6e-10, panel_stored=2.7e-10, panel_laid_out=0.32e-9,
-    shallow_operation=0.66e-11, shallow_staged=5.3e-10, shallow_stored=0.3e-10,
-    row_operation=0.79e-11, row_read=1.5e-10, row_stored=3.0e-10, row=0.03e-9, leading_row=0.24e-9, plane=0.2e-9,
-    point_operation=0.77e-11, point_staged=1.9e-10, point_joined=1.1e-9, point_read=14.5e-10,
-    weight_read=2.5e-10, weight_made=2.1e-9, weight_passed=4.9e-10,
+    dense_operation=0.74e-11, dense_staged=0.8e-10, dense_stored=0.4e-10, dense_weight=3.0e-10,
+    narrow_stored=2.0e-10, narrow_read=0.4e-10,
+    group_operation=0.8e-11, group_read=0.4e-10, group_packed=5.0e-10,
+    panel_operation=0.71e-11, panel_staged=2.0e-10, panel_stored=0.8e-10, panel_laid_out=0.5e-9,
+    shallow_operation=0.72e-11, shallow_staged=5.0e-10, shallow_stored=0.2e-10,
+    row_operation=0.73e-11, row_read=1.6e-10, row_stored=2.8e-10, row=0.01e-9, leading_row=0.6e-9, plane=0.06e-9,
+    point_operation=0.86e-11, point_staged=1.1e-10, point_joined=1.2e-9, point_read=20e-10,
+    weight_read=1.3e-10, weight_made=1.7e-9, weight_passed=5.8e-10,
     last_operation=0.69e-11, last_stored=0.5e-10, last_looked_up=1e-10, last_begun=4.3e-8, last_packed=3.1e-10,
     line_operation=0.79e-11, line_row=3.2e-11, line_read=1.0e-10, line_stored=0.5e-10, line_masked=2.7e-9,
 )  # fmt: skip

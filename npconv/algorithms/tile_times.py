@@ -21,7 +21,7 @@ PANEL_CALL, ROW_CALL = 2.5e-6, 6e-6
 """Seconds more of a call with weights in panels, and of a depthwise one."""
 
 CACHED = 2**19
-"""Elements of a result that fit a cache."""
+"""Elements of a result, or weights, that fit a cache."""
 
 
 def forward_seconds(
@@ -62,6 +62,7 @@ def _pixels(spec: ConvSpec) -> int:
 def _dense(rates: Rates, spec: ConvSpec) -> float:
     positions = spec.batch * spec.window.positions
     seconds = _operations(rates, spec) * rates.dense_operation
+    seconds += max(0, spec.parameters - CACHED) * rates.dense_weight
     if spec.out_channels <= NARROW_CHANNELS:
         return (
             seconds
