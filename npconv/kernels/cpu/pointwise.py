@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 
 from npconv.geometry import ConvSpec
-from npconv.kernels.cpu.blocking import Tile
+from npconv.kernels.cpu.blocking import Tile, processor
 from npconv.kernels.cpu.compile import entry
 from npconv.kernels.cpu.lying import FETCHERS, Panels, lying_product, panels_runner, tile_for_positions
 from npconv.kernels.cpu.panels import layer_out
@@ -24,9 +24,10 @@ from npconv.kernels.cpu.vectors import ADDRESS, address_of, copiers, number_of
 SLICE = 512
 """Products that are summed before the sums wait in memory: a slice of a panel is 32 KiB with vectors of 32 bytes."""
 
-MOST_POSITIONS, MOST_PACKED = 200, 2**20
-"""Positions, and elements of an image, up to which it is worth it: more positions fill vectors, and packed they no
-longer stay in L2."""
+MOST_POSITIONS, MOST_PACKED = 6400, 2**20
+"""Positions for each byte of a vector, and elements of an image, up to which it is worth it: more positions fill
+vectors, whose sums need not be turned (which takes the longer the more lanes there are), and packed they no longer stay
+in L2."""
 
 FEWEST_CHANNELS, FEWEST_OUTPUTS, WASTE = 96, 64, 16
 """Channels of the image and of the result from which on turning the sums pays; and which part of the result, one in so
@@ -41,7 +42,7 @@ def suits(spec: ConvSpec, dtype: np.dtype[Any]) -> bool:
     channels, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     if (
         tile.rows > tile.lanes
-        or not 3 * tile.lanes <= positions <= MOST_POSITIONS
+        or not 3 * tile.lanes <= positions <= MOST_POSITIONS // processor().register_bytes
         or channels * positions > MOST_PACKED
     ):
         return False
