@@ -7,6 +7,8 @@ import npconv as nc
 
 pytest.importorskip("numba")
 
+from npconv.kernels.cpu import pointwise
+from npconv.kernels.cpu.blocking import processor
 from npconv.kernels.cpu.lying import tile_for_positions
 
 TILE = tile_for_positions(np.dtype("float32"), 1)
@@ -17,11 +19,12 @@ def filling(channels, missing):
     return -(-channels // TILE.columns) * TILE.columns - missing
 
 
+MOST = pointwise.MOST_POSITIONS // processor().register_bytes
 CASES = [  # batch, groups, channels, outputs of a group, positions, activation
     (1, 1, 96, filling(64, 0), (7, 7), "relu"),
-    (2, 1, 513, filling(128, 3), (14, 14), None),
+    (2, 1, 513, filling(128, 3), (MOST // 14, 14), None),
     (2, 2, 192, filling(64, 0), (3 * TILE.lanes + 1,), "hardswish"),
-    (1, 1, 1030, filling(144, 5), (3, 5, 13), "relu6"),
+    (1, 1, 1030, filling(144, 5), (MOST // 65, 5, 13), "relu6"),
 ]
 
 
@@ -52,7 +55,10 @@ def test_panels_give_the_definition_and_write_nothing_else(batch, groups, channe
 
 def test_threads_do_not_change_the_bits_and_nan_stays_where_it_is():
     rng = np.random.default_rng(0)
-    x, w = rng.standard_normal((1, 600, 14, 13), np.float32), rng.standard_normal((96, 600, 1, 1), np.float32)
+    x, w = (
+        rng.standard_normal((1, 600, MOST // 13 - 1, 13), np.float32),
+        rng.standard_normal((96, 600, 1, 1), np.float32),
+    )
     x[0, 5, 3, 4] = np.nan
     packed = [nc.plan(x.shape, w.shape, threads=n, backend="numba").pack(w) for n in (1, 3)]
     one, three = (p(x) for p in packed)

@@ -29,7 +29,7 @@ from npconv.geometry import ConvSpec, Window
 from npconv.kernels import cpu
 from npconv.kernels.cpu import drivers, shallow, threads, winograd, winograd_driver
 from npconv.kernels.cpu.blocking import LOW_ROWS, Tile, blocks_for, features, low_tile_for, processor
-from npconv.kernels.cpu.microkernel import CHUNK, packing_product, tile_product
+from npconv.kernels.cpu.microkernel import CHUNK, fetching_product, packing_product, tile_product
 from npconv.kernels.cpu.operands import read_only
 from npconv.kernels.cpu.staging import row_movers, stager
 from npconv.kernels.cpu.transforms import gatherer, row_width, scatterer, transpose
@@ -79,9 +79,12 @@ GAP = 3
 LOW, HIGH = -5.0, 7.0
 
 
+MAKERS = {"packing": packing_product, "fetching": fetching_product}
+
+
 def tile_caller(dtype, tile, form):
-    if form == "packing":
-        return calls(packing_product(dtype.itemsize, tile))
+    if form in MAKERS:
+        return calls(MAKERS[form](dtype.itemsize, tile))
     pitch = {"pitch": tile.columns + GAP} if "thin" in form else {}
     return calls(
         tile_product(dtype.itemsize, tile, **dict.fromkeys({*form.split()} - {"packed", "thin"}, True), **pitch)
@@ -118,7 +121,9 @@ def right_operand(guard, rng, form, tile, depth, columns, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("form", ["packed", "listed", "packing", "chunked", "chunked thin", "dots", "chunked dots"])
+@pytest.mark.parametrize(
+    "form", ["packed", "fetching", "listed", "packing", "chunked", "chunked thin", "dots", "chunked dots"]
+)
 def test_tiles_touch_what_they_may_and_sum_exactly(form, dtype):
     rng = np.random.default_rng(0)
     tiles = low_tiles_of(dtype) if form == "listed" else tiles_of(dtype)
@@ -157,7 +162,7 @@ def check_tile(call, rng, form, dtype, tile, depth, rows, columns):
             depth, address(held_a), depth + GAP, address(held_b), depth + GAP if offsets is None else address(offsets),
             address(c), c.shape[1], rows,
             columns, address(bias), accumulate, dtype.type(low), dtype.type(high),
-            *[address(panel)] * (form == "packing"),
+            *{"packing": [address(panel)], "fetching": [10**6]}.get(form, []),
         )  # fmt: skip
         if form == "packing":
             np.testing.assert_array_equal(panel, b)

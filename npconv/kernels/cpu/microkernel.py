@@ -67,6 +67,22 @@ def tile_product(
     return on_addresses(product, itemsize, tile.lanes, _others(itemsize))
 
 
+def fetching_product(itemsize: int, tile: Tile) -> Any:
+    """The tile with a packed B, and a last argument: how far what it has fetched lies apart, in elements.
+
+    It goes to the second level of the caches: somebody needs it soon, but not this tile.
+    """
+
+    def product(
+        vectors: Vectors, depth: Any, a: Any, lda: Any, b: Any, offsets: Any, c: Any, ldc: Any, used_rows: Any,
+        used_columns: Any, bias: Any, accumulate: Any, low: Any, high: Any, apart: Any,
+    ) -> None:  # fmt: skip
+        generator = _Generator(vectors, tile, False, False, apart=apart)
+        generator.emit(depth, a, lda, b, offsets, c, ldc, used_rows, used_columns, bias, accumulate, low, high)
+
+    return on_addresses(product, itemsize, tile.lanes, _others(itemsize))
+
+
 def packing_product(itemsize: int, tile: Tile) -> Any:
     """The tile whose B is listed, and is packed while it is read: its last argument is the address of the panel.
 
@@ -92,9 +108,10 @@ class _Generator:
     """Writes the instructions of one tile at the builder's position."""
 
     def __init__(
-        self, vectors: Vectors, tile: Tile, listed: bool, chunked: bool, packed: Any = None, pitch: int = 0
-    ) -> None:
-        self.builder, self.vectors, self.pitch = vectors.builder, vectors, pitch or tile.columns
+        self, vectors: Vectors, tile: Tile, listed: bool, chunked: bool, packed: Any = None, pitch: int = 0,
+        apart: Any = None,
+    ) -> None:  # fmt: skip
+        self.builder, self.vectors, self.pitch, self.apart = vectors.builder, vectors, pitch or tile.columns, apart
         self.tile, self.listed, self.chunked, self.packed = tile, listed, chunked, packed
 
     def emit(
@@ -198,7 +215,9 @@ class _Generator:
         def steps(count: int) -> Any:
             def body(index: Any, carried: list[Any]) -> list[Any]:
                 k, sums = carried[0], carried[1:]
-                if not self.listed:
+                if self.apart is not None:
+                    self.vectors.prefetch(builder.gep(ahead, [builder.mul(k, self.apart)]), level=2)
+                elif not self.listed:
                     self.vectors.prefetch(builder.gep(ahead, [k]))
                 for _ in range(count):
                     if self.listed:

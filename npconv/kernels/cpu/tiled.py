@@ -20,7 +20,7 @@ from numba import types
 from npconv.kernels.cpu.blocking import PANELS, Tile, slice_for
 from npconv.kernels.cpu.compile import entry, inner
 from npconv.kernels.cpu.loops import HARDSWISH, hardswish
-from npconv.kernels.cpu.microkernel import packing_product, tile_product
+from npconv.kernels.cpu.microkernel import LINE, UNROLL, fetching_product, packing_product, tile_product
 from npconv.kernels.cpu.staging import stager
 from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, copiers, elements, number_of
 
@@ -44,8 +44,8 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
     size, lanes, vectors, rows, columns = dtype.itemsize, tile.lanes, tile.vectors, tile.rows, tile.columns
     most_depth, panels, kind = slice_for(tile, size), PANELS, dtype.type
     # A little more than the panel: at a distance of 16 KiB all panels would compete for the same lines of L1.
-    panel_pitch = (most_depth + 4) * columns
-    product, dots = tile_product(size, tile), tile_product(size, tile, dots=True)
+    panel_pitch, lines = (most_depth + 4) * columns, columns * size // LINE
+    product, dots = fetching_product(size, tile), tile_product(size, tile, dots=True)
     first_product, stage_planes = packing_product(size, tile), stager(size, lanes)
     (copy, _, _, join), (move, *_) = copiers(size, lanes), copiers(size, 1)
 
@@ -184,12 +184,18 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                                     ceiling, address_of(packed) + panel * panel_pitch * size,
                                 )  # fmt: skip
                                 continue
-                            # Each panel has one of the next rows fetched, as weights that come from beyond L2 need.
+                            # Each panel has one of the next rows fetched, as weights that come from beyond L2 need;
+                            # but first the lines of the image that the next group of panels will be packed from.
+                            passed = block - first_tile - 1
+                            if not staging and passed < UNROLL * lines:
+                                ahead = source + (position + most * columns + passed // UNROLL * (LINE // size)) * size
+                                ahead, apart = ahead + passed % UNROLL * width_in * size, width_in
+                            else:
+                                ahead, apart = start_w + (rows + panel) * total * size, 1
                             product(
-                                steps, start_w, total, address_of(packed) + panel * panel_pitch * size,
-                                start_w + (rows + panel) * total * size,
+                                steps, start_w, total, address_of(packed) + panel * panel_pitch * size, ahead,
                                 start_y + position * size, positions, used, count - position,
-                                shift, above > 0, floor, ceiling,
+                                shift, above > 0, floor, ceiling, apart,
                             )  # fmt: skip
                         for n in range(dotted):
                             column = n * vectors

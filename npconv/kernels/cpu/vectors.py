@@ -286,12 +286,12 @@ class Vectors:
             found[-1].add_incoming(other, inside)
         return found
 
-    def prefetch(self, pointer: Any) -> None:
-        """Ask for the cache line at a pointer, which need not point to anything."""
+    def prefetch(self, pointer: Any, level: int = 1) -> None:
+        """Ask for the cache line at a pointer, which need not point to anything, into the first or second level."""
         kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), INT32, INT32, INT32])
         insert: Any = cgutils.get_or_insert_function
         function = insert(self.builder.module, kind, "llvm.prefetch.p0")
-        hints = [ir.Constant(INT32, hint) for hint in (0, 3, 1)]  # read, keep, data
+        hints = [ir.Constant(INT32, hint) for hint in (0, 4 - level, 1)]  # read, where to, data
         self.builder.call(function, [self.builder.bitcast(pointer, ir.IntType(8).as_pointer()), *hints])
 
     @property
