@@ -146,7 +146,7 @@ def write(options: argparse.Namespace, rows: Sequence[Row], notes: Notes) -> Non
     command = f"Medians of `python -m {' '.join(['benchmarks.compare', *options.arguments])}`."
     parts = ["# npconv and its peers", about, command, summary(rows), tables.table(rows), remarks]
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{stem(options)}.md"
+    path = RESULTS / f"{tables.by_width(stem(options))}.md"
     path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     pictures.draw(rows, about, path.with_suffix(".png"))
     print(f"\nwritten: {path.relative_to(ROOT)} and .png")

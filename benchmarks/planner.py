@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.layers import LAYERS, Layer, select
-from benchmarks.tables import grid, machine, milliseconds
+from benchmarks.tables import by_width, grid, machine, milliseconds
 from benchmarks.workers import ROOT, pin
-from npconv.algorithms.rates import AVX2, rates_of
+from npconv.algorithms.rates import rates_of
 from npconv.arrays import require
 from npconv.geometry import ConvSpec
 from npconv.kernels.cpu.burst import burst
@@ -206,8 +206,7 @@ def draw(found: Sequence[Case], title: str, path: Path) -> None:
 
 def kept() -> Path:
     """Where the times of processors whose vectors are as wide as this one's are kept: others have other rates."""
-    lanes = rates_of(require("numba")).lanes
-    return RESULTS / ("planner.json" if lanes == AVX2.lanes else f"planner-{lanes}-lanes.json")
+    return RESULTS / f"{by_width('planner')}.json"
 
 
 def load(path: Path) -> dict[str, Any]:

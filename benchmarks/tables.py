@@ -12,8 +12,16 @@ from pathlib import Path
 
 import npconv
 from benchmarks.layers import Layer
+from npconv.algorithms.rates import AVX2, rates_of
+from npconv.arrays import require
 
 FUNCTIONAL, PACKED = "npconv", "npconv-packed"
+
+
+def by_width(name: str) -> str:
+    """The name of a file of results, which says how wide vectors were where that is not as usual, with AVX2."""
+    lanes = rates_of(require("numba")).lanes
+    return name if lanes == AVX2.lanes else f"{name}-{lanes}-lanes"
 
 
 @dataclass

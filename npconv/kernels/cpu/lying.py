@@ -75,7 +75,6 @@ def lying_product(itemsize: int, tile: Tile, listed: bool = False) -> Any:
     positions write after it.
     """
     lanes, rows, wide = tile.lanes, tile.rows, tile.vectors
-    places = [(row, v) for row in range(rows) for v in range(wide)]
 
     def product(
         vectors: Vectors, depth: Any, image: Any, spots: Any, offsets: Any, weights: Any, ahead: Any, y: Any,
@@ -109,7 +108,7 @@ def lying_product(itemsize: int, tile: Tile, listed: bool = False) -> Any:
             return body
 
         left = builder.inttoptr(offsets, INT64.as_pointer()) if listed else base
-        carried = [left, vectors.pointer(weights), *[vectors.zeros] * len(places)]
+        carried = [left, vectors.pointer(weights), *[vectors.zeros] * (rows * wide)]
         carried = counted_loop(builder, builder.sdiv(depth, number(UNROLL)), carried, steps(UNROLL))
         totals = counted_loop(builder, builder.srem(depth, number(UNROLL)), carried, steps(1))[2:]
 
@@ -130,7 +129,6 @@ def runs_product(itemsize: int, tile: Tile) -> Any:
     `pitch` elements apart; rows behind the last of the `positions` must have its cells. The rest is as there.
     """
     lanes, rows, wide = tile.lanes, tile.rows, tile.vectors
-    places = [(row, v) for row in range(rows) for v in range(wide)]
 
     def product(
         vectors: Vectors, depth: Any, runs: Any, cells: Any, shift: Any, weights: Any, ahead: Any, y: Any, pitch: Any,
@@ -164,7 +162,7 @@ def runs_product(itemsize: int, tile: Tile) -> Any:
             carried = counted_loop(builder, builder.sdiv(depth, number(UNROLL)), carried, steps(UNROLL))
             return counted_loop(builder, builder.srem(depth, number(UNROLL)), carried, steps(1))[1:]
 
-        carried = [vectors.pointer(weights), vectors.pointer(ahead), *[vectors.zeros] * len(places)]
+        carried = [vectors.pointer(weights), vectors.pointer(ahead), *[vectors.zeros] * (rows * wide)]
         totals = counted_loop(builder, runs, carried, run)[2:]
 
         def store(values: list[Any]) -> None:

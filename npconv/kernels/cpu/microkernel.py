@@ -120,7 +120,7 @@ class _Generator:
     ) -> None:  # fmt: skip
         builder, tile, vectors = self.builder, self.tile, self.vectors
         cells = self._rows(c, ldc, used_rows)
-        if not self.listed or self.packed:
+        if not self.listed or self.packed is not None:
             # The result is needed when the sums are there: from beyond L2 it comes meanwhile.
             for cell in cells:
                 for column in (*range(0, tile.columns, LINE // vectors.itemsize), tile.columns - 1):
@@ -225,7 +225,7 @@ class _Generator:
                     else:
                         image = builder.gep(b, [builder.mul(k, number(self.pitch))])
                     sums = self._step(sums, [builder.gep(row, [k]) for row in rows], image)
-                    if self.packed:
+                    if self.packed is not None:
                         self._pack(image, builder.gep(self.packed, [builder.mul(k, number(tile.columns))]))
                     k = builder.add(k, number(1))
                 return [k, *sums]
@@ -254,7 +254,7 @@ class _Generator:
         return counted_loop(builder, builder.sdiv(depth, number(CHUNK)), sums, body)
 
     def _pack(self, image: Any, panel: Any) -> None:
-        """Pack one row of B, from registers where it already is, and fetch what lies behind it."""
+        """Pack one row of B after its products, when it is in the first cache, and fetch what lies behind it."""
         for column in range(0, self.tile.columns, self.tile.lanes):
             self.vectors.store(self.vectors.load(image, column), panel, column)
             self.vectors.prefetch(self.builder.gep(image, [number(self.tile.columns + column)]))
