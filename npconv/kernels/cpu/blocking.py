@@ -14,6 +14,9 @@ from numba.core import registry
 from npconv.geometry import Window
 from npconv.leading import leading_planes
 
+LINE = 64
+"""Bytes of a line of the caches."""
+
 # Bytes of the packed image that one pass over the weights works on: half of a small L1 cache, so that the rows of the
 # weights and the lines of the result fit beside it.
 PANEL_BYTES = 16 * 1024

@@ -19,7 +19,7 @@ import numpy as np
 from numba import types
 
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cpu.blocking import Tile, evenly, first_axes, last_axes, processor
+from npconv.kernels.cpu.blocking import LINE, Tile, evenly, first_axes, last_axes, processor
 from npconv.kernels.cpu.compile import entry
 from npconv.kernels.cpu.depthwise import WORTH_WRITING_OUT
 from npconv.kernels.cpu.lying import Panels, panels_runner
@@ -38,9 +38,9 @@ from npconv.kernels.cpu.vectors import (
 )
 from npconv.leading import leading_planes
 
-LINE, SPARE = 64, 8
-"""Bytes of a line of the caches, which are taken at once: channels are often a power of two, so that pixels compete for
-the same sets, and half a line would be gone when its turn came. One channel in so many may be computed in vain for it.
+SPARE = 8
+"""Whole lines of the caches are taken at once: channels are often a power of two, so that pixels compete for the same
+sets, and half a line would be gone when its turn came. One channel in so many may be computed in vain for it.
 """
 
 MOST_OUTPUTS = 8

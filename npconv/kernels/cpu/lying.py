@@ -14,12 +14,9 @@ import numpy as np
 
 from npconv.geometry import ConvSpec
 from npconv.kernels.cpu import threads
-from npconv.kernels.cpu.blocking import Tile, processor
+from npconv.kernels.cpu.blocking import LINE, Tile, processor
 from npconv.kernels.cpu.transforms import transpose
 from npconv.kernels.cpu.vectors import INT64, Vectors, counted_loop, number, on_addresses
-
-LINE = 64
-"""Bytes of a line of the caches."""
 
 UNROLL = 4
 """Products a loop pass does."""

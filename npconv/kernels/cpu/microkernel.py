@@ -25,7 +25,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from npconv.kernels.cpu.blocking import Tile
+from npconv.kernels.cpu.blocking import LINE, Tile
 from npconv.kernels.cpu.vectors import INT64, Vectors, counted_loop, number, on_addresses
 
 UNROLL = 2
@@ -36,10 +36,6 @@ CHUNK = 8
 
 AHEAD = 1024
 """Bytes of a chunked A that are fetched ahead."""
-
-
-LINE = 64
-"""Bytes of a line of the caches."""
 
 
 def tile_product(

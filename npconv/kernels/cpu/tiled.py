@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from npconv.kernels.cpu.blocking import PANELS, Tile, slice_for
+from npconv.kernels.cpu.blocking import LINE, PANELS, Tile, slice_for
 from npconv.kernels.cpu.compile import entry, inner
 from npconv.kernels.cpu.loops import HARDSWISH, hardswish
-from npconv.kernels.cpu.microkernel import LINE, UNROLL, fetching_product, packing_product, tile_product
+from npconv.kernels.cpu.microkernel import UNROLL, fetching_product, packing_product, tile_product
 from npconv.kernels.cpu.staging import stager
 from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, copiers, elements, number_of
 

@@ -11,7 +11,7 @@ import numpy as np
 from numba import types
 
 from npconv.kernels.cpu import threads
-from npconv.kernels.cpu.blocking import processor
+from npconv.kernels.cpu.blocking import LINE, processor
 from npconv.kernels.cpu.compile import entry
 from npconv.kernels.cpu.transforms import transpose
 from npconv.kernels.cpu.vectors import ADDRESS, Vectors, elements, number, number_of, on_addresses
@@ -21,9 +21,6 @@ SIZES = (4, 8)
 
 SHORT = 4096
 """Elements of some short rows that are done at once."""
-
-LINE = 64
-"""Bytes of a line of the caches, which is written at once."""
 
 
 def turns(array: Any) -> bool:

@@ -19,7 +19,7 @@ from numba import types
 from npconv.config import get_num_threads
 from npconv.geometry import Window
 from npconv.kernels.cpu import one_tap, threads
-from npconv.kernels.cpu.blocking import Tile, blocks_for, depth_for, evenly, low_positions_for, processor
+from npconv.kernels.cpu.blocking import LINE, Tile, blocks_for, depth_for, evenly, low_positions_for, processor
 from npconv.kernels.cpu.compile import compiled, entry
 from npconv.kernels.cpu.correlation import dots, taps_product, totals, turner
 from npconv.kernels.cpu.staging import row_movers, stager
@@ -36,8 +36,6 @@ MOST_DOT_TAPS = 144
 FEWEST_POSITIONS = 96
 # Taps that are divided among threads, however high the tile is: the gradient is packed for each of the parts.
 DIVIDED_TAPS = 48
-# Bytes that one address brings into the cache.
-LINE_BYTES = 64
 # Taps that the dots do at once, by the rows that they do: few variants, so that little has to be compiled.
 DOT_TAPS = {1: (1, 3, 5, 9, 13, 25), 2: (1, 3, 6, 12), 3: (1, 4, 8), 4: (1, 3, 6)}
 
@@ -218,7 +216,7 @@ def weight_grad_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
     def fetch(source: Any, offsets: Any, first: int, last: int, count: int) -> None:
         """Ask for `count` bytes at each of some of the places where taps lie."""
         for k in range(first, last):
-            for line in range(0, count, LINE_BYTES):
+            for line in range(0, count, LINE):
                 prefetch(source + offsets[k] * size + line)
 
     @compiled
