@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 import platform
 
+import numba
 import numpy as np
 import pytest
 from guards import run_python
 
 import npconv as nc
 from npconv.kernels.cpu import workspace
+from npconv.kernels.cpu.blocking import LINE
+from npconv.kernels.cpu.vectors import address_of
 
 LARGE = (workspace.SMALLEST, 1)
 F4 = np.dtype("f4")
@@ -48,6 +51,23 @@ def test_two_arrays_at_once_are_two():
     assert len({address(array) for array in arrays}) == 3
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_scratch_begins_with_a_line_of_the_caches(dtype):
+    @numba.njit
+    def addresses(count):
+        array = workspace.on_lines(count, dtype)
+        array[:] = 1  # all of it is there
+        return array.size, address_of(array)
+
+    for count in (0, 1, 5, 1000):
+        size, place = addresses(count)
+        assert (size, place % LINE) == (count, 0)
+    for shape in ((0,), (3, 7), LARGE):
+        for array in (workspace.aligned(shape, np.dtype(dtype)), workspace.empty(shape, np.dtype(dtype))):
+            assert (array.shape, array.dtype, array.flags.c_contiguous) == (shape, dtype, True)
+            assert not array.size or address(array) % LINE == 0
+
+
 def test_what_is_held_is_bounded_and_can_be_freed(monkeypatch):
     monkeypatch.setattr(workspace, "MOST_HELD", 9 * workspace.SMALLEST)
     arrays = [workspace.empty(LARGE, F4) for _ in range(4)]  # of 4 MiB
@@ -66,8 +86,9 @@ def test_memory_much_too_large_is_left_for_others():
     assert address(workspace.empty(LARGE, F4)) != place
 
 
-def test_small_arrays_are_numpys_own():
-    assert workspace.empty((3,), F4).base is None
+def test_small_arrays_are_not_lent():
+    assert isinstance(workspace.empty((3,), F4).base, np.ndarray), "it would be a loan"
+    assert not isinstance(workspace.empty(LARGE, F4).base, np.ndarray)
 
 
 def test_when_memory_is_short_what_is_held_goes_first(monkeypatch):

@@ -23,6 +23,7 @@ from npconv.kernels.cpu.lying import FETCHERS, Panels, panels_runner, runs_produ
 from npconv.kernels.cpu.operands import as_table
 from npconv.kernels.cpu.panels import layer_out
 from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, elements, number_of
+from npconv.kernels.cpu.workspace import on_lines
 from npconv.leading import leading_planes
 
 SLICE = 512
@@ -181,7 +182,7 @@ def conv_dense_last(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
         # A run of zeros, and copies of the runs across an edge where a run has several taps.
         beyond = np.empty((1 if shape[14] == 1 else 1 + runs * most_tiles * rows) * depth, kind)
         beyond[:depth] = 0
-        sums = np.empty((panels * most_tiles if len(slices) > 1 else 1) * rows * columns, kind)
+        sums = on_lines((panels * most_tiles if len(slices) > 1 else 1) * rows * columns, kind)
         task = start
         while task < stop:
             first_panel, rest = task % panels, task // panels

@@ -42,6 +42,7 @@ from npconv.kernels.cpu.vectors import (
     number_of,
     on_addresses,
 )
+from npconv.kernels.cpu.workspace import on_lines
 from npconv.leading import leading_planes
 
 # Rows of the gradient that are in registers together: a vector of the image then serves several.
@@ -237,7 +238,7 @@ def weight_grad_depthwise(dtype: np.dtype[Any], strip: Strip) -> Callable[..., N
         positions, plane_bytes = leads.shape[0] * out_h * out_w, height * width * size
         zeros = address_of(masks) + shape[10]
         of_a_channel = leads.shape[1] * taps
-        sums = np.empty(together * of_a_channel * lanes, kind)
+        sums = on_lines(together * of_a_channel * lanes, kind)
         most_parts = min(MOST_IN_A_ROW, last_whole - first_whole)
         most_rows = min(MOST_ROWS, MOST_IN_A_ROW // max(1, most_parts))
         for block in range(start, stop):

@@ -24,6 +24,7 @@ from npconv.kernels.cpu.lying import FETCHERS, Panels, lying_product, panels_run
 from npconv.kernels.cpu.panels import layer_out, slices_of
 from npconv.kernels.cpu.staging import plane_copier
 from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, number_of
+from npconv.kernels.cpu.workspace import on_lines
 
 SLICE = 128
 """Products, about, that are summed before the sums wait in memory: a slice of a panel is a quarter of a small L1 cache,
@@ -146,7 +147,7 @@ def conv_packed(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
         rows_of_blocks, columns_of_blocks = (out_h + block_h - 1) // block_h, (out_w + block_w - 1) // block_w
         panels, most_tiles = (outputs + columns - 1) // columns, spots.size // rows
         staged = np.empty(planes * plane + lanes, kind)
-        sums = np.empty((panels * most_tiles if total > planes else 1) * rows * columns, kind)
+        sums = on_lines((panels * most_tiles if total > planes else 1) * rows * columns, kind)
         place_before = (-1, -1)
         task = start
         while task < stop:

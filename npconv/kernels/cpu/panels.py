@@ -18,6 +18,7 @@ from npconv.kernels.cpu.lying import Panels
 from npconv.kernels.cpu.operands import as_table
 from npconv.kernels.cpu.transforms import transpose
 from npconv.kernels.cpu.vectors import ADDRESS, INT64, TABLE, Vectors, address_of, number, number_of, on_addresses
+from npconv.kernels.cpu.workspace import aligned
 
 
 def slices_of(total: int, depth: int) -> list[int]:
@@ -28,7 +29,7 @@ def slices_of(total: int, depth: int) -> list[int]:
 def layer_out(
     spec: ConvSpec, dtype: np.dtype[Any], tile: Tile, slices: Sequence[int], order: Any = None
 ) -> Callable[..., Panels]:
-    """``lay_out(w, empty=np.empty, limit=None)``, prepared for many calls: weights in slices of so many products.
+    """``lay_out(w, empty=aligned, limit=None)``, prepared for many calls: weights in slices of so many products.
 
     A group is a slice of the depth after the other, each of panels ``(products of the slice, tile.columns)``. Weight k
     of an output is the ``order[k]``-th to be read, by default the k-th. Columns that fill up the last panel hold what
@@ -40,7 +41,7 @@ def layer_out(
     shape, tasks = (spec.groups, panels * tile.columns * total), spec.groups * panels
     loop = panel_turner(dtype, tile) if total >= tile.lanes else None
 
-    def lay_out(w: Any, empty: Any = np.empty, limit: int | None = None) -> Panels:
+    def lay_out(w: Any, empty: Any = aligned, limit: int | None = None) -> Panels:
         """Weights in C order, and of the dtype."""
         values = empty(shape, dtype)
         if loop is not None:

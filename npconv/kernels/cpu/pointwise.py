@@ -20,6 +20,7 @@ from npconv.kernels.cpu.lying import FETCHERS, Panels, lying_product, panels_run
 from npconv.kernels.cpu.panels import layer_out
 from npconv.kernels.cpu.staging import first_copier
 from npconv.kernels.cpu.vectors import ADDRESS, address_of, copiers, number_of
+from npconv.kernels.cpu.workspace import on_lines
 
 SLICE = 512
 """Products that are summed before the sums wait in memory: a slice of a panel is 32 KiB with vectors of 32 bytes."""
@@ -97,7 +98,7 @@ def conv_pointwise(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
         # Each row of a tile is stored as a whole vector, over the next one. Tiles a multiple of 4 KiB apart would
         # compete for the same lines of L1.
         pitch = channels * rows + lanes + 8
-        packed, sums = np.empty(tiles * pitch, kind), np.empty(tiles * rows * columns, kind)
+        packed, sums = np.empty(tiles * pitch, kind), on_lines(tiles * rows * columns, kind)
         task = start
         while task < stop:
             first_panel, image = task % panels, task // panels

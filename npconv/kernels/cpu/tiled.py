@@ -23,6 +23,7 @@ from npconv.kernels.cpu.loops import HARDSWISH, hardswish
 from npconv.kernels.cpu.microkernel import UNROLL, fetching_product, packing_product, tile_product
 from npconv.kernels.cpu.staging import stager
 from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, copiers, elements, number_of
+from npconv.kernels.cpu.workspace import on_lines
 
 # Vector steps that the sums of lanes at the end of a dot product are worth.
 SUMMING = 12
@@ -116,7 +117,7 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
         rows_of_blocks, columns_of_blocks = (out_h + block_h - 1) // block_h, (out_w + block_w - 1) // block_w
         tiles = (outputs + rows - 1) // rows
         staged = np.empty(most_planes * plane if staging else 0, kind)
-        packed = np.empty((panels + 1) * panel_pitch, kind)
+        packed = on_lines((panels + 1) * panel_pitch, kind)
         offsets = np.empty(depth, np.int64)
         place_before = (-1, -1)
         task = start

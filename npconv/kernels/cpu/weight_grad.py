@@ -24,6 +24,7 @@ from npconv.kernels.cpu.compile import compiled, entry
 from npconv.kernels.cpu.correlation import dots, taps_product, totals, turner
 from npconv.kernels.cpu.staging import row_movers, stager
 from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, number_of, prefetch
+from npconv.kernels.cpu.workspace import on_lines
 
 # A task's part of the gradient, in taps of all its channels and in output channels: its sums, the packed gradient and
 # the staged planes of a block stay in L2 together, and both packings serve enough products not to count.
@@ -251,7 +252,8 @@ def weight_grad_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
         packed_pitch, sums_pitch = block_h * block_w * columns, most_depth * columns
         most_panels = (part_outputs + columns - 1) // columns
         staged = np.empty(part_planes * plane if staging else 0, kind)
-        packed, sums = np.zeros(most_panels * packed_pitch, kind), np.empty(most_panels * sums_pitch, kind)
+        packed, sums = on_lines(most_panels * packed_pitch, kind), on_lines(most_panels * sums_pitch, kind)
+        packed[:] = 0
         offsets = np.empty(most_depth, np.int64)
         for task in range(start, stop):
             part_o, rest = task % parts_o, task // parts_o
@@ -333,7 +335,7 @@ def weight_grad_dots(dtype: np.dtype[Any], lanes: int, rows: int, step: int) -> 
         parts = (planes + part_planes - 1) // part_planes
         most_depth = (part_planes * taps.size + step - 1) // step * step
         staged = np.empty(part_planes * plane if staging else 0, kind)
-        sums = np.empty((outputs + rows - 1) // rows * rows * most_depth * lanes, kind)
+        sums = on_lines((outputs + rows - 1) // rows * rows * most_depth * lanes, kind)
         offsets, places = np.empty(most_depth, np.int64), np.empty((outputs + rows - 1) // rows * rows, np.int64)
         for o in range(places.size):
             places[o] = min(o, outputs - 1) * positions

@@ -25,6 +25,7 @@ from npconv.kernels.cpu.microkernel import CHUNK, tile_product
 from npconv.kernels.cpu.staging import row_movers
 from npconv.kernels.cpu.transforms import Rows, gatherer, kernel_transformer, row_width, scatterer
 from npconv.kernels.cpu.vectors import address_of, copiers
+from npconv.kernels.cpu.workspace import on_lines
 
 
 class Factors(NamedTuple):
@@ -38,7 +39,7 @@ class Factors(NamedTuple):
 @functools.lru_cache(maxsize=32)
 def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Factors) -> Callable[..., None]:
     """The driver for float32 or float64, a tile, and the transforms of rows (`down`) and columns (`across`)."""
-    size, lanes, columns, rows = dtype.itemsize, tile.lanes, tile.columns, tile.rows
+    size, lanes, columns, rows, kind = dtype.itemsize, tile.lanes, tile.columns, tile.rows, dtype.type
     points_h, points_w, out_h, out_w = len(down.bt), len(across.bt), len(down.at), len(across.at)
     points, read = points_h * points_w, row_width(points_w)
     most_depth = PANEL_BYTES // (columns * size) // CHUNK * CHUNK
@@ -88,11 +89,11 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
         sums_pitch = some_rows * rows * room + 16
         tail_pitch = tail * depth + 16
         made_pitch = some_rows * rows * some_depth + 16
-        data, tail_data = np.empty(points * data_pitch, x.dtype), np.empty(points * tail_pitch, x.dtype)
+        data, tail_data = on_lines(points * data_pitch, kind), on_lines(points * tail_pitch, kind)
         if depth > used_depth:
             data[:], tail_data[:] = 0, 0  # what pads the depth
-        sums = np.empty(points * sums_pitch, x.dtype)
-        made = np.empty(0 if points_apart else points * made_pitch, x.dtype)
+        sums = on_lines(points * sums_pitch, kind)
+        made = on_lines(0 if points_apart else points * made_pitch, kind)
         kernels, offsets = np.zeros(kernels_size, x.dtype), np.empty(2 * CHUNK, np.int64)
         # The image under the tiles, with its padding: rows of tiles side by side. Results that hang over an edge.
         most_rows = (room + tiles_w - 2) // tiles_w + 1
@@ -104,8 +105,8 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
         joined = np.empty(out_h * room * out_w if ragged else 0, x.dtype)
         places, targets = np.empty(room, np.int64), np.empty(room, np.int64)
         firsts, ends = np.empty(panels + 1, np.int64), np.empty(panels + 1, np.int64)
-        turned = np.empty(points * lanes, x.dtype)
-        scratch, none = np.empty(points * lanes, x.dtype), np.zeros(rows, x.dtype)
+        turned = on_lines(points * lanes, kind)
+        scratch, none = on_lines(points * lanes, kind), np.zeros(rows, x.dtype)
         for task in range(start, stop):
             share, rest = task % shares, task // shares
             block, group = rest % blocks, rest // blocks

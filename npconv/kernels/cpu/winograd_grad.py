@@ -27,6 +27,7 @@ from npconv.kernels.cpu.transforms import Rows, gatherer, row_width, scatterer
 from npconv.kernels.cpu.vectors import INT64, Vectors, address_of, number, on_addresses
 from npconv.kernels.cpu.winograd import Factors
 from npconv.kernels.cpu.winograd_driver import _factors, winograd_tile
+from npconv.kernels.cpu.workspace import on_lines
 
 # Output channels and planes of a task: so many that transforming a tile costs little beside its products.
 MOST_CHANNELS = 256
@@ -99,7 +100,7 @@ def parts_for(outputs: int, depth: int, tiles: int, point_bytes: int, tile: Tile
 @functools.lru_cache(maxsize=32)
 def conv_winograd_grad(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Factors) -> Callable[..., None]:
     """The driver for float32 or float64, a tile, and the transforms of rows (`down`) and columns (`across`)."""
-    size, lanes, columns, rows = dtype.itemsize, tile.lanes, tile.columns, tile.rows
+    size, lanes, columns, rows, kind = dtype.itemsize, tile.lanes, tile.columns, tile.rows, dtype.type
     points_h, points_w, out_h, out_w = len(down.bt), len(across.bt), len(down.at), len(across.at)
     points, taps_h, taps_w = points_h * points_w, len(down.g[0]), len(across.g[0])
     product = tile_product(size, tile, chunked=True)
@@ -129,10 +130,10 @@ def conv_winograd_grad(dtype: np.dtype[Any], tile: Tile, down: Factors, across: 
         # A little apart, so that the same place at all points does not compete for the same lines of a cache.
         data_pitch, results_pitch = most_tiles * part_planes + 16, most_tiles * part_outputs + 16
         sums_pitch = some_outputs * some_planes + 16
-        data, results = np.empty(points * data_pitch, x.dtype), np.empty(points * results_pitch, x.dtype)
-        sums = np.empty(points * sums_pitch, x.dtype)
+        data, results = on_lines(points * data_pitch, kind), on_lines(points * results_pitch, kind)
+        sums = on_lines(points * sums_pitch, kind)
         patches = np.empty(max(room_image(width), room_result(result_w)), x.dtype)
-        scratch = np.empty(points * max(lanes, CHUNK), x.dtype)
+        scratch = on_lines(points * max(lanes, CHUNK), kind)
         # Of every tile: its place, the result's plane, its first element in an image and in the result's gradient.
         tops, lefts, leading = (
             np.empty(most_tiles, np.int64),

@@ -1,6 +1,7 @@
-"""Large scratch memory that is used again: pages that are new to a process cost more than what is written to them.
+"""Scratch memory: on lines of the caches, and used again where it is large.
 
-The C library returns arrays above 32 MiB to the system when they are freed. To get 38 MB back page by page takes 12 ms
+A vector that spans two lines is read twice. Pages that are new to a process cost more than what is written to them:
+the C library returns arrays above 32 MiB to the system when they are freed. To get 38 MB back page by page takes 12 ms
 on the machine of docs/measurements-log.md, four times as long as to write transformed weights into them.
 """
 
@@ -11,6 +12,10 @@ import threading
 from typing import Any
 
 import numpy as np
+
+from npconv.kernels.cpu.blocking import LINE
+from npconv.kernels.cpu.compile import inner
+from npconv.kernels.cpu.vectors import address_of
 
 SMALLEST, MOST_HELD = 2**20, 128 * 2**20
 """Bytes from which on memory is lent, and bytes that are kept at most when nobody uses them."""
@@ -38,10 +43,10 @@ class _Loan:
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-    """An array that holds anything, like `numpy.empty`, in memory used before where there is some."""
+    """An array that holds anything, like `numpy.empty`, on lines, in memory used before where there is some."""
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes < SMALLEST:
-        return np.empty(shape, dtype)
+        return aligned(shape, dtype)
     with _lock:
         # The smallest that is large enough, and not so large that the rest would be missed.
         fitting = [memory for memory in _held if nbytes <= memory.nbytes <= 2 * nbytes]
@@ -60,8 +65,25 @@ def free() -> None:
 
 
 def _fresh(nbytes: int) -> Any:
+    byte = np.dtype(np.uint8)
     try:
-        return np.empty(nbytes, np.uint8)
+        return aligned((nbytes,), byte)
     except MemoryError:
         free()
-        return np.empty(nbytes, np.uint8)
+        return aligned((nbytes,), byte)
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    """An array that holds anything, like `numpy.empty`, and begins with a line."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    memory = np.empty(nbytes + LINE, np.uint8)
+    start = -memory.__array_interface__["data"][0] % LINE
+    return memory[start : start + nbytes].view(dtype).reshape(shape)
+
+
+@inner
+def on_lines(count: int, kind: Any) -> Any:
+    """The same for compiled code: `count` elements of a type such as ``numpy.float32``."""
+    memory = np.empty(count + LINE, kind)
+    start = -address_of(memory) % LINE // memory.itemsize
+    return memory[start : start + count]
