@@ -211,11 +211,11 @@ class _Generator:
         def steps(count: int) -> Any:
             def body(index: Any, carried: list[Any]) -> list[Any]:
                 k, sums = carried[0], carried[1:]
-                if self.apart is not None:
-                    self.vectors.prefetch(builder.gep(ahead, [builder.mul(k, self.apart)]), level=2)
-                elif not self.listed:
+                if self.apart is None and not self.listed:
                     self.vectors.prefetch(builder.gep(ahead, [k]))
                 for _ in range(count):
+                    if self.apart is not None:
+                        self.vectors.prefetch(builder.gep(ahead, [builder.mul(k, self.apart)]), level=2)
                     if self.listed:
                         image = builder.gep(b, [builder.load(builder.gep(table, [k]))])
                     else:

@@ -20,7 +20,7 @@ from numba import types
 from npconv.kernels.cpu.blocking import LINE, PANELS, Tile, slice_for
 from npconv.kernels.cpu.compile import entry, inner
 from npconv.kernels.cpu.loops import HARDSWISH, hardswish
-from npconv.kernels.cpu.microkernel import UNROLL, fetching_product, packing_product, tile_product
+from npconv.kernels.cpu.microkernel import fetching_product, packing_product, tile_product
 from npconv.kernels.cpu.staging import stager
 from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, copiers, elements, number_of
 from npconv.kernels.cpu.workspace import on_lines
@@ -188,9 +188,9 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                             # Each panel has one of the next rows fetched, as weights that come from beyond L2 need;
                             # but first the lines of the image that the next group of panels will be packed from.
                             passed = block - first_tile - 1
-                            if not staging and passed < UNROLL * lines:
-                                ahead = source + (position + most * columns + passed // UNROLL * (LINE // size)) * size
-                                ahead, apart = ahead + passed % UNROLL * width_in * size, width_in
+                            if not staging and passed < lines:
+                                ahead = source + (position + most * columns + passed * (LINE // size)) * size
+                                apart = width_in
                             else:
                                 ahead, apart = start_w + (rows + panel) * total * size, 1
                             product(
