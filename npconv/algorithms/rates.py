@@ -123,8 +123,8 @@ AVX512 = Rates(
     panel_operation=0.71e-11, panel_staged=2.0e-10, panel_stored=0.8e-10, panel_laid_out=0.5e-9,
     shallow_operation=0.72e-11, shallow_staged=5.0e-10, shallow_stored=0.2e-10,
     row_operation=0.73e-11, row_read=1.6e-10, row_stored=2.8e-10, row=0.01e-9, leading_row=0.6e-9, plane=0.06e-9,
-    point_operation=0.86e-11, point_staged=1.1e-10, point_joined=1.2e-9, point_read=20e-10,
-    weight_read=1.3e-10, weight_made=1.7e-9, weight_passed=5.8e-10,
+    point_operation=0.83e-11, point_staged=0.3e-10, point_joined=1.04e-9, point_read=15e-10,
+    weight_read=1.1e-10, weight_made=0.8e-9, weight_passed=5.4e-10,
     last_operation=0.69e-11, last_stored=0.5e-10, last_looked_up=1e-10, last_begun=4.3e-8, last_packed=3.1e-10,
     line_operation=0.79e-11, line_row=3.2e-11, line_read=1.0e-10, line_stored=0.5e-10, line_masked=2.7e-9,
 )  # fmt: skip
