@@ -141,3 +141,59 @@ def test_plain_arrays_take_a_short_road_to_the_same_bits():
     for wrong in ((x[:1], w, bias), (x, w[:, :2], bias), (x, w, bias[:1]), (x, w, bias.astype("d"))):
         with pytest.raises((ValueError, TypeError), match="as planned"):
             plan(*wrong)
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "options"),
+    [
+        ((1, 64, 9, 8), (32, 64, 1, 1), {}),
+        ((1, 128, 7, 7), (64, 128, 1, 1), {"activation": "relu"}),  # weights in panels
+        ((2, 24, 9, 11), (40, 12, 3, 3), {"algorithm": "direct", "padding": 1, "groups": 2}),
+        ((1, 32, 24, 24), (32, 32, 3, 3), {"algorithm": "winograd"}),
+        ((1, 16, 24, 24), (16, 16, 5, 5), {"algorithm": "fft"}),
+        ((2, 12, 9, 8), (12, 1, 3, 3), {"groups": 12, "padding": 1, "activation": "hardswish"}),
+        ((1, 9, 8, 48), (16, 48, 3, 3), {"layout": "channels_last", "stride": 2}),
+        ((1, 9, 8, 48), (48, 1, 3, 3), {"layout": "channels_last", "groups": 48, "padding": 1}),
+        ((1, 3, 9, 9), (4, 3, 3, 3), {"padding": 1, "padding_mode": "reflect"}),
+        ((3, 9, 9), (4, 3, 3, 3), {}),  # without a batch
+        ((1, 3, 9, 9), (4, 3, 3, 3), {"dtype": "int16"}),
+        ((1, 3, 9, 9), (4, 3, 3, 3), {"dtype": "complex64"}),
+        ((1, 3, 9, 9), (4, 3, 3, 3), {"backend": "numpy"}),
+        ((0, 3, 9, 9), (4, 3, 3, 3), {}),
+    ],
+)
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_bound_call_sees_new_numbers_in_the_same_arrays(x_shape, w_shape, options, with_bias):
+    rng = np.random.default_rng(0)
+    options = {"dtype": "f4", "backend": "numba"} | options
+    plan = nc.plan(x_shape, w_shape, **options)
+    w, bias = (rng.integers(-9, 10, shape).astype(plan.dtype) for shape in (w_shape, w_shape[:1]))
+    packed = plan.pack(w, bias if with_bias else None)
+    x, y = np.zeros(x_shape, plan.dtype), np.empty(plan.spec.y_shape, plan.dtype)
+    again = packed.bound(x, y)
+    for _ in range(2):
+        x[...] = rng.integers(-9, 10, x_shape)
+        again()
+        np.testing.assert_array_equal(y, packed(x))
+
+
+def test_a_bound_call_is_checked_once_for_all():
+    packed = nc.plan((1, 3, 9, 9), (4, 3, 3, 3), dtype="f4").pack(np.ones((4, 3, 3, 3), "f4"))
+    x, y = np.zeros((1, 3, 9, 9), "f4"), np.zeros((1, 4, 7, 7), "f4")
+    for wrong, name in (
+        ((x[:, :2], y), "x"),
+        ((x, y[0]), "out"),
+        ((x, y.astype("f8")), "out"),
+        ((x.astype("f8"), y), "x"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=f"^{name}"):
+            packed.bound(*wrong)
+    fixed = y.copy()
+    fixed.flags.writeable = False
+    with pytest.raises(ValueError, match=r"^out"):
+        packed.bound(x, fixed)
+    strided, spread = np.zeros((1, 3, 9, 18), "f4")[..., ::2], np.zeros((1, 4, 7, 14), "f4")[..., ::2]
+    again = packed.bound(strided, spread)
+    strided[...] = np.arange(9)
+    again()
+    np.testing.assert_array_equal(spread, packed(strided))

@@ -12,7 +12,6 @@ Arrays are ``(N, C, *spatial)``, contiguous and of one dtype; the padding is zer
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -20,8 +19,7 @@ import numpy as np
 
 from npconv.arrays import Array, Backend
 from npconv.geometry import ConvSpec
-
-Runner = Callable[..., None]
+from npconv.runners import Runner
 
 OPERATIONS = ("forward", "input_grad", "weight_grad")
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from npconv.algorithms.base import (
-    Runner,
     Work,
     grouped,
     grouped_weights,
@@ -28,6 +27,7 @@ from npconv.arrays import Array, Backend, flatten
 from npconv.epilogue import finish
 from npconv.geometry import ConvSpec
 from npconv.machine import predicted_seconds
+from npconv.runners import ByWeights, Runner
 
 
 class Direct:
@@ -112,11 +112,7 @@ class Direct:
         # Whether weights come in panels is seen when they come; the other form's loops need not be compiled.
         plain: Any = functools.cache(lambda: kernels.runner(spec, dtype, activation))
         panels: Any = functools.cache(lambda: kernels.panel_runner(spec, dtype, activation))
-
-        def run(x: Array, packed: Any, bias: Array | None, y: Array, limit: int | None = None) -> None:
-            (panels if isinstance(packed, tuple) else plain)()(x, packed, bias, y, limit)
-
-        return run
+        return ByWeights(lambda packed: (panels if isinstance(packed, tuple) else plain)())
 
     def prepare_gradient(
         self, spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], limit: int

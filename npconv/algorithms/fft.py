@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from npconv.algorithms.base import Runner, Work, image_shape, is_tame, largest, result_shape
+from npconv.algorithms.base import Work, image_shape, is_tame, largest, result_shape
 from npconv.algorithms.direct import Direct
 from npconv.algorithms.fft_blocks import blocks_for, is_trivial, kernel_chunk, phase_reach, phases_reached
 from npconv.algorithms.fft_steps import Samples, correlate, kernel_spectra, kernels_of, summed_products
@@ -28,6 +28,7 @@ from npconv.arrays import Array, Backend
 from npconv.epilogue import finish
 from npconv.geometry import ConvSpec
 from npconv.machine import GPU_SPEEDUP, LAUNCH
+from npconv.runners import Runner
 
 
 class Fft:

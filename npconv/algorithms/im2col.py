@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from npconv.algorithms.base import Runner, Work, grouped_weights, image_shape, is_narrow, result_shape
+from npconv.algorithms.base import Work, grouped_weights, image_shape, is_narrow, result_shape
 from npconv.arrays import Array, Backend, flatten
 from npconv.epilogue import finish
 from npconv.geometry import ConvSpec
 from npconv.machine import predicted_seconds
 from npconv.patches import columns_of, image_of
+from npconv.runners import Runner
 
 WORKSPACE = 64 * 2**20
 """Bytes of columns that are held at once, unless a single image needs more."""

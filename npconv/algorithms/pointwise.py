@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from npconv.algorithms.base import Runner, Work, image_shape
+from npconv.algorithms.base import Work, image_shape
 from npconv.algorithms.direct import Direct
 from npconv.algorithms.im2col import Im2col
 from npconv.arrays import Array, Backend
 from npconv.geometry import ConvSpec
+from npconv.runners import Runner
 
 
 class Pointwise(Im2col):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from npconv.algorithms.base import Runner, Work, is_narrow, is_tame, largest, result_shape, turned
+from npconv.algorithms.base import Work, is_narrow, is_tame, largest, result_shape, turned
 from npconv.algorithms.cook_toom import Tile, error_factor, overflow_growth
 from npconv.algorithms.direct import Direct
 from npconv.algorithms.planar import Planar, planar
@@ -48,6 +48,7 @@ from npconv.arrays import Array, Backend, require
 from npconv.epilogue import activate, finish
 from npconv.geometry import ConvSpec
 from npconv.machine import predicted_seconds
+from npconv.runners import Runner
 
 WORTH_COMPILING = 2**19
 """Products of an image from which on the compiled form is used."""

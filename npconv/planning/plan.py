@@ -29,6 +29,7 @@ from npconv.config import limit_threads
 from npconv.geometry import ConvSpec
 from npconv.padding import pad, pad_adjoint
 from npconv.planning import explanation
+from npconv.runners import Runner, on_arrays
 from npconv.units import amount
 
 Compute = Callable[..., Array]
@@ -194,17 +195,9 @@ class Plan:
         It takes plain arrays of the planned shapes and dtype, and writes into `y` where it is given. None where arrays
         must be converted or reordered first.
         """
-        spec, backend, shape, dtype = self.spec, self.backend, self.spec.y_shape, self.dtype
-        if self.op != "forward" or backend.xp is not np or dtype != compute_dtype(dtype):
+        if not self._takes_arrays:
             return None
-        run = None
-        if spec.layout == "channels_last":
-            if not self.reads_channels_last:
-                return None
-            kernels: Any = backend.kernels
-            run = kernels.last_runner(spec, dtype, self.activation)
-        elif spec.padding_mode == "zeros":
-            run = ALGORITHMS[self.algorithm].prepare(spec, backend, dtype, self.activation)
+        run, shape, dtype = self.runner(), self.spec.y_shape, self.dtype
         if run is None:
             return self._compute
 
@@ -215,6 +208,25 @@ class Plan:
             return y
 
         return compute
+
+    @property
+    def _takes_arrays(self) -> bool:
+        """Whether plain arrays of the planned shapes and dtype need neither be converted nor reordered."""
+        as_they_are = self.op == "forward" and self.backend.xp is np and self.dtype == compute_dtype(self.dtype)
+        return as_they_are and (self.spec.layout != "channels_last" or self.reads_channels_last)
+
+    def runner(self) -> Runner | None:
+        """What writes a forward result, for plain arrays of the planned shapes and dtype; None where nothing does."""
+        spec, dtype = self.spec, self.dtype
+        if not self._takes_arrays:
+            return None
+        if spec.layout == "channels_last":
+            kernels: Any = self.backend.kernels
+            found: Runner = kernels.last_runner(spec, dtype, self.activation)
+            return found
+        if spec.padding_mode != "zeros":
+            return None
+        return ALGORITHMS[self.algorithm].prepare(spec, self.backend, dtype, self.activation)
 
     def ready_gradient(self) -> Callable[[Array, Array], Array]:
         """`run` for a gradient of plain, batched, channels-first arrays of the planned shapes and dtype."""
@@ -367,11 +379,53 @@ class PackedConv:
                 return fast(x)
             if _is_ready(out, y_shape, dtype) and not np.may_share_memory(x, out):
                 return into(x, out)
-        plan = self.plan
-        operands = ConvOperands(plan.backend.name, x=x)
-        plan._check(operands)
-        operands.check_out(out, plan.spec.y_shape, plan.dtype)
-        return plan.finish(operands, self.packed, self.bias, out)
+        return self.plan.finish(self._check(x, out), self.packed, self.bias, out)
+
+    def _check(self, x: Array, out: Array | None) -> Operands:
+        """The image as an operand; raise unless it and the result are what was planned for."""
+        operands = ConvOperands(self.plan.backend.name, x=x)
+        self.plan._check(operands)
+        operands.check_out(out, self.plan.spec.y_shape, self.plan.dtype)
+        return operands
+
+    def bound(self, x: Array, out: Array) -> Callable[[], Any]:
+        """The same call over and over, on arrays that stay where they are while their numbers change.
+
+        Everything that a call finds out is found out here, so that hardly more than the arithmetic is left.
+
+        Parameters
+        ----------
+        x, out : array
+            The image and its result, which do not overlap, of the planned shapes and dtype.
+
+        Returns
+        -------
+        callable
+            ``again()`` convolves what `x` holds then, and writes into `out`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `x` or `out` is not what was planned for.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import npconv as nc
+        >>> x, y, w = np.zeros((1, 1, 3)), np.empty((1, 1, 2)), np.array([[[1.0, 10.0]]])
+        >>> again = nc.plan(x.shape, w.shape, dtype=x.dtype).pack(w).bound(x, y)
+        >>> x[...] = 1, 2, 3
+        >>> _ = again()
+        >>> print(y)
+        [[[21. 32.]]]
+        """
+        shape, y_shape, dtype, *_ = self._ready
+        run = self.plan.runner()
+        straight = is_plain(x) and x.shape == shape and x.dtype == dtype and _is_ready(out, y_shape, dtype)
+        if run is None or not straight or np.may_share_memory(x, out):
+            self._check(x, out)
+            return lambda: self(x, out=out)
+        return on_arrays(run, x, self.packed, self.bias, out, self.plan.threads)
 
 
 def reads_channels_last(spec: ConvSpec, op: str, backend: Backend, dtype: np.dtype[Any], algorithm: str) -> bool:

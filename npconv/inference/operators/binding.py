@@ -67,6 +67,9 @@ class Bound:
         The result may be the memory of the first input, if that has its shape and dtype and nobody else reads it.
     held : int
         Bytes of memory that `run` keeps from run to run, such as packed weights.
+    on_arrays : callable, optional
+        ``on_arrays(*inputs, *results)`` gives what does the same as `run` with these whenever it is called, for arrays
+        that stay where they are.
     """
 
     results: tuple[Value, ...] | None
@@ -74,6 +77,7 @@ class Bound:
     view: bool = False
     in_place: bool = False
     held: int = 0
+    on_arrays: Callable[..., Callable[[], Any]] | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,11 @@ def conv(node: Node, inputs: Sequence[Value | None], where: Where) -> Bound:
         if after is not None:
             activate(where.xp, rest[-1], after)
 
-    return Bound((result,), run_packed, held=packed.nbytes)
+    def packed_on(x: Array, _w: Array, *rest: Array) -> Callable[[], Any]:
+        again: Callable[[], Any] = packed.bound(x, rest[-1])
+        return again
+
+    return Bound((result,), run_packed, held=packed.nbytes, on_arrays=packed_on if after is None else None)
 
 
 def conv_plan(node: Node, inputs: Sequence[Value | None], where: Where) -> Any:

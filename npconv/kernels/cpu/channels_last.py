@@ -13,6 +13,7 @@ from npconv.geometry import ConvSpec
 from npconv.kernels.cpu import dense_last, depthwise_last, drivers, turning
 from npconv.kernels.cpu.lying import Panels
 from npconv.kernels.cpu.operands import BOUNDS
+from npconv.runners import ByWeights
 
 
 def _room(spec: ConvSpec, dtype: np.dtype[Any]) -> Any:
@@ -48,14 +49,11 @@ def last_runner(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) ->
     bounds, room = BOUNDS.get(activation, BOUNDS[None]), _room(spec, dtype)
     straight: Callable[..., None] = room.runner(spec, dtype, bounds, activation == "hardswish")
 
-    def run(x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> None:
-        (straight if isinstance(w, Panels) else turned())(x, w, bias, y, limit)
-
     @functools.cache
     def turned() -> Callable[..., None]:
         return _turned(spec, dtype, activation)
 
-    return straight if room is dense_last else run
+    return straight if room is dense_last else ByWeights(lambda w: straight if isinstance(w, Panels) else turned())
 
 
 def _turned(spec: ConvSpec, dtype: np.dtype[Any], activation: str | None) -> Callable[..., None]:

@@ -19,7 +19,8 @@ from numba import types
 from npconv.geometry import ConvSpec
 from npconv.kernels.cpu.blocking import Tile, evenly, first_axes, last_axes, processor
 from npconv.kernels.cpu.compile import entry, inner
-from npconv.kernels.cpu.lying import FETCHERS, Panels, panels_runner, runs_product
+from npconv.kernels.cpu.launch import Launch
+from npconv.kernels.cpu.lying import FETCHERS, Panels, runs_product
 from npconv.kernels.cpu.operands import as_table
 from npconv.kernels.cpu.panels import layer_out
 from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, elements, number_of
@@ -158,7 +159,7 @@ def runner(spec: ConvSpec, dtype: np.dtype[Any], bounds: tuple[float, float], be
     tasks = -(-positions // block) * spec.groups * -(-outputs // tile.columns)
     channels = spec.in_channels // spec.groups
     rest = (np.array(bounds, dtype), int(bent), spec.groups, outputs, channels, positions, block, runs, *tables)
-    return panels_runner(conv_dense_last(dtype, tile), tasks, spec, dtype, rest)
+    return Launch.of(conv_dense_last(dtype, tile), tasks, spec, dtype, rest)
 
 
 @functools.lru_cache(maxsize=8)

@@ -22,7 +22,8 @@ from npconv.geometry import ConvSpec, Window
 from npconv.kernels.cpu.blocking import LINE, Tile, evenly, first_axes, last_axes, processor
 from npconv.kernels.cpu.compile import entry
 from npconv.kernels.cpu.depthwise import WORTH_WRITING_OUT
-from npconv.kernels.cpu.lying import Panels, panels_runner
+from npconv.kernels.cpu.launch import Launch
+from npconv.kernels.cpu.lying import Panels
 from npconv.kernels.cpu.operands import as_table, nothing
 from npconv.kernels.cpu.vectors import (
     ADDRESS,
@@ -174,7 +175,7 @@ def runner(spec: ConvSpec, dtype: np.dtype[Any], bounds: tuple[float, float], be
     table = as_table([(first, kind, first * line.stride - plane.padding[1][0]) for first, kind in parts])
     tasks, kernel = spec.batch * blocks * len(leads) * plane.out[0], conv_depthwise_last(dtype, line)
     rest = np.array(bounds, dtype), int(bent), shape, as_table(leads), table
-    return panels_runner(kernel, tasks, spec, dtype, rest)
+    return Launch.of(kernel, tasks, spec, dtype, rest)
 
 
 def segment_sums(itemsize: int, line: Line) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npconv.geometry import ConvSpec, Window
-from npconv.kernels.cpu import few_positions, packed, pointwise, shallow, threads, workspace
+from npconv.kernels.cpu import few_positions, packed, pointwise, shallow, workspace
 from npconv.kernels.cpu.blocking import (
     LOW_ROWS,
     blocks_for,
@@ -23,9 +23,10 @@ from npconv.kernels.cpu.blocking import (
     tile_for,
 )
 from npconv.kernels.cpu.depthwise import conv_depthwise, forward_strips, is_written_out
+from npconv.kernels.cpu.launch import Launch
 from npconv.kernels.cpu.lying import Panels
 from npconv.kernels.cpu.narrow import conv_narrow, matmul_narrow
-from npconv.kernels.cpu.operands import ACTIVATIONS, BOUNDS, nothing, read_only
+from npconv.kernels.cpu.operands import ACTIVATIONS, BOUNDS, nothing
 from npconv.kernels.cpu.shallow import conv_shallow
 from npconv.kernels.cpu.tiled import conv_tiled
 from npconv.kernels.cpu.winograd_driver import WinogradWeights
@@ -218,19 +219,10 @@ def tile_runner(
         return _side_by_side(dtype, batch, groups, outputs, depth, activation, window)
     low, high = BOUNDS.get(activation, BOUNDS[None])
     settings = (float(low), float(high), ACTIVATIONS[activation], groups, outputs, depth)
-    none = read_only(np.zeros(groups * outputs, dtype))
     driver = _driver(dtype, batch, groups, outputs, depth, window)
-    kernel, tasks = driver.compile(), driver.tasks
-    work, rest = size * depth, (*settings, *driver.tables)
-
-    def run_alone(x: Any, w: Any, bias: Any, y: Any, _: int | None = None) -> None:
-        kernel(0, tasks, x, w, none if bias is None else bias, y, *rest)
-
-    def run_spread(x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> None:
-        shift = none if bias is None else bias
-        threads.run(kernel, tasks, work, x, w, shift, y, *rest, limit=limit, at_once=threads.TILE_SLICE)
-
-    return run_spread if threads.most_parts(work) > 1 else run_alone
+    return Launch(
+        driver.compile(), driver.tasks, size * depth, groups * outputs, dtype, (*settings, *driver.tables)
+    )  # fmt: skip
 
 
 def _side_by_side(

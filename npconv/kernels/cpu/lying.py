@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npconv.geometry import ConvSpec
-from npconv.kernels.cpu import threads
 from npconv.kernels.cpu.blocking import LINE, Tile, processor
 from npconv.kernels.cpu.transforms import transpose
 from npconv.kernels.cpu.vectors import INT64, Vectors, counted_loop, number, on_addresses
@@ -30,24 +28,6 @@ class Panels(NamedTuple):
 
     values: Any
     tile: Tile
-
-
-def panels_runner(
-    kernel: Callable[..., None], tasks: int, spec: ConvSpec, dtype: np.dtype[Any], rest: tuple[Any, ...]
-) -> Callable[..., None]:
-    """``run(x, w, bias, y, limit=None)`` for weights in `Panels`; `rest` are the last arguments of the driver.
-
-    Nothing but the arrays' addresses is looked at: they must be in C order and of the dtype.
-    """
-    none = np.zeros(spec.out_channels, dtype)
-
-    def run(x: Any, w: Panels, bias: Any, y: Any, limit: int | None = None) -> None:
-        shift = none if bias is None else bias
-        threads.run(
-            kernel, tasks, spec.macs, x, w.values, shift, y, *rest, limit=limit, at_once=threads.TILE_SLICE
-        )  # fmt: skip
-
-    return run
 
 
 def tile_for_positions(dtype: np.dtype[Any], positions: int) -> Tile:

@@ -20,7 +20,8 @@ from npconv.geometry import ConvSpec
 from npconv.kernels.cpu import few_positions
 from npconv.kernels.cpu.blocking import Blocks, Tile, blocks_for, evenly, last_axes
 from npconv.kernels.cpu.compile import entry
-from npconv.kernels.cpu.lying import FETCHERS, Panels, lying_product, panels_runner, tile_for_positions
+from npconv.kernels.cpu.launch import Launch
+from npconv.kernels.cpu.lying import FETCHERS, Panels, lying_product, tile_for_positions
 from npconv.kernels.cpu.panels import layer_out, slices_of
 from npconv.kernels.cpu.staging import plane_copier
 from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, number_of
@@ -120,7 +121,7 @@ def panel_runner(spec: ConvSpec, dtype: np.dtype[Any], bounds: tuple[float, floa
     outputs, limits = spec.out_channels // spec.groups, np.array(bounds, dtype)
     tasks, kernel = spec.batch * spec.groups * blocks.number * -(-outputs // tile.columns), conv_packed(dtype, tile)
     rest = (limits, int(bent), spec.groups, outputs, total, planes, *strides, blocks[:4], *tables)
-    return panels_runner(kernel, tasks, spec, dtype, rest)
+    return Launch.of(kernel, tasks, spec, dtype, rest)
 
 
 @functools.lru_cache(maxsize=4)

@@ -16,7 +16,8 @@ from numba import types
 from npconv.geometry import ConvSpec
 from npconv.kernels.cpu.blocking import Tile, processor
 from npconv.kernels.cpu.compile import entry
-from npconv.kernels.cpu.lying import FETCHERS, Panels, lying_product, panels_runner, tile_for_positions
+from npconv.kernels.cpu.launch import Launch
+from npconv.kernels.cpu.lying import FETCHERS, Panels, lying_product, tile_for_positions
 from npconv.kernels.cpu.panels import layer_out
 from npconv.kernels.cpu.staging import first_copier
 from npconv.kernels.cpu.vectors import ADDRESS, address_of, copiers, number_of
@@ -73,7 +74,7 @@ def panel_runner(spec: ConvSpec, dtype: np.dtype[Any], bounds: tuple[float, floa
     outputs, channels, tile = spec.out_channels // spec.groups, spec.in_channels // spec.groups, _tile(spec, dtype)
     tasks, kernel = spec.batch * spec.groups * -(-outputs // tile.columns), conv_pointwise(dtype, tile)
     rest = (np.array(bounds, dtype), int(bent), spec.groups, outputs, channels, spec.window.positions)
-    return panels_runner(kernel, tasks, spec, dtype, rest)
+    return Launch.of(kernel, tasks, spec, dtype, rest)
 
 
 @functools.lru_cache(maxsize=4)

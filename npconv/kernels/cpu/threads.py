@@ -106,14 +106,19 @@ def run(
 
 
 def prepared(
-    kernel: Callable[..., None], tasks: int, work: int, limit: int | None = None, stoppable: bool = False
+    kernel: Callable[..., None],
+    tasks: int,
+    work: int,
+    limit: int | None = None,
+    stoppable: bool = False,
+    at_once: int = SLICE_OF_WORK,
 ) -> Callable[..., None]:
     """`run` for many calls: what takes the arguments of `kernel` that come after the tasks."""
-    if work <= SLICE_OF_WORK and (tasks == 1 or limit == 1 or most_parts(work) == 1):
+    if work <= at_once and (tasks == 1 or limit == 1 or most_parts(work) == 1):
         if stoppable:
             return lambda *arguments: kernel(0, tasks, *arguments, _NEVER)
         return functools.partial(kernel, 0, tasks)
-    return functools.partial(run, kernel, tasks, work, limit=limit, stoppable=stoppable)
+    return functools.partial(run, kernel, tasks, work, limit=limit, stoppable=stoppable, at_once=at_once)
 
 
 class _Shares:
