@@ -144,10 +144,12 @@ def _forward(
     operands.check_out(out, spec.y_shape)
     plan = planning.plan_for(spec, "forward", operands.backend, operands.dtype, algorithm, activation)
     dtype = plan.operand_dtype
-    packed = plan.packed(operands.load("w", dtype))
+    weights = operands.load("w", dtype)
+    packed = plan.packed(weights)
     y = plan.finish(operands, packed, None if bias is None else operands.load("bias", dtype), out)
     if key is not None and (compute := plan.ready()) is not None:
-        recent.remember(key, lambda x, w, bias: compute(x, plan.packed(w), bias))
+        as_they_are = packed is weights and not plan.reads_channels_last
+        recent.remember(key, compute if as_they_are else lambda x, w, bias: compute(x, plan.packed(w), bias))
     return y
 
 

@@ -35,8 +35,8 @@ class Launch:
         self, kernel: Callable[..., None], tasks: int, work: int, outputs: int, dtype: np.dtype[Any],
         rest: tuple[Any, ...],
     ) -> None:  # fmt: skip
-        self._kernel, self._tasks, self._work, self._rest = kernel, tasks, work, rest
-        self._none, self._alone = read_only(np.zeros(outputs, dtype)), threads.most_parts(work) == 1
+        self._known = kernel, tasks, read_only(np.zeros(outputs, dtype)), rest
+        self._work, self._alone = work, threads.most_parts(work) == 1
 
     @classmethod
     def of(
@@ -47,17 +47,18 @@ class Launch:
 
     def __call__(self, x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> None:
         """Run it, on at most `limit` threads."""
-        values, shift = w.values if isinstance(w, Panels) else w, self._none if bias is None else bias
+        kernel, tasks, none, rest = self._known
+        values, shift = w.values if type(w) is Panels else w, none if bias is None else bias
         if self._alone:
-            self._kernel(0, self._tasks, x, values, shift, y, *self._rest)
+            kernel(0, tasks, x, values, shift, y, *rest)
         else:
             threads.run(
-                self._kernel, self._tasks, self._work, x, values, shift, y, *self._rest, limit=limit,
-                at_once=threads.TILE_SLICE,
+                kernel, tasks, self._work, x, values, shift, y, *rest, limit=limit, at_once=threads.TILE_SLICE
             )  # fmt: skip
 
     def on(self, x: Any, w: Any, bias: Any, y: Any, limit: int | None = None) -> Callable[[], None]:
         """The same for arrays that stay where they are, as a function without arguments."""
-        call = threads.prepared(self._kernel, self._tasks, self._work, limit, at_once=threads.TILE_SLICE)
-        values, shift = w.values if isinstance(w, Panels) else w, self._none if bias is None else bias
-        return functools.partial(call, x, values, shift, y, *self._rest)
+        kernel, tasks, none, rest = self._known
+        values, shift = w.values if type(w) is Panels else w, none if bias is None else bias
+        call = threads.prepared(kernel, tasks, self._work, limit, at_once=threads.TILE_SLICE)
+        return functools.partial(call, x, values, shift, y, *rest)
