@@ -202,6 +202,57 @@ def test_a_stencil_stays_inside_its_arrays(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("strips", [3, 6, 7])
+def test_a_result_may_begin_anywhere_in_memory(strips: int, dtype: str) -> None:
+    """Of rows of whole vectors, each element of the result is the first of a vector of memory once."""
+    guarded, rng, kind = Guarded(), np.random.default_rng(0), np.dtype(dtype)
+    lanes = kernels.lanes(kind)
+    height, width = 9, strips * lanes
+    columns, rows = np.arange(width + 2), np.arange(height + 2)
+    run = kernels.stencil(kind, 1, 1, (height + 2, width + 2), (height, width), (3, 3), 1, np.zeros((1, 1), int),
+                          rows, columns, 0)  # fmt: skip
+    x, w = guarded.array((height + 2, width + 2), rng, dtype), guarded.array((3, 3), rng, dtype)
+    want = np.einsum("hwij,ij->hw", np.lib.stride_tricks.sliding_window_view(x, (3, 3)), w)
+    room = guarded.array((height * width + lanes,), dtype=dtype)
+    starts = set()
+    for shift in range(lanes):
+        room[:] = np.nan
+        y = room[shift : shift + height * width].reshape(height, width)
+        run(x, w, 0.0, y)
+        np.testing.assert_array_equal(y, want)
+        assert np.isnan(room[:shift]).all()
+        assert np.isnan(room[shift + height * width :]).all()
+        starts.add(y.ctypes.data % (lanes * kind.itemsize))
+    assert len(starts) == lanes
+    guarded.check()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 2), (7, 3)])
+@pytest.mark.parametrize("height", [1, 8, 19])
+def test_a_stencil_of_planes_stays_inside_its_arrays(height: int, kernel: tuple[int, int], dtype: str) -> None:
+    """Two planes from three, the second of which for one tap is the constant; less than a vector wide, and more."""
+    rng, kind, low, outside = np.random.default_rng(0), np.dtype(dtype), 1, 2.0
+    lanes = kernels.lanes(kind)
+    leads = np.array([[0, 1], [2, -1]])
+    for width in (1, lanes - 1, lanes, lanes + 1, 5 * lanes + 3):
+        guarded = Guarded()
+        columns, rows = np.arange(-low, width + kernel[1] - 1 - low), np.arange(height + kernel[0] - 1)
+        columns = np.where((columns >= 0) & (columns < width), columns, -1)
+        rows = np.where(rows < height, rows, -1)
+        size = height, width
+        run = kernels.stencil(kind, 2, 3, size, size, kernel, 1, leads, rows, columns, low)
+        x, w = guarded.array((2, 3, *size), rng, dtype), guarded.array((2, *kernel), rng, dtype)
+        y = guarded.array((2, 2, *size), dtype=dtype)
+        run(x, w, outside, y)
+        guarded.check()
+        pairs = ((0, 0), (0, 1), (0, kernel[0] - 1), (low, kernel[1] - 1 - low))
+        padded = np.pad(x, pairs, constant_values=outside)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, (2, 3))[:, leads]
+        np.testing.assert_array_equal(y, np.einsum("npthwij,tij->nphw", windows, w))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_what_is_smaller_than_vectors_is_refused_before_it_is_written_to(dtype: str) -> None:
     kind = np.dtype(dtype)
     wide, lanes = strip_for(kind, 3).columns, kernels.lanes(kind)

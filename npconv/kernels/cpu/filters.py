@@ -80,7 +80,7 @@ def stencil(
     low : int
         Columns of the padded plane before the first of the image.
     """
-    strip, unrolled = stencil_strip(dtype, kernel)
+    strip, unrolled = stencil_strip(dtype, kernel, leads.shape[1], out[1])
     reach, wide = (kernel[1] - 1) * spread, strip.columns
     firsts = [max(0, min(first, out[1] - wide)) for first in range(0, out[1], wide)]
     # Short rows that several places share are copied whole, with their edges: all strips are then side by side.
@@ -113,12 +113,12 @@ def stencil(
 
 def stencil_seconds(dtype: np.dtype[Any], planes: int, leads: int, out: Size, kernel: Size) -> float:
     """About how long `stencil` takes on one core for so many planes of the result with so many leading taps."""
-    strip, unrolled = stencil_strip(dtype, kernel)
+    strip, unrolled = stencil_strip(dtype, kernel, leads, out[1])
     strips = planes * -(-out[0] // strip.rows) * -(-out[1] // strip.columns)
     tasks = planes * -(-out[0] // _evenly(out[0], max(BLOCK_ROWS, kernel[0]), strip.rows))
     # Planes side by side share what is copied next to the edges.
     edges = tasks * (out[0] * planes // tasks + kernel[0] - 1) * (2 if kernel[1] > 1 else 0)
-    if kernel == (3, 3):
+    if kernel == (3, 3) and not unrolled:
         return (strips * leads * _THREES + edges * _EDGE) * _CYCLE
     if unrolled:
         products = kernel[1] * _UNROLLED * kernel[0] * strip.rows * strip.vectors / 2

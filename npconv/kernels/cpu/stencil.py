@@ -34,6 +34,10 @@ DIRECT, LEFT, RIGHT = 0, 1, 2
 """Where a strip's rows are read: in the image, or in the copy of what is next to an edge."""
 
 
+WORTH_ANOTHER = 4
+"""Strips side by side from which on one more pays, so that all but two write whole vectors of memory."""
+
+
 @functools.lru_cache(maxsize=8)
 def rows_gatherer(dtype: np.dtype[Any]) -> Callable[..., None]:
     """``gather(target, image, beyond, outside, rows, top, count, columns, first, run, width)``: rows of a plane.
@@ -100,10 +104,10 @@ def signature(dtype: np.dtype[Any], addresses: int, *tables: Any) -> tuple[Any, 
 
 @functools.lru_cache(maxsize=16)
 def conv_stencil(dtype: np.dtype[Any], strip: Strip, kernel_rows: int | None = None) -> Callable[..., None]:
-    """The driver for float32 or float64 and a strip, for all kernels or one of `strip_sums`."""
+    """The driver for float32 or float64 and a `stencil_strip`."""
     size, high, wide = dtype.itemsize, strip.rows, strip.columns
     sums, gather = strip_sums(size, strip, kernel_rows), rows_gatherer(dtype)
-    along, kind = sums_along(size, strip), dtype.type
+    along, kind, nines, vector = sums_along(size, strip), dtype.type, kernel_rows is None, strip.lanes * size
 
     @entry(*signature(dtype, 4, TABLE, GRID, GRID, TABLE, TABLE, GRID, GRID))
     def conv_stencil_loop(
@@ -120,13 +124,15 @@ def conv_stencil(dtype: np.dtype[Any], strip: Strip, kernel_rows: int | None = N
         planes, height, width, out_h, out_w = shape[0], shape[1], shape[2], shape[3], shape[4]
         kernel_h, kernel_w, spread, block_h, block_s, low = shape[5], shape[6], shape[7], shape[8], shape[9], shape[11]
         row_blocks, strip_blocks = (out_h + block_h - 1) // block_h, (strips.shape[0] + block_s - 1) // block_s
-        threes = kernel_h == 3 and kernel_w == 3
+        threes = nines and kernel_h == 3 and kernel_w == 3
         places, taps, pitch = leads.shape[0], leads.shape[1], high + kernel_h - 1
         firsts, copied = (0, shape[10]), block_h + kernel_h - 1
         bytes_of = (edges[0, 0] * size, edges[1, 0] * size)
         left_bytes = shape[12] * copied * bytes_of[0]
         copies, held = np.empty(shape[12] * copied * (edges[0, 0] + edges[1, 0]), kind), np.full(shape[12], -1)
         table = np.empty((3, taps, pitch), np.int64)
+        # Strips that only write can write whole vectors of memory, if that is so in one row as in the others.
+        alike = taps == 1 and out_w * size % vector == 0
         for task in range(start, stop):
             place, rest = task % places, task // places
             block, n = rest % (row_blocks * strip_blocks), rest // (row_blocks * strip_blocks)
@@ -168,11 +174,17 @@ def conv_stencil(dtype: np.dtype[Any], strip: Strip, kernel_rows: int | None = N
                     while number_of_strip < last_strip:
                         column, place_of_it = strips[number_of_strip, 0], strips[number_of_strip, 1]
                         steps = min(strips[number_of_strip, 2], last_strip - number_of_strip)
-                        for tap in range(taps):
-                            along(
-                                address_of(table) + (place_of_it * taps + tap) * pitch * 8, w + tap * 9 * size, spread,
-                                column, steps, target + column * size, out_w, tap,
-                            )  # fmt: skip
+                        here = target + column * size
+                        late = -here % vector // size if alike and steps >= WORTH_ANOTHER else 0
+                        # One strip, those from there on that write whole vectors of memory, and the last one.
+                        for part in range(3 if late > 0 else 1):
+                            begin = (steps - 1) * wide if part == 2 else part * late
+                            count_of_part = steps if late == 0 else steps - 1 if part == 1 else 1
+                            for tap in range(taps):
+                                along(
+                                    address_of(table) + (place_of_it * taps + tap) * pitch * 8, w + tap * 9 * size,
+                                    spread, column + begin, count_of_part, here + begin * size, out_w, tap,
+                                )  # fmt: skip
                         number_of_strip += steps
                     continue
                 for number_of_strip in range(first_strip, last_strip):

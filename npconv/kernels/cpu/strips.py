@@ -25,6 +25,9 @@ MOST_VECTORS = 8
 UNROLLED = (3, 5, 7)
 """Rows of kernels for which there is code of their own: they take two thirds of the time."""
 
+TALL_ROWS, TALL_VECTORS = 8, 2
+"""An unrolled strip where registers hold its sums beside a column's weights: it loads a quarter less than 4 by 4."""
+
 
 class Strip(NamedTuple):
     """A part of the result that is held in registers."""
@@ -46,17 +49,21 @@ def strip_for(dtype: np.dtype[Any], kernel_rows: int) -> Strip:
     return Strip(rows, vectors, processor().register_bytes // dtype.itemsize)
 
 
-def stencil_strip(dtype: np.dtype[Any], kernel: Size) -> tuple[Strip, int | None]:
-    """The strip for a kernel's planes of (rows, columns), and the rows if they are ones that `strip_sums` unrolls.
+def stencil_strip(dtype: np.dtype[Any], kernel: Size, leads: int, width: int) -> tuple[Strip, int | None]:
+    """The strip for a kernel of so many planes of (rows, columns), and its rows if `strip_sums` unrolls them.
 
-    Then a column's weights are held in registers, too, and an element of the image. 3x3 has `sums_along`, whose strips
-    are of one vector, so that as few columns as can be are next to an edge.
+    Then a column's weights are held in registers, too, and an element of the image; `width` are the result's columns.
+    3x3 has `sums_along`, whose strips are of one vector, so that as few columns as can be are next to an edge; but it
+    reads and writes the result for every leading tap, which pays only where unrolled strips have few registers.
     """
-    strip = strip_for(dtype, kernel[0])
-    if kernel == (3, 3):
+    strip, sums = strip_for(dtype, kernel[0]), processor().sums + 3 - max(UNROLLED)
+    tall = sums >= TALL_ROWS * TALL_VECTORS
+    if kernel == (3, 3) and (leads == 1 or not tall):
         return strip._replace(vectors=1), None
     if kernel[0] not in UNROLLED:
         return strip, None
+    if tall:
+        return strip._replace(rows=TALL_ROWS, vectors=1 if width <= strip.lanes else TALL_VECTORS), kernel[0]
     vectors = max(1, min(strip.vectors, (processor().sums + 3 - kernel[0]) // strip.rows))
     return strip._replace(vectors=vectors), kernel[0]
 
@@ -67,7 +74,8 @@ def strip_sums(itemsize: int, strip: Strip, kernel_rows: int | None = None) -> A
     For compiled code: ``y[r, c] := sum over l, i, j of w[l, i, j] * row(l, r + i)[column + c + j * spread]``.
 
     Contract: `table` is the address of ``leads * pitch`` addresses of rows, those of ``row(l, n)`` for n below
-    ``strip.rows + kernel_h - 1`` from ``l * pitch`` on; `kernel_h` is at least ``strip.rows - 1``. `w` and `y` are
+    ``strip.rows + kernel_h - 1`` from ``l * pitch`` on; without `kernel_rows`, `kernel_h` is at least
+    ``strip.rows - 1``. `w` and `y` are
     addresses, of weights one behind the other and of rows `y_pitch` elements apart. All columns of a strip are read,
     and so are all rows; only the used ones are written.
 
