@@ -10,7 +10,7 @@ import numpy as np
 from npconv.arrays import Array, Backend
 from npconv.filters.arguments import turned
 from npconv.filters.frame import Frame
-from npconv.filters.separable import factors_for, may_split
+from npconv.filters.separable import may_split, taken_apart
 from npconv.filters.sums import Run
 
 _WIDE: np.dtype[Any] = np.dtype(np.int64)
@@ -52,7 +52,7 @@ def made_ready(
         if found is None:
             return otherwise(x, w, out)
         kind, whole = found
-        factors = factors_for(backend, frame, kernel, _WIDE, method) if split else None
+        factors = taken_apart(backend, kernel, _WIDE, method) if split else None
         image = backend.scratch(x.shape, kind)
         image[...] = x
         y = Run(backend, "direct", factors)(frame, image, kernel.astype(kind), kind.type(cval))
