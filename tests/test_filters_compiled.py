@@ -18,6 +18,7 @@ from npconv.arrays import require
 from npconv.filters import compiled
 from npconv.filters.frame import Frame
 from npconv.kernels.cpu import filters as kernels
+from npconv.kernels.cpu import integers
 from npconv.kernels.cpu.strips import strip_for
 
 ndimage = pytest.importorskip("scipy.ndimage")
@@ -121,6 +122,38 @@ def test_a_call_made_ready_for_small_integers_takes_large_ones_too() -> None:
             for function in (nc.correlate, nc.convolve):
                 want = function(x, w.astype(dtype), backend="numpy")
                 np.testing.assert_array_equal(function(x, w.astype(dtype)), want)
+
+
+@pytest.mark.parametrize("dtype", [*"bBhHiIlLqQ"])
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(1,), (3, 7), (2, integers.BLOCK // 2), (integers.BLOCK, 3), (5, 1, 7001)])
+def test_integers_are_brought_into_floats_and_back(shape: tuple[int, ...], kind: str, dtype: str) -> None:
+    guarded, rng, limits = Guarded(), np.random.default_rng(0), np.iinfo(dtype)
+    most = min(limits.max, 2 ** (23 if kind == "float32" else 52))
+    for low, high in ((0, most), (max(limits.min, -most), 3), (5, most // 2)):
+        x, back = (guarded.array(shape, dtype=dtype) for _ in range(2))
+        image = guarded.array(shape, dtype=kind)
+        x[...] = rng.integers(low, high, shape)
+        for end in (low, high):
+            x.reshape(-1)[rng.integers(x.size)] = end
+        found = kernels.to_floats(x, image)
+        kernels.to_integers(image, back)
+        guarded.check()
+        np.testing.assert_array_equal(image, x.astype(kind))
+        np.testing.assert_array_equal(back, x)
+        assert found == max(abs(int(x.min())), abs(int(x.max())))
+        # Narrower integers wrap, as NumPy's do.
+        narrow = guarded.array(shape, dtype="int8")
+        kernels.to_integers(image, narrow)
+        np.testing.assert_array_equal(narrow, x.astype("int8"))
+
+
+def test_the_largest_magnitude_is_found_where_floats_cannot_hold_it() -> None:
+    for value in (2**63 - 1, -(2**63), 2**31, -(2**31) - 1):
+        x = np.zeros(integers.BLOCK + 9, np.int64)
+        x[integers.BLOCK + 3] = value
+        assert kernels.to_floats(x, np.empty(x.size, np.float32)) == abs(value)
+    assert kernels.to_floats(np.full(3, 2**64 - 1, np.uint64), np.empty(3, np.float32)) == 2**64 - 1
 
 
 @pytest.mark.parametrize("boundary", ["reflect", "constant", "wrap"])

@@ -12,6 +12,8 @@ from npconv.geometry import Size
 from npconv.kernels.cpu import threads
 from npconv.kernels.cpu.blocking import processor
 from npconv.kernels.cpu.fourier import conv_fourier, tables_for
+from npconv.kernels.cpu.integers import to_floats as to_floats
+from npconv.kernels.cpu.integers import to_integers as to_integers
 from npconv.kernels.cpu.operands import as_table
 from npconv.kernels.cpu.signals import between, blocks_for, conv_signal
 from npconv.kernels.cpu.stencil import (
