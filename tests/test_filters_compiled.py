@@ -345,6 +345,24 @@ def test_transformed_tiles_stay_inside_their_arrays(size: tuple[int, int]) -> No
     assert not run(x, w, 0.0, y)
 
 
+@pytest.mark.parametrize("kernel", [(1, 5, 7), (3, 16, 2), (9, 1, 32), (16, 16, 32)])
+def test_a_spectrum_is_that_of_all_places_of_a_kernel(kernel: tuple[int, ...]) -> None:
+    """Of few places of the first axis, which alone are transformed, and of a whole tile."""
+    guarded, rng, kind, size = Guarded(), np.random.default_rng(0), np.dtype("float32"), (20, 17, 50)
+    low = [k // 2 for k in kernel]
+    sources = [np.arange(n + k - 1) - m for n, k, m in zip(size, kernel, low, strict=True)]
+    sources = [np.where((s >= 0) & (s < n), s, -1) for s, n in zip(sources, size, strict=True)]
+    run = kernels.transformed(kind, 1, size, size, (16, 16, 32), sources, low[2], 10**7)
+    x, w = guarded.array(size, rng, "float32"), guarded.array(kernel, rng, "float32")
+    y = guarded.array(size, dtype="float32")
+    assert run(x, w, 1.5, y)
+    guarded.check()
+    pairs = [(m, k - 1 - m) for m, k in zip(low, kernel, strict=True)]
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x.astype(float), pairs, constant_values=1.5), kernel)
+    want = np.einsum("abcijk,ijk->abc", windows, w)
+    np.testing.assert_allclose(y, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
 @pytest.mark.parametrize(("sides", "blocks"), [((1, 1), 21), ((3, 2), 1)])
 def test_transformed_signals_stay_inside_their_arrays(sides: tuple[int, int], blocks: int) -> None:
     """Blocks of so many vectors a side, so many of them a signal."""

@@ -178,7 +178,8 @@ def transformed(
     _check_lanes(dtype, (elements // tile[-1], tile[-1]))
     loop = conv_fourier(dtype, lanes(dtype))
     tables, factors = tables_for(size, out, tile, sources, low, dtype)
-    making, _ = tables_for(tile, tile, tile, [np.arange(n) for n in tile], 0, dtype, making=1)
+    taps = len(sources[0]) - out[0] + 1  # on the first axis
+    making, _ = tables_for(tile, tile, tile, [np.arange(n) for n in tile], 0, dtype, taps)
     pairs = batch * -(-math.prod(int(row[4]) for row in tables.axes) // 2)
 
     def run(x: Any, w: Any, outside: Any, y: Any) -> bool:
