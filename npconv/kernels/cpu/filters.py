@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from npconv.geometry import Size
 from npconv.kernels.cpu import threads
-from npconv.kernels.cpu.blocking import processor
+from npconv.kernels.cpu.blocking import LINE, processor
 from npconv.kernels.cpu.fourier import conv_fourier, tables_for
 from npconv.kernels.cpu.integers import to_floats as to_floats
 from npconv.kernels.cpu.integers import to_integers as to_integers
@@ -45,11 +45,26 @@ MOST_SLOTTED = 2**18
 BETWEEN_BYTES = 128 * 1024
 """What lies between two passes stays in L2."""
 
-# What one core of an AMD EPYC (Zen 3) takes, in cycles: for a strip and for a row of the kernel over it, besides the
-# products; for one tap of a strip of one row; for a row of the copy at an edge; the products of unrolled strips, over
-# what they are at best; and for 3x3 taps of a strip. And in seconds, for a cycle.
-_STRIP, _ROW, _TAP_OF_ROW, _EDGE, _UNROLLED, _THREES = 90, 16, 7.3, 75, 1.25, 40
-_CYCLE = 1 / 3.7e9
+
+class Pace(NamedTuple):
+    """What depends on the processor of the time that strips take: seconds, and cycles.
+
+    `tap_of_row` is for one tap of a strip of one row, `unrolled` what products of unrolled strips take over what they
+    do at best.
+    """
+
+    cycle: float
+    tap_of_row: float
+    unrolled: float
+
+
+# One core of an AMD EPYC (Zen 3), and of an Intel Emerald Rapids with vectors of 64 bytes, of which all but one in 16
+# places lie across two cache lines: a strip of one row needs each element once and waits for them.
+PACE, PACE_OF_LINES = Pace(1 / 3.7e9, 7.3, 1.25), Pace(1 / 2.65e9, 9.2, 1.05)
+
+# Cycles for a strip and for a row of the kernel over it, besides the products; for a row of the copy at an edge; and
+# for 3x3 taps of a strip.
+_STRIP, _ROW, _EDGE, _THREES = 90, 16, 75, 40
 
 # Seconds that a product of two passes takes, about; and what a second of a filter on strips counts as, in
 # multiply-adds of `threads`: below 0.3 ms no thread is woken, which may take that long.
@@ -120,13 +135,15 @@ def stencil_seconds(dtype: np.dtype[Any], planes: int, leads: int, out: Size, ke
     tasks = planes * -(-out[0] // _evenly(out[0], max(BLOCK_ROWS, kernel[0]), strip.rows))
     # Planes side by side share what is copied next to the edges.
     edges = tasks * (out[0] * planes // tasks + kernel[0] - 1) * (2 if kernel[1] > 1 else 0)
+    pace = PACE_OF_LINES if processor().register_bytes == LINE else PACE
     if kernel == (3, 3) and not unrolled:
-        return (strips * leads * _THREES + edges * _EDGE) * _CYCLE
+        return (strips * leads * _THREES + edges * _EDGE) * pace.cycle
+    at_best = strip.rows * strip.vectors / 2
     if unrolled:
-        products = kernel[1] * _UNROLLED * kernel[0] * strip.rows * strip.vectors / 2
-        return (strips * (leads * (products + _ROW) + _STRIP) + edges * _EDGE) * _CYCLE
-    tap = _TAP_OF_ROW if strip.rows == 1 else strip.rows * strip.vectors / 2
-    return (strips * (leads * kernel[0] * (kernel[1] * tap + _ROW) + _STRIP) + edges * _EDGE) * _CYCLE
+        products = kernel[1] * pace.unrolled * kernel[0] * at_best
+        return (strips * (leads * (products + _ROW) + _STRIP) + edges * _EDGE) * pace.cycle
+    tap = pace.tap_of_row if strip.rows == 1 else at_best
+    return (strips * (leads * kernel[0] * (kernel[1] * tap + _ROW) + _STRIP) + edges * _EDGE) * pace.cycle
 
 
 def separable(
