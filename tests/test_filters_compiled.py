@@ -18,6 +18,7 @@ from npconv.arrays import require
 from npconv.filters import compiled
 from npconv.filters.frame import Frame
 from npconv.kernels.cpu import filters as kernels
+from npconv.kernels.cpu import integers
 from npconv.kernels.cpu.strips import strip_for
 
 ndimage = pytest.importorskip("scipy.ndimage")
@@ -123,6 +124,38 @@ def test_a_call_made_ready_for_small_integers_takes_large_ones_too() -> None:
                 np.testing.assert_array_equal(function(x, w.astype(dtype)), want)
 
 
+@pytest.mark.parametrize("dtype", [*"bBhHiIlLqQ"])
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(1,), (3, 7), (2, integers.BLOCK // 2), (integers.BLOCK, 3), (5, 1, 7001)])
+def test_integers_are_brought_into_floats_and_back(shape: tuple[int, ...], kind: str, dtype: str) -> None:
+    guarded, rng, limits = Guarded(), np.random.default_rng(0), np.iinfo(dtype)
+    most = min(limits.max, 2 ** (23 if kind == "float32" else 52))
+    for low, high in ((0, most), (max(limits.min, -most), 3), (5, most // 2)):
+        x, back = (guarded.array(shape, dtype=dtype) for _ in range(2))
+        image = guarded.array(shape, dtype=kind)
+        x[...] = rng.integers(low, high, shape)
+        for end in (low, high):
+            x.reshape(-1)[rng.integers(x.size)] = end
+        found = kernels.to_floats(x, image)
+        kernels.to_integers(image, back)
+        guarded.check()
+        np.testing.assert_array_equal(image, x.astype(kind))
+        np.testing.assert_array_equal(back, x)
+        assert found == max(abs(int(x.min())), abs(int(x.max())))
+        # Narrower integers wrap, as NumPy's do.
+        narrow = guarded.array(shape, dtype="int8")
+        kernels.to_integers(image, narrow)
+        np.testing.assert_array_equal(narrow, x.astype("int8"))
+
+
+def test_the_largest_magnitude_is_found_where_floats_cannot_hold_it() -> None:
+    for value in (2**63 - 1, -(2**63), 2**31, -(2**31) - 1):
+        x = np.zeros(integers.BLOCK + 9, np.int64)
+        x[integers.BLOCK + 3] = value
+        assert kernels.to_floats(x, np.empty(x.size, np.float32)) == abs(value)
+    assert kernels.to_floats(np.full(3, 2**64 - 1, np.uint64), np.empty(3, np.float32)) == 2**64 - 1
+
+
 @pytest.mark.parametrize("boundary", ["reflect", "constant", "wrap"])
 @pytest.mark.parametrize("kernel", [(3, 5, 3), (2, 3, 7, 4), (4, 3, 5, 5)])
 def test_planes_share_what_is_copied_next_to_their_edges(kernel: tuple[int, ...], boundary: str) -> None:
@@ -202,6 +235,57 @@ def test_a_stencil_stays_inside_its_arrays(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("strips", [3, 6, 7])
+def test_a_result_may_begin_anywhere_in_memory(strips: int, dtype: str) -> None:
+    """Of rows of whole vectors, each element of the result is the first of a vector of memory once."""
+    guarded, rng, kind = Guarded(), np.random.default_rng(0), np.dtype(dtype)
+    lanes = kernels.lanes(kind)
+    height, width = 9, strips * lanes
+    columns, rows = np.arange(width + 2), np.arange(height + 2)
+    run = kernels.stencil(kind, 1, 1, (height + 2, width + 2), (height, width), (3, 3), 1, np.zeros((1, 1), int),
+                          rows, columns, 0)  # fmt: skip
+    x, w = guarded.array((height + 2, width + 2), rng, dtype), guarded.array((3, 3), rng, dtype)
+    want = np.einsum("hwij,ij->hw", np.lib.stride_tricks.sliding_window_view(x, (3, 3)), w)
+    room = guarded.array((height * width + lanes,), dtype=dtype)
+    starts = set()
+    for shift in range(lanes):
+        room[:] = np.nan
+        y = room[shift : shift + height * width].reshape(height, width)
+        run(x, w, 0.0, y)
+        np.testing.assert_array_equal(y, want)
+        assert np.isnan(room[:shift]).all()
+        assert np.isnan(room[shift + height * width :]).all()
+        starts.add(y.ctypes.data % (lanes * kind.itemsize))
+    assert len(starts) == lanes
+    guarded.check()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 2), (7, 3)])
+@pytest.mark.parametrize("height", [1, 8, 19])
+def test_a_stencil_of_planes_stays_inside_its_arrays(height: int, kernel: tuple[int, int], dtype: str) -> None:
+    """Two planes from three, the second of which for one tap is the constant; less than a vector wide, and more."""
+    rng, kind, low, outside = np.random.default_rng(0), np.dtype(dtype), 1, 2.0
+    lanes = kernels.lanes(kind)
+    leads = np.array([[0, 1], [2, -1]])
+    for width in (1, lanes - 1, lanes, lanes + 1, 5 * lanes + 3):
+        guarded = Guarded()
+        columns, rows = np.arange(-low, width + kernel[1] - 1 - low), np.arange(height + kernel[0] - 1)
+        columns = np.where((columns >= 0) & (columns < width), columns, -1)
+        rows = np.where(rows < height, rows, -1)
+        size = height, width
+        run = kernels.stencil(kind, 2, 3, size, size, kernel, 1, leads, rows, columns, low)
+        x, w = guarded.array((2, 3, *size), rng, dtype), guarded.array((2, *kernel), rng, dtype)
+        y = guarded.array((2, 2, *size), dtype=dtype)
+        run(x, w, outside, y)
+        guarded.check()
+        pairs = ((0, 0), (0, 1), (0, kernel[0] - 1), (low, kernel[1] - 1 - low))
+        padded = np.pad(x, pairs, constant_values=outside)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, (2, 3))[:, leads]
+        np.testing.assert_array_equal(y, np.einsum("npthwij,tij->nphw", windows, w))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_what_is_smaller_than_vectors_is_refused_before_it_is_written_to(dtype: str) -> None:
     kind = np.dtype(dtype)
     wide, lanes = strip_for(kind, 3).columns, kernels.lanes(kind)
@@ -259,6 +343,24 @@ def test_transformed_tiles_stay_inside_their_arrays(size: tuple[int, int]) -> No
     np.testing.assert_allclose(y, want, rtol=0, atol=1e-5 * np.abs(want).max())
     x[1, 3, 4] = np.nan
     assert not run(x, w, 0.0, y)
+
+
+@pytest.mark.parametrize("kernel", [(1, 5, 7), (3, 16, 2), (9, 1, 32), (16, 16, 32)])
+def test_a_spectrum_is_that_of_all_places_of_a_kernel(kernel: tuple[int, ...]) -> None:
+    """Of few places of the first axis, which alone are transformed, and of a whole tile."""
+    guarded, rng, kind, size = Guarded(), np.random.default_rng(0), np.dtype("float32"), (20, 17, 50)
+    low = [k // 2 for k in kernel]
+    sources = [np.arange(n + k - 1) - m for n, k, m in zip(size, kernel, low, strict=True)]
+    sources = [np.where((s >= 0) & (s < n), s, -1) for s, n in zip(sources, size, strict=True)]
+    run = kernels.transformed(kind, 1, size, size, (16, 16, 32), sources, low[2], 10**7)
+    x, w = guarded.array(size, rng, "float32"), guarded.array(kernel, rng, "float32")
+    y = guarded.array(size, dtype="float32")
+    assert run(x, w, 1.5, y)
+    guarded.check()
+    pairs = [(m, k - 1 - m) for m, k in zip(low, kernel, strict=True)]
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x.astype(float), pairs, constant_values=1.5), kernel)
+    want = np.einsum("abcijk,ijk->abc", windows, w)
+    np.testing.assert_allclose(y, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
 @pytest.mark.parametrize(("sides", "blocks"), [((1, 1), 21), ((3, 2), 1)])

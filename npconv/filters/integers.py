@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from npconv.arrays import Array, Backend
+from npconv.filters import compiled
 from npconv.filters.arguments import turned
 from npconv.filters.frame import Frame
-from npconv.filters.separable import factors_for, may_split
+from npconv.filters.separable import may_split, taken_apart
 from npconv.filters.sums import Run
 
 _WIDE: np.dtype[Any] = np.dtype(np.int64)
@@ -44,23 +46,27 @@ def made_ready(
 
     It writes into its third argument unless that is None.
     """
-    split = may_split(frame.kernel, method)
+    split, kernels = may_split(frame.kernel, method), compiled.compiled_filters(backend)
+    dense, shape = functools.cache(functools.partial(Run(backend, "direct").dense, frame)), frame.y_shape
 
     def call(x: Array, w: Array, out: Array | None) -> Array:
         kernel = (turned(w) if flip else w).astype(_WIDE)
-        found = exact_in(largest(x.dtype, lambda: x), kernel, cval)
+        # What the image's largest number is, is known when it has been brought into some dtype.
+        for kind, _, _ in _EXACT:
+            image = backend.scratch(x.shape, kind)
+            found = exact_in(kernels.to_floats(x, image), kernel, cval)
+            if found is None or found[0] == kind:
+                break
         if found is None:
             return otherwise(x, w, out)
-        kind, whole = found
-        factors = factors_for(backend, frame, kernel, _WIDE, method) if split else None
-        image = backend.scratch(x.shape, kind)
-        image[...] = x
-        y = Run(backend, "direct", factors)(frame, image, kernel.astype(kind), kind.type(cval))
-        # A float that an integer cannot hold is anything; an integer wraps as it should.
-        y = y.astype(result if result.kind == "i" and result.itemsize >= whole.itemsize else whole)
-        if out is None:
-            return y.astype(result, copy=False)
-        out[...] = y
-        return out
+        factors = taken_apart(backend, kernel, _WIDE, method) if split else None
+        kernel, outside, sums = kernel.astype(kind), kind.type(cval), None if factors else dense(kind)
+        if sums is None:
+            y = Run(backend, "direct", factors)(frame, image, kernel, outside)
+        else:
+            y = sums(image, kernel, outside, backend.scratch(shape, kind))
+        into = np.empty(shape, result) if out is None else out
+        kernels.to_integers(y, into)
+        return into
 
     return call

@@ -16,12 +16,14 @@ from npconv.filters.frame import Frame, Ints
 from npconv.filters.labelled import frame_of, is_labelled, labels, unlabelled
 from npconv.filters.missing import interpolated, omit
 from npconv.filters.problem import Problem
-from npconv.filters.separable import factors_for, may_split
+from npconv.filters.separable import may_split, taken_apart
 from npconv.filters.sums import Run
 from npconv.lazy import is_lazy, later
 from npconv.planning import recent
 
 _INTEGERS = "bBhHiIlLqQ"
+_TOGETHER = frozenset(x + w for xs, ws in (("fd", "fdlq"), (_INTEGERS, _INTEGERS)) for x in xs for w in ws)
+"""Characters of the dtypes of an image and a kernel whose calls are remembered."""
 
 
 def correlate(
@@ -200,8 +202,8 @@ def _filter(
         return labels(x, frame)(y)
     key = None
     if mask is None and dtype is None and nan_policy == "propagate" and min_weight == 0:
-        geometry, words = (origin, stride, () if axes is None else axes), (flip, mode, boundary, axes is None, method)
-        key = _key(x, w, out, geometry, (*words, backend), cval)
+        geometry = (origin, stride) if axes is None else (origin, stride, axes)
+        key = _key(x, w, out, geometry, (flip, mode, boundary, method, backend, type(cval), cval))
         if key is not None and (call := recent.find(key)) is not None:
             return call(x, w, out)
     if is_lazy(x, w, mask):
@@ -246,20 +248,23 @@ def _computed(problem: Problem) -> Array:
     return problem.run(frame, filled, problem.kernel.astype(wide), problem.cval)
 
 
-def _key(x: Array, w: Array, out: Array | None, geometry: tuple[Any, ...], words: tuple[Any, ...], cval: Any) -> Any:
-    """Everything that decides a call, or None where it is out of the ordinary; the kernel may be of another dtype."""
-    if type(cval) not in (int, float) or cval != cval or not is_plain(w) or not is_plain(x):
+def _key(x: Array, w: Array, out: Array | None, geometry: tuple[Any, ...], words: tuple[Any, ...]) -> Any:
+    """Everything that decides a call, or None where it is out of the ordinary; the kernel may be of another dtype.
+
+    The last two words are the type of what is beyond the edge, and that.
+    """
+    *_, kind, cval = words
+    if kind not in (int, float) or cval != cval:
         return None
-    if not w.dtype.isnative or not (
-        (x.dtype.char in "fd" and w.dtype.char in "fdlq") or (x.dtype.char in _INTEGERS and w.dtype.char in _INTEGERS)
-    ):
+    key = recent.key("filter", x, w, None, geometry, words, alike=False)
+    if key is None or not w.dtype.isnative or x.dtype.char + w.dtype.char not in _TOGETHER:
         return None
     if out is not None:
         # Bounds are enough to know that nothing is shared; where they overlap the long road looks closer.
         if not is_plain(out) or not out.flags.writeable or np.may_share_memory(out, x) or np.may_share_memory(out, w):
             return None
-        words = (*words, out.shape, out.dtype)
-    return recent.key("filter", x, x, None, geometry, (*words, w.shape, w.dtype, type(cval), cval))
+        key = (*key, out.shape, out.dtype)
+    return key
 
 
 def _made_ready(
@@ -278,7 +283,7 @@ def _made_ready(
 
     def call(x: Array, w: Array, out: Array | None) -> Array:
         kernel = turned(w) if flip else w
-        factors = factors_for(backend, frame, kernel, wide, method) if split else None
+        factors = taken_apart(backend, kernel, wide, method) if split else None
         if factors is not None and strips:
             return compiled.by_axes(backend, frame, factors, x, cval, out)
         if factors is None and dense is not None:

@@ -28,8 +28,11 @@ def factors_for(backend: Backend, frame: Frame, w: Array, wide: np.dtype[Any], m
                 f"method 'fft' has nothing to transform where windows do not overlap, "
                 f"here a kernel of shape {frame.kernel} at stride {frame.stride}"
             )
-    if not may_split(frame.kernel, method):
-        return None
+    return taken_apart(backend, w, wide, method) if may_split(frame.kernel, method) else None
+
+
+def taken_apart(backend: Backend, w: Array, wide: np.dtype[Any], method: str) -> list[Array] | None:
+    """The factors of a kernel whose shape `may_split`, or None; raises where a method needs them."""
     host = backend.xp.asnumpy(w) if backend.xp is not np else w
     if host.nbytes <= _REMEMBERED:
         found = _remembered(host.tobytes(), host.shape, host.dtype, wide, method == "auto")

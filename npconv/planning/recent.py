@@ -29,18 +29,22 @@ _lock = threading.Lock()
 
 
 def key(
-    kind: int | str | None, x: Array, w: Array, bias: Array | None, geometry: tuple[Any, ...], words: tuple[Any, ...]
-) -> Any:
+    kind: int | str | None, x: Array, w: Array, bias: Array | None, geometry: tuple[Any, ...], words: tuple[Any, ...],
+    alike: bool = True,
+) -> Any:  # fmt: skip
     """Everything that decides a call, or None where it is out of the ordinary.
 
     `kind` is the number of spatial axes that a forward call insists on, or the name of a gradient. `geometry` are the
     arguments that are numbers: 1, 1.0 and True are the same to a dictionary, but not to a check, so only integers,
-    words, and tuples and lists of them have a key. `words` are the names among the arguments.
+    words, and tuples and lists of them have a key. `words` are the names among the arguments. The arrays must be
+    `alike`, of one dtype, or else the caller looks at the dtype of `w`.
     """
     if not (is_plain(x) and is_plain(w)):
         return None
     dtype = x.dtype
-    if not dtype.isnative or w.dtype != dtype or (bias is not None and not (is_plain(bias) and bias.dtype == dtype)):
+    if not dtype.isnative or (alike and w.dtype != dtype):
+        return None
+    if bias is not None and not (is_plain(bias) and bias.dtype == dtype):
         return None
     for value in geometry:
         if type(value) is not int and not _is_exact(value):
@@ -53,7 +57,7 @@ def key(
         x.shape,
         w.shape,
         None if bias is None else bias.shape,
-        dtype,
+        dtype if alike else (dtype, w.dtype),
         geometry,
         words,
         config.settings(),

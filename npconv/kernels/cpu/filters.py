@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from npconv.geometry import Size
 from npconv.kernels.cpu import threads
-from npconv.kernels.cpu.blocking import processor
+from npconv.kernels.cpu.blocking import LINE, processor
 from npconv.kernels.cpu.fourier import conv_fourier, tables_for
+from npconv.kernels.cpu.integers import to_floats as to_floats
+from npconv.kernels.cpu.integers import to_integers as to_integers
 from npconv.kernels.cpu.operands import as_table
 from npconv.kernels.cpu.signals import between, blocks_for, conv_signal
 from npconv.kernels.cpu.stencil import (
@@ -43,11 +45,26 @@ MOST_SLOTTED = 2**18
 BETWEEN_BYTES = 128 * 1024
 """What lies between two passes stays in L2."""
 
-# What one core of an AMD EPYC (Zen 3) takes, in cycles: for a strip and for a row of the kernel over it, besides the
-# products; for one tap of a strip of one row; for a row of the copy at an edge; the products of unrolled strips, over
-# what they are at best; and for 3x3 taps of a strip. And in seconds, for a cycle.
-_STRIP, _ROW, _TAP_OF_ROW, _EDGE, _UNROLLED, _THREES = 90, 16, 7.3, 75, 1.25, 40
-_CYCLE = 1 / 3.7e9
+
+class Pace(NamedTuple):
+    """What depends on the processor of the time that strips take: seconds, and cycles.
+
+    `tap_of_row` is for one tap of a strip of one row, `unrolled` what products of unrolled strips take over what they
+    do at best.
+    """
+
+    cycle: float
+    tap_of_row: float
+    unrolled: float
+
+
+# One core of an AMD EPYC (Zen 3), and of an Intel Emerald Rapids with vectors of 64 bytes, of which all but one in 16
+# places lie across two cache lines: a strip of one row needs each element once and waits for them.
+PACE, PACE_OF_LINES = Pace(1 / 3.7e9, 7.3, 1.25), Pace(1 / 2.65e9, 9.2, 1.05)
+
+# Cycles for a strip and for a row of the kernel over it, besides the products; for a row of the copy at an edge; and
+# for 3x3 taps of a strip.
+_STRIP, _ROW, _EDGE, _THREES = 90, 16, 75, 40
 
 # Seconds that a product of two passes takes, about; and what a second of a filter on strips counts as, in
 # multiply-adds of `threads`: below 0.3 ms no thread is woken, which may take that long.
@@ -80,7 +97,7 @@ def stencil(
     low : int
         Columns of the padded plane before the first of the image.
     """
-    strip, unrolled = stencil_strip(dtype, kernel)
+    strip, unrolled = stencil_strip(dtype, kernel, leads.shape[1], out[1])
     reach, wide = (kernel[1] - 1) * spread, strip.columns
     firsts = [max(0, min(first, out[1] - wide)) for first in range(0, out[1], wide)]
     # Short rows that several places share are copied whole, with their edges: all strips are then side by side.
@@ -113,18 +130,20 @@ def stencil(
 
 def stencil_seconds(dtype: np.dtype[Any], planes: int, leads: int, out: Size, kernel: Size) -> float:
     """About how long `stencil` takes on one core for so many planes of the result with so many leading taps."""
-    strip, unrolled = stencil_strip(dtype, kernel)
+    strip, unrolled = stencil_strip(dtype, kernel, leads, out[1])
     strips = planes * -(-out[0] // strip.rows) * -(-out[1] // strip.columns)
     tasks = planes * -(-out[0] // _evenly(out[0], max(BLOCK_ROWS, kernel[0]), strip.rows))
     # Planes side by side share what is copied next to the edges.
     edges = tasks * (out[0] * planes // tasks + kernel[0] - 1) * (2 if kernel[1] > 1 else 0)
-    if kernel == (3, 3):
-        return (strips * leads * _THREES + edges * _EDGE) * _CYCLE
+    pace = PACE_OF_LINES if processor().register_bytes == LINE else PACE
+    if kernel == (3, 3) and not unrolled:
+        return (strips * leads * _THREES + edges * _EDGE) * pace.cycle
+    at_best = strip.rows * strip.vectors / 2
     if unrolled:
-        products = kernel[1] * _UNROLLED * kernel[0] * strip.rows * strip.vectors / 2
-        return (strips * (leads * (products + _ROW) + _STRIP) + edges * _EDGE) * _CYCLE
-    tap = _TAP_OF_ROW if strip.rows == 1 else strip.rows * strip.vectors / 2
-    return (strips * (leads * kernel[0] * (kernel[1] * tap + _ROW) + _STRIP) + edges * _EDGE) * _CYCLE
+        products = kernel[1] * pace.unrolled * kernel[0] * at_best
+        return (strips * (leads * (products + _ROW) + _STRIP) + edges * _EDGE) * pace.cycle
+    tap = pace.tap_of_row if strip.rows == 1 else at_best
+    return (strips * (leads * kernel[0] * (kernel[1] * tap + _ROW) + _STRIP) + edges * _EDGE) * pace.cycle
 
 
 def separable(
@@ -176,7 +195,8 @@ def transformed(
     _check_lanes(dtype, (elements // tile[-1], tile[-1]))
     loop = conv_fourier(dtype, lanes(dtype))
     tables, factors = tables_for(size, out, tile, sources, low, dtype)
-    making, _ = tables_for(tile, tile, tile, [np.arange(n) for n in tile], 0, dtype, making=1)
+    taps = len(sources[0]) - out[0] + 1  # on the first axis
+    making, _ = tables_for(tile, tile, tile, [np.arange(n) for n in tile], 0, dtype, taps)
     pairs = batch * -(-math.prod(int(row[4]) for row in tables.axes) // 2)
 
     def run(x: Any, w: Any, outside: Any, y: Any) -> bool:

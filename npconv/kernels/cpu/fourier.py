@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npconv.kernels.cpu.blocking import processor
 from npconv.kernels.cpu.compile import entry, inner
 from npconv.kernels.cpu.operands import as_table
+from npconv.kernels.cpu.staging import row_movers
 from npconv.kernels.cpu.stencil import signature
 from npconv.kernels.cpu.transforms import transpose
 from npconv.kernels.cpu.vectors import (
@@ -252,19 +254,50 @@ def transformer(itemsize: int, lanes: int) -> Callable[..., None]:
     return transform
 
 
+@functools.lru_cache(maxsize=4)
+def padded_reader(dtype: np.dtype[Any]) -> Callable[..., None]:
+    """``read(target, row, width, first, count, low, sources, at, length, outside)``: a part of a padded row.
+
+    From element `first` of the padded row on, `count` are written to `target`. Element `low` of it is the first of the
+    `width` at `row`; what each of its `length` elements is stands in `sources` from `at` on, -1 for the constant, and
+    what lies beyond is as the last one.
+    """
+    size, kind = dtype.itemsize, dtype.type
+    _, copy_row, _ = row_movers(size, processor().register_bytes // size)
+
+    @inner
+    def read(
+        target: int, row: int, width: int, first: int, count: int, low: int, sources: Any, at: int, length: int,
+        outside: Any,
+    ) -> None:  # fmt: skip
+        image, result = elements(row, width, kind), elements(target, count, kind)
+        begin = min(count, max(0, low - first))
+        end = min(count, max(begin, low + width - first))
+        for q in range(begin):
+            c = sources[at + min(first + q, length - 1)]
+            result[q] = image[c] if c >= 0 else outside
+        copy_row(target + begin * size, row + (first + begin - low) * size, end - begin)
+        for q in range(end, count):
+            c = sources[at + min(first + q, length - 1)]
+            result[q] = image[c] if c >= 0 else outside
+
+    return read
+
+
 class Tiles(NamedTuple):
     """What `conv_fourier` works from, all of int64.
 
     `axes` holds for every axis the image's size, the result's, a tile's, what is kept of it, the number of tiles, and
     where the axis's elements begin in `sources`, which names the element of the image that each of the padded image is,
-    -1 for the constant. `plan` and `starts` are of `passes`; the elements before the image's first column are `low`.
+    -1 for the constant. `plan` and `starts` are of `passes`. `how` holds the elements before the image's first column,
+    and on how many places of the first axis there is anything, where the tile is a kernel whose spectrum is to be made.
     """
 
     axes: Any
     sources: Any
     plan: Any
     starts: Any
-    low: Any
+    how: Any
 
 
 @functools.lru_cache(maxsize=8)
@@ -272,7 +305,7 @@ def conv_fourier(dtype: np.dtype[Any], lanes: int) -> Callable[..., None]:
     """The driver for float32 or float64 and vectors of so many lanes."""
     size, kind = dtype.itemsize, dtype.type
     turn_in, turn_out, move, multiply = movers(size, lanes)
-    transform = transformer(size, lanes)
+    transform, read = transformer(size, lanes), padded_reader(dtype)
     element = 2 * lanes
 
     @inner
@@ -338,7 +371,7 @@ def conv_fourier(dtype: np.dtype[Any], lanes: int) -> Callable[..., None]:
         start: int, stop: int, x: Any, beyond: Any, spectrum: Any, factors: Any, bad: Any, y: Any, outside: Any,
         tables: Any,
     ) -> None:  # fmt: skip
-        """Filter with the kernel whose spectrum is given, or make the spectrum of the tile `x` where ``how[1]`` is 1.
+        """Filter with the kernel whose spectrum is given, or make the spectrum of the tile `x` if ``how[1]`` says so.
 
         For the addresses of images, of a row as wide that holds nothing but `outside`, of the factors of `passes`, of
         one number that becomes NaN where a result is not finite, and of the result. A task is a pair of tiles.
@@ -351,7 +384,9 @@ def conv_fourier(dtype: np.dtype[Any], lanes: int) -> Callable[..., None]:
         for a in range(d - 1):
             rows *= axes[a, 2]
             longest = max(longest, axes[a, 2])
-        pitch, low, making = width * 2 + element, how[0], how[1]
+        pitch, low, making = width * 2 + element, how[0], how[1] > 0
+        # Of a kernel's tile the rest is zeros, whose transforms are zeros.
+        planes = how[1] if making else axes[0, 2]
         tile, room = np.empty(rows * pitch, kind), np.zeros(longest * element, kind)
         line, corner, seen = address_of(room), np.empty(lanes * width, kind), np.zeros(lanes, kind)
         dump = np.empty(axes[d - 1, 1] + width, kind)
@@ -360,7 +395,10 @@ def conv_fourier(dtype: np.dtype[Any], lanes: int) -> Callable[..., None]:
         for task in range(start, stop):
             for part in range(2):
                 firsts[part] = place(task, part, x, beyond, y, axes, sources, reads[part], writes[part])
-            for top in range(0, rows, lanes):
+            filled = -(-rows // axes[0, 2] * planes // lanes) * lanes
+            for q in range(filled * pitch, rows * pitch):
+                tile[q] = 0
+            for top in range(0, filled, lanes):
                 for part in range(2):
                     target, first = line + part * lanes * size, firsts[part]
                     if first >= low and first - low + width <= axes[d - 1, 0]:
@@ -368,13 +406,13 @@ def conv_fourier(dtype: np.dtype[Any], lanes: int) -> Callable[..., None]:
                             table[r] = reads[part, top + r] + (first - low) * size
                     else:
                         for r in range(lanes):
-                            row = elements(reads[part, top + r], axes[d - 1, 0], kind)
-                            for q in range(width):
-                                c = sources[axes[d - 1, 5] + min(first + q, axes[d - 1, 6] - 1)]
-                                corner[r * width + q] = row[c] if c >= 0 else outside
                             table[r] = address_of(corner) + r * width * size
+                            read(
+                                table[r], reads[part, top + r], axes[d - 1, 0], first, width, low, sources,
+                                axes[d - 1, 5], axes[d - 1, 6], outside,
+                            )  # fmt: skip
                     turn_in(target, address_of(table), 0, lanes, width // lanes)
-                if making == 1:
+                if making:
                     for q in range(width):
                         room[q * element + lanes : (q + 1) * element] = 0
                 transform(line, plan, starts[d - 1], starts[d], True, factors)
@@ -385,9 +423,10 @@ def conv_fourier(dtype: np.dtype[Any], lanes: int) -> Callable[..., None]:
                         line + part * lanes * size, address_of(table), part * lanes, element, width, address_of(seen)
                     )
             for axis in range(d - 2, 0, -1):
-                along(address_of(tile), pitch, line, axes, axis, plan, starts, factors, True, spectrum, 0, axes[0, 2])
-            along(address_of(tile), pitch, line, axes, 0, plan, starts, factors, True, spectrum, 2 - making, axes[0, 2])
-            if making == 1:
+                along(address_of(tile), pitch, line, axes, axis, plan, starts, factors, True, spectrum, 0, planes)
+            mode = 1 if making else 2
+            along(address_of(tile), pitch, line, axes, 0, plan, starts, factors, True, spectrum, mode, axes[0, 2])
+            if making:
                 continue
             for axis in range(1, d - 1):
                 along(address_of(tile), pitch, line, axes, axis, plan, starts, factors, False, spectrum, 0, axes[0, 3])
@@ -421,7 +460,7 @@ def conv_fourier(dtype: np.dtype[Any], lanes: int) -> Callable[..., None]:
 
 
 def tables_for(size: Any, out: Any, lengths: Any, sources: Any, low: int, dtype: np.dtype[Any], making: int = 0) -> Any:
-    """`Tables` and the factors of a filter whose tiles are of `lengths`; `sources` name the elements of each axis."""
+    """`Tiles` and the factors of a filter whose tiles are of `lengths`; `sources` name the elements of each axis."""
     reach = [len(s) - o for s, o in zip(sources, out, strict=True)]
     rows, at = [], 0
     for n, o, length, r, s in zip(size, out, lengths, reach, sources, strict=True):

@@ -18,7 +18,7 @@ import numpy as np
 
 from npconv.geometry import Size
 from npconv.kernels.cpu.compile import entry, inner
-from npconv.kernels.cpu.fourier import movers, passes, radices, times, transformer
+from npconv.kernels.cpu.fourier import movers, padded_reader, passes, radices, times, transformer
 from npconv.kernels.cpu.operands import as_table
 from npconv.kernels.cpu.stencil import signature
 from npconv.kernels.cpu.vectors import (
@@ -137,7 +137,7 @@ def conv_signal(dtype: np.dtype[Any], lanes: int) -> Callable[..., None]:
     size, kind, element = dtype.itemsize, dtype.type, 2 * lanes
     turn_in, turn_out, move, multiply = movers(size, lanes)
     take, there, back, put = _column_movers(size, lanes)
-    transform = transformer(size, lanes)
+    transform, read_padded = transformer(size, lanes), padded_reader(dtype)
 
     @inner
     def read(target: int, x: int, first: int, count: int, shape: Any, sources: Any, outside: Any) -> int:
@@ -146,16 +146,7 @@ def conv_signal(dtype: np.dtype[Any], lanes: int) -> Callable[..., None]:
         if first >= low and first - low + count <= samples:
             place: int = x + (first - low) * size
             return place
-        signal, block, last = elements(x, samples, kind), elements(target, count, kind), sources.size - 1
-        inside, beyond = min(count, max(0, low - first)), min(count, max(0, low + samples - first))
-        for q in range(inside):
-            c = sources[min(first + q, last)]
-            block[q] = signal[c] if c >= 0 else outside
-        for q in range(inside, beyond):
-            block[q] = signal[first + q - low]
-        for q in range(beyond, count):
-            c = sources[min(first + q, last)]
-            block[q] = signal[c] if c >= 0 else outside
+        read_padded(target, x, samples, first, count, low, sources, 0, sources.size, outside)
         return target
 
     @entry(*signature(dtype, 6, TABLE, TABLE, GRID, TABLE))

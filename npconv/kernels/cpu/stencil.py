@@ -34,6 +34,10 @@ DIRECT, LEFT, RIGHT = 0, 1, 2
 """Where a strip's rows are read: in the image, or in the copy of what is next to an edge."""
 
 
+WORTH_ANOTHER = 4
+"""Strips side by side from which on one more pays, so that all but two write whole vectors of memory."""
+
+
 @functools.lru_cache(maxsize=8)
 def rows_gatherer(dtype: np.dtype[Any]) -> Callable[..., None]:
     """``gather(target, image, beyond, outside, rows, top, count, columns, first, run, width)``: rows of a plane.
@@ -100,10 +104,10 @@ def signature(dtype: np.dtype[Any], addresses: int, *tables: Any) -> tuple[Any, 
 
 @functools.lru_cache(maxsize=16)
 def conv_stencil(dtype: np.dtype[Any], strip: Strip, kernel_rows: int | None = None) -> Callable[..., None]:
-    """The driver for float32 or float64 and a strip, for all kernels or one of `strip_sums`."""
+    """The driver for float32 or float64 and a `stencil_strip`."""
     size, high, wide = dtype.itemsize, strip.rows, strip.columns
     sums, gather = strip_sums(size, strip, kernel_rows), rows_gatherer(dtype)
-    along, kind = sums_along(size, strip), dtype.type
+    along, kind, nines, vector = sums_along(size, strip), dtype.type, kernel_rows is None, strip.lanes * size
 
     @entry(*signature(dtype, 4, TABLE, GRID, GRID, TABLE, TABLE, GRID, GRID))
     def conv_stencil_loop(
@@ -120,13 +124,16 @@ def conv_stencil(dtype: np.dtype[Any], strip: Strip, kernel_rows: int | None = N
         planes, height, width, out_h, out_w = shape[0], shape[1], shape[2], shape[3], shape[4]
         kernel_h, kernel_w, spread, block_h, block_s, low = shape[5], shape[6], shape[7], shape[8], shape[9], shape[11]
         row_blocks, strip_blocks = (out_h + block_h - 1) // block_h, (strips.shape[0] + block_s - 1) // block_s
-        threes = kernel_h == 3 and kernel_w == 3
-        places, taps, pitch = leads.shape[0], leads.shape[1], high + kernel_h - 1
-        firsts, copied = (0, shape[10]), block_h + kernel_h - 1
+        threes = nines and kernel_h == 3 and kernel_w == 3
+        places, taps = leads.shape[0], leads.shape[1]
+        firsts, copied, pitch = (0, shape[10]), block_h + kernel_h - 1, block_h + kernel_h + high - 2
         bytes_of = (edges[0, 0] * size, edges[1, 0] * size)
         left_bytes = shape[12] * copied * bytes_of[0]
         copies, held = np.empty(shape[12] * copied * (edges[0, 0] + edges[1, 0]), kind), np.full(shape[12], -1)
-        table = np.empty((3, taps, pitch), np.int64)
+        # Where each slot's rows are, read in either place, and where a strip's are in there.
+        table, tables = np.empty((3, shape[12], pitch), np.int64), np.empty((3, taps), np.int64)
+        # Strips that only write can write whole vectors of memory, if that is so in one row as in the others.
+        alike = taps == 1 and out_w * size % vector == 0
         for task in range(start, stop):
             place, rest = task % places, task // places
             block, n = rest % (row_blocks * strip_blocks), rest // (row_blocks * strip_blocks)
@@ -143,43 +150,50 @@ def conv_stencil(dtype: np.dtype[Any], strip: Strip, kernel_rows: int | None = N
                 if held[slot] == wanted:
                     continue
                 held[slot] = wanted
-                target = address_of(copies) + slot * copied * bytes_of[0]
+                left = address_of(copies) + slot * copied * bytes_of[0]
+                right = address_of(copies) + left_bytes + slot * copied * bytes_of[1]
                 if at_left:
-                    gather(target, image, beyond, outside, rows, top, count, columns, 0, edges[0], width)
-                target = address_of(copies) + left_bytes + slot * copied * bytes_of[1]
+                    gather(left, image, beyond, outside, rows, top, count, columns, 0, edges[0], width)
                 if at_right:
-                    gather(target, image, beyond, outside, rows, top, count, columns, firsts[1], edges[1], width)
+                    gather(right, image, beyond, outside, rows, top, count, columns, firsts[1], edges[1], width)
+                for i in range(count + high - 1):
+                    copy = min(i, count - 1)
+                    row = rows[top + copy]
+                    source = image + row * width * size if row >= 0 and plane >= 0 else beyond
+                    table[0, slot, i] = source - low * size
+                    table[1, slot, i] = left + copy * bytes_of[0]
+                    table[2, slot, i] = right + copy * bytes_of[1] - firsts[1] * size
             for next_rows in range(top, bottom, high):
                 # Whole strips of vectors: the last rows are done once more.
                 row_of_strip = min(next_rows, bottom - high) if by_vectors else next_rows
                 for tap in range(taps):
-                    plane = leads[place, tap]
-                    image = x + (n * planes + plane) * height * width * size
-                    for i in range(pitch):
-                        padded = min(row_of_strip + i, bottom + kernel_h - 2)
-                        row, copy = rows[padded], slots[place, tap] * copied + padded - top
-                        source = image + row * width * size if row >= 0 and plane >= 0 else beyond
-                        table[0, tap, i] = source - low * size
-                        table[1, tap, i] = address_of(copies) + copy * bytes_of[0]
-                        table[2, tap, i] = address_of(copies) + left_bytes + copy * bytes_of[1] - firsts[1] * size
+                    for where in range(3):
+                        first = (where * shape[12] + slots[place, tap]) * pitch + row_of_strip - top
+                        tables[where, tap] = address_of(table) + first * 8
                 target = y + ((n * places + place) * out_h + row_of_strip) * out_w * size
                 if by_vectors:
                     number_of_strip = first_strip
                     while number_of_strip < last_strip:
                         column, place_of_it = strips[number_of_strip, 0], strips[number_of_strip, 1]
                         steps = min(strips[number_of_strip, 2], last_strip - number_of_strip)
-                        for tap in range(taps):
-                            along(
-                                address_of(table) + (place_of_it * taps + tap) * pitch * 8, w + tap * 9 * size, spread,
-                                column, steps, target + column * size, out_w, tap,
-                            )  # fmt: skip
+                        here = target + column * size
+                        late = -here % vector // size if alike and steps >= WORTH_ANOTHER else 0
+                        # One strip, those from there on that write whole vectors of memory, and the last one.
+                        for part in range(3 if late > 0 else 1):
+                            begin = (steps - 1) * wide if part == 2 else part * late
+                            count_of_part = steps if late == 0 else steps - 1 if part == 1 else 1
+                            for tap in range(taps):
+                                along(
+                                    tables[place_of_it, tap], w + tap * 9 * size, spread, column + begin,
+                                    count_of_part, here + begin * size, out_w, tap,
+                                )  # fmt: skip
                         number_of_strip += steps
                     continue
                 for number_of_strip in range(first_strip, last_strip):
                     column = strips[number_of_strip, 0]
                     sums(
-                        address_of(table) + strips[number_of_strip, 1] * taps * pitch * 8, pitch, taps, kernel_h,
-                        kernel_w, spread, w, column, target + column * size, out_w, min(high, bottom - row_of_strip),
+                        address_of(tables) + strips[number_of_strip, 1] * taps * 8, taps, kernel_h, kernel_w, spread,
+                        w, column, target + column * size, out_w, min(high, bottom - row_of_strip),
                         min(wide, out_w - column),
                     )  # fmt: skip
 
@@ -227,7 +241,8 @@ def conv_separable(dtype: np.dtype[Any], down: Strip, across: Strip) -> Callable
         # Strips of the second pass read whole vectors.
         pitch = count + wide_across
         between = np.zeros(block_h * pitch, kind)
-        table, line = np.empty(high + taps_h - 1, np.int64), np.empty(1, np.int64)
+        table, line, tables = np.empty(high + taps_h - 1, np.int64), np.empty(1, np.int64), np.empty(2, np.int64)
+        tables[0], tables[1] = address_of(table), address_of(line)
         corner, weights = kind(0), elements(w_down, taps_h, kind)
         for i in range(taps_h):
             corner += weights[i] * outside
@@ -242,7 +257,7 @@ def conv_separable(dtype: np.dtype[Any], down: Strip, across: Strip) -> Callable
                 for step in range(0, width, wide):
                     column = min(step, width - wide)
                     sums_down(
-                        address_of(table), table.size, 1, taps_h, 1, 1, w_down, column, target + column * size, pitch,
+                        address_of(tables), 1, taps_h, 1, 1, w_down, column, target + column * size, pitch,
                         min(high, bottom - row_of_strip), wide,
                     )  # fmt: skip
             for i in range(top, bottom):
@@ -258,8 +273,8 @@ def conv_separable(dtype: np.dtype[Any], down: Strip, across: Strip) -> Callable
                 for step in range(0, out_w, wide_across):
                     column = max(0, min(step, out_w - wide_across))
                     sums_across(
-                        address_of(line), 1, 1, 1, taps_w, spread, w_across, column, target + column * size, out_w, 1,
-                        out_w - column,
+                        address_of(tables) + 8, 1, 1, taps_w, spread, w_across, column, target + column * size, out_w,
+                        1, out_w - column,
                     )  # fmt: skip
 
     return conv_separable_loop

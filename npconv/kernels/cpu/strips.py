@@ -25,6 +25,9 @@ MOST_VECTORS = 8
 UNROLLED = (3, 5, 7)
 """Rows of kernels for which there is code of their own: they take two thirds of the time."""
 
+TALL_ROWS, TALL_VECTORS = 8, 2
+"""An unrolled strip where registers hold its sums beside a column's weights: it loads a quarter less than 4 by 4."""
+
 
 class Strip(NamedTuple):
     """A part of the result that is held in registers."""
@@ -46,30 +49,34 @@ def strip_for(dtype: np.dtype[Any], kernel_rows: int) -> Strip:
     return Strip(rows, vectors, processor().register_bytes // dtype.itemsize)
 
 
-def stencil_strip(dtype: np.dtype[Any], kernel: Size) -> tuple[Strip, int | None]:
-    """The strip for a kernel's planes of (rows, columns), and the rows if they are ones that `strip_sums` unrolls.
+def stencil_strip(dtype: np.dtype[Any], kernel: Size, leads: int, width: int) -> tuple[Strip, int | None]:
+    """The strip for a kernel of so many planes of (rows, columns), and its rows if `strip_sums` unrolls them.
 
-    Then a column's weights are held in registers, too, and an element of the image. 3x3 has `sums_along`, whose strips
-    are of one vector, so that as few columns as can be are next to an edge.
+    Then a column's weights are held in registers, too, and an element of the image; `width` are the result's columns.
+    3x3 has `sums_along`, whose strips are of one vector, so that as few columns as can be are next to an edge; but it
+    reads and writes the result for every leading tap, which pays only where unrolled strips have few registers.
     """
-    strip = strip_for(dtype, kernel[0])
-    if kernel == (3, 3):
+    strip, sums = strip_for(dtype, kernel[0]), processor().sums + 3 - max(UNROLLED)
+    tall = sums >= TALL_ROWS * TALL_VECTORS
+    if kernel == (3, 3) and (leads == 1 or not tall):
         return strip._replace(vectors=1), None
     if kernel[0] not in UNROLLED:
         return strip, None
+    if tall:
+        return strip._replace(rows=TALL_ROWS, vectors=1 if width <= strip.lanes else TALL_VECTORS), kernel[0]
     vectors = max(1, min(strip.vectors, (processor().sums + 3 - kernel[0]) // strip.rows))
     return strip._replace(vectors=vectors), kernel[0]
 
 
 def strip_sums(itemsize: int, strip: Strip, kernel_rows: int | None = None) -> Any:
-    """``sums(table, pitch, leads, kernel_h, kernel_w, spread, w, column, y, y_pitch, used_rows, used_columns)``.
+    """``sums(tables, leads, kernel_h, kernel_w, spread, w, column, y, y_pitch, used_rows, used_columns)``.
 
     For compiled code: ``y[r, c] := sum over l, i, j of w[l, i, j] * row(l, r + i)[column + c + j * spread]``.
 
-    Contract: `table` is the address of ``leads * pitch`` addresses of rows, those of ``row(l, n)`` for n below
-    ``strip.rows + kernel_h - 1`` from ``l * pitch`` on; `kernel_h` is at least ``strip.rows - 1``. `w` and `y` are
-    addresses, of weights one behind the other and of rows `y_pitch` elements apart. All columns of a strip are read,
-    and so are all rows; only the used ones are written.
+    Contract: `tables` is the address of `leads` addresses, each of a table of addresses of rows: those of ``row(l, n)``
+    for n below ``strip.rows + kernel_h - 1``; without `kernel_rows`, `kernel_h` is at least ``strip.rows - 1``. `w` and
+    `y` are addresses, of weights one behind the other and of rows `y_pitch` elements apart. All columns of a strip are
+    read, and so are all rows; only the used ones are written.
 
     With `kernel_rows`, which must then be what `kernel_h` is, a column of the kernel after the other is summed, so that
     its weights stay in registers for all rows of the strip and no loop is left but that over columns.
@@ -77,18 +84,21 @@ def strip_sums(itemsize: int, strip: Strip, kernel_rows: int | None = None) -> A
     rows, lanes = strip.rows, strip.lanes
 
     def sums(
-        vectors: Vectors, table: Any, pitch: Any, leads: Any, kernel_h: Any, kernel_w: Any, spread: Any, w: Any,
-        column: Any, y: Any, y_pitch: Any, used_rows: Any, used_columns: Any,
+        vectors: Vectors, tables: Any, leads: Any, kernel_h: Any, kernel_w: Any, spread: Any, w: Any, column: Any,
+        y: Any, y_pitch: Any, used_rows: Any, used_columns: Any,
     ) -> None:  # fmt: skip
-        builder = vectors.builder
-        addresses, weights = builder.inttoptr(table, INT64.as_pointer()), vectors.pointer(w)
-        taps = builder.mul(kernel_h, kernel_w)
+        builder, numbers = vectors.builder, INT64.as_pointer()
+        weights, taps = vectors.pointer(w), builder.mul(kernel_h, kernel_w)
+
+        def start_of(lead: Any, row: Any) -> Any:
+            """Row `row` under the strip, from its column on."""
+            table = builder.load(builder.gep(builder.inttoptr(tables, numbers), [lead]))
+            address = builder.load(builder.gep(builder.inttoptr(table, numbers), [row]))
+            return builder.gep(vectors.pointer(address), [column])
 
         def line(lead: Any, row: Any, active: range, totals: list[Any]) -> list[Any]:
             """Row `row` under the strip: what it adds to the active rows of the result."""
-            place = builder.add(builder.mul(lead, pitch), row)
-            start = builder.gep(vectors.pointer(builder.load(builder.gep(addresses, [place]))), [column])
-            first = builder.mul(lead, taps)
+            start, first = start_of(lead, row), builder.mul(lead, taps)
             factors = [
                 builder.gep(weights, [builder.add(first, builder.mul(builder.sub(row, number(r)), kernel_w))])
                 for r in active
@@ -123,9 +133,7 @@ def strip_sums(itemsize: int, strip: Strip, kernel_rows: int | None = None) -> A
 
         def by_columns(high: int, lead: Any, totals: list[Any]) -> list[Any]:
             """`plane` for a kernel of so many rows."""
-            place, first = builder.mul(lead, pitch), builder.mul(lead, taps)
-            lines = [builder.gep(addresses, [builder.add(place, number(n))]) for n in range(rows + high - 1)]
-            starts = [builder.gep(vectors.pointer(builder.load(cell)), [column]) for cell in lines]
+            starts, first = [start_of(lead, number(n)) for n in range(rows + high - 1)], builder.mul(lead, taps)
             weight_rows = [
                 builder.gep(weights, [builder.add(first, builder.mul(number(i), kernel_w))]) for i in range(high)
             ]
@@ -171,8 +179,9 @@ def strip_sums(itemsize: int, strip: Strip, kernel_rows: int | None = None) -> A
 def sums_along(itemsize: int, strip: Strip) -> Any:
     """``along(table, w, spread, column, count, y, y_pitch, adding)``: strips of one vector side by side, for 3x3 alone.
 
-    For compiled code: as `strip_sums` with one leading tap and whole strips, `count` of them, into rows whose first
-    element is that for `column`. Weights stay in registers. Where `adding` is not 0 the sums are added to the result's.
+    For compiled code: as `strip_sums` with one leading tap, whose `table` it takes, and whole strips, `count` of them,
+    into rows whose first element is that for `column`. Weights stay in registers. Where `adding` is not 0 the sums are
+    added to the result's.
     """
     rows, lanes, (kernel_h, kernel_w) = strip.rows, strip.lanes, (3, 3)
 
