@@ -148,6 +148,7 @@ def test_filter_is_correlate(pictures, capsys):
 
 
 def test_filter_takes_folders_and_patterns_and_is_quiet_when_piped(pictures, capsys):
+    (pictures / "folder.png").mkdir()
     assert run("filter . --kernel gaussian:1.5", capsys)[1:] == (
         "2 pictures written, the last to npconv-filtered/grey.png\n",
         "",
@@ -185,6 +186,10 @@ def test_one_broken_picture_does_not_stop_the_others(pictures, capsys):
         ("filter . --kernel sobel -o out.png", "a folder"),
         ("filter nothing.png --kernel sobel", "no picture at nothing.png"),
         ("filter '*.webp' --kernel sobel", "*.webp"),
+        ("filter '' --kernel sobel", "a picture must have a name"),
+        ("cost nothing.onnx", "nothing.onnx: No such file"),
+        ("cost folder.png.onnx", "folder.png.onnx: Is a directory"),
+        ("cost 4 4 3 3 8 8 --layers 1e300 --samples 1e300", "at most 1e300"),
         ("cost 1 2 3", "100 100 5 5 64 64"),
         ("cost mobilenet_v1", "give the shape"),
         ("cost mobilenet_v1 1x3x8", "takes pictures"),
@@ -202,6 +207,7 @@ def test_one_broken_picture_does_not_stop_the_others(pictures, capsys):
 def test_mistakes_are_one_line_and_status_2(line, words, pictures, capsys):
     (pictures / "colour.npy").write_bytes(b"no array")
     np.save("line.npy", np.ones(3))
+    (pictures / "folder.png.onnx").mkdir()
     np.save("huge.npy", np.full((3, 3), 1e300))
     status, out, err = run(line, capsys)
     assert (status, out, len(err.splitlines())) == (2, "", 1)
@@ -212,7 +218,7 @@ def test_mistakes_are_one_line_and_status_2(line, words, pictures, capsys):
     "line",
     [
         "", "frobnicate", "plan", "cost --layers ten 1 1 3 3 8 8", "cost 4 4 3 3 8 8 --count 0",
-        "cost 4 4 3 3 8 8 --samples 0", "predict weights.npz x.png --top 0",
+        "cost 4 4 3 3 8 8 --samples 0", "predict weights.npz x.png --top 0", "demo --seed -1",
     ],
 )  # fmt: skip
 def test_a_wrong_call_is_one_line_and_status_2(line, capsys):
