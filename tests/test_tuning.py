@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import npconv as nc
-from npconv import arrays, config
+from npconv import arrays, config, disk
 from npconv.algorithms import TRANSFORMED
 from npconv.planning import measurements, plan_for, tuning
 
@@ -31,6 +31,7 @@ def cache(tmp_path, monkeypatch):
     compiling.cache_folder()
     monkeypatch.setenv("NPCONV_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(measurements, "cache_dir", config.cache_dir)
+    monkeypatch.setattr(disk, "_warned", set())
     measurements.forget()
     yield tmp_path / "autotune"
     measurements.forget()
