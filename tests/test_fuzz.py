@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_bad_input import EVERY
 
 import npconv as nc
 from npconv import nn
@@ -207,6 +208,17 @@ def attempt(function, arguments):
 def test_an_answer_or_an_expected_error(name, data):
     function = find(name)
     attempt(function, data.draw(calls(function)))
+
+
+@pytest.mark.parametrize("name", EVERY)
+@given(data=st.data())
+def test_a_good_call_with_one_argument_spoilt(name, data):
+    """What is checked late is reached by calls that are right in everything else."""
+    function, good = EVERY[name]
+    names = [parameter for parameter in inspect.signature(function).parameters if parameter != "k"] or good
+    for spoilt in names:
+        value = data.draw(_ANYTHING[_ACCORDING_TO.get(spoilt, "numbers")], label=spoilt)
+        attempt(function, {**good, spoilt: value})
 
 
 @pytest.mark.parametrize("name", LAYERS)
