@@ -12,6 +12,7 @@ import pytest
 import stress
 
 import npconv as nc
+from npconv.filters import compiled
 
 
 def allocations() -> int:
@@ -53,6 +54,20 @@ def test_calls_leave_nothing_behind(traced):
     bytes_after, blocks_after = held(20)
     assert bytes_after - bytes_before < 20 * ALLOWED
     assert blocks_after == blocks_before
+
+
+@pytest.mark.parametrize("how", [{"method": "direct"}, {"method": "fft"}, {"method": "direct", "stride": 2}], ids=str)
+@pytest.mark.parametrize("shape", [(5,), (1, 5)], ids=["a signal", "rows"])
+def test_long_signals_of_many_lengths_leave_little_behind(traced, how, shape):
+    """A filter has a table of 8 bytes for each place of an axis, and is remembered."""
+    length, w = compiled.LONG, np.ones(shape, np.float32)
+    before = tracemalloc.get_traced_memory()[0]
+    for n in range(4 * compiled.MOST_LONG):
+        x = np.ones((*(3,) * (len(shape) - 1), length + n), np.float32)
+        nc.correlate(x, w, **how)
+    del x
+    gc.collect()
+    assert tracemalloc.get_traced_memory()[0] - before < 2 * compiled.MOST_LONG * 8 * length
 
 
 def test_what_is_left_behind_is_found(traced, monkeypatch):
