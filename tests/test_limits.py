@@ -112,7 +112,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the backgro
 a, k = np.ones((40, 64, 96, 96), 'f4'), np.ones((64, 64, 5, 5), 'f4')
 b, row, taps = np.ones((40, 64, 96, 96), 'f4'), np.ones((1, 1, 8_000_000), 'i8'), np.ones((1, 1, 2001), 'i8')
 floats = row.astype('f4')
-deep, many, wide = np.ones((4, 768, 96, 96), 'f4'), np.ones((768, 768, 3, 3), 'f4'), np.ones((64, 1, 45, 45), 'f4')
+deep, many, wide = np.ones((24, 256, 96, 96), 'f4'), np.ones((256, 256, 3, 3), 'f4'), np.ones((64, 1, 45, 45), 'f4')
 picture, lens = np.ones((6000, 6000), 'f4'), np.random.default_rng(0).random((101, 101), 'f4')
 def interrupt():
     time.sleep(0.3)
