@@ -29,6 +29,10 @@ EXAMPLES = """examples:
 """
 
 
+_NO_SUCH_PLACE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+"""What a path raises that was written wrongly; whatever else a disk says is no mistake of the call's."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -61,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader went away, as `head` does: nothing is left to say, also not while Python closes its streams.
         sys.stdout = None
         return 1
-    except (UsageError, ValueError, TypeError) as error:
+    except (UsageError, ValueError, TypeError, *_NO_SUCH_PLACE) as error:
         return _fail(error, 2)
     except (CommandError, ImportError, RuntimeError, OSError, MemoryError) as error:
         return _fail(error, 1)

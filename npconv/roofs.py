@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +23,8 @@ ARRAY = 64 * 2**20
 SECONDS = 0.4
 """How long each of the two roofs is looked for."""
 
-FORMAT = 1
+FORMAT, LARGEST = 1, 2**20
+"""Of the file: its form, and bytes beyond which it is not ours."""
 
 _lock = threading.Lock()
 _remembered: dict[str, Machine] = {}
@@ -157,12 +158,17 @@ def _read(path: Path | None) -> dict[str, tuple[str, float, float]]:
     if path is None:
         return {}
     try:
-        data = json.loads(disk.read(path))
+        data = json.loads(disk.read(path, LARGEST))
         if data["format"] != FORMAT:
-            return {}
+            raise ValueError("it was written by another version")
         found = {key: (str(name), float(macs), float(moved)) for key, (name, macs, moved) in data["machines"].items()}
-        return {key: entry for key, entry in found.items() if min(entry[1:]) > 0}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        if not all(0 < rate < math.inf for _, *rates in found.values() for rate in rates):
+            raise ValueError("a rate is no positive number")
+        return found
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        disk.warn_once("reading roofs", f"what was measured of this machine in {path} is ignored: {error!r}")
         return {}
 
 
@@ -174,6 +180,12 @@ def _keep(key: str, machine: Machine) -> None:
         return
     entries = {**_read(path), key: (machine.name, machine.macs_per_second, machine.bytes_per_second)}
     text = json.dumps({"format": FORMAT, "machines": entries}, indent=1) + "\n"
-    with contextlib.suppress(OSError):  # it is measured again by the next process then
+    try:
         disk.make(path.parent)
         disk.write(path, text.encode())
+    except OSError as error:
+        disk.warn_once(
+            "keeping roofs",
+            f"what was measured of this machine cannot be kept in {path} ({error}), so every process measures anew; "
+            "set NPCONV_CACHE_DIR to a writeable folder, or to off",
+        )

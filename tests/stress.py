@@ -129,7 +129,8 @@ SCENES: dict[str, Callable[[float, int], str]] = {
     ),
     "memory, threads and Ctrl-C at their limits": again("limits", ""),
     "guard pages": again("guard_pages", ""),
-    "cache folder": again("disk", ""),
+    "arrays of more than 2**31 elements": again("large", ""),
+    "cache folder": again("disk tuning commands kernels", "disk or tuning or roofs or compile or cache or damaged"),
     "hostile arguments": again("fuzz", "", "--hypothesis-profile=long"),
 }
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import npconv as nc
-from npconv import roofs, self_test
+from npconv import disk, roofs, self_test
 from npconv.cli import main
 from npconv.commands import NAMES, bench
 
@@ -26,6 +26,7 @@ from npconv.commands import NAMES, bench
 def cache(tmp_path, monkeypatch):
     """What is measured stays in this test."""
     monkeypatch.setattr(roofs, "_remembered", {})
+    monkeypatch.setattr(disk, "_warned", set())
     monkeypatch.setattr(roofs, "_path", lambda: tmp_path / "cache" / "roofs.json")
     monkeypatch.setattr(roofs, "SECONDS", 0.01)
 
@@ -147,6 +148,7 @@ def test_filter_is_correlate(pictures, capsys):
 
 
 def test_filter_takes_folders_and_patterns_and_is_quiet_when_piped(pictures, capsys):
+    (pictures / "folder.png").mkdir()
     assert run("filter . --kernel gaussian:1.5", capsys)[1:] == (
         "2 pictures written, the last to npconv-filtered/grey.png\n",
         "",
@@ -184,6 +186,10 @@ def test_one_broken_picture_does_not_stop_the_others(pictures, capsys):
         ("filter . --kernel sobel -o out.png", "a folder"),
         ("filter nothing.png --kernel sobel", "no picture at nothing.png"),
         ("filter '*.webp' --kernel sobel", "*.webp"),
+        ("filter '' --kernel sobel", "a picture must have a name"),
+        ("cost nothing.onnx", "nothing.onnx: No such file"),
+        ("cost folder.png.onnx", "folder.png.onnx: Is a directory"),
+        ("cost 4 4 3 3 8 8 --layers 1e300 --samples 1e300", "at most 1e300"),
         ("cost 1 2 3", "100 100 5 5 64 64"),
         ("cost mobilenet_v1", "give the shape"),
         ("cost mobilenet_v1 1x3x8", "takes pictures"),
@@ -201,6 +207,7 @@ def test_one_broken_picture_does_not_stop_the_others(pictures, capsys):
 def test_mistakes_are_one_line_and_status_2(line, words, pictures, capsys):
     (pictures / "colour.npy").write_bytes(b"no array")
     np.save("line.npy", np.ones(3))
+    (pictures / "folder.png.onnx").mkdir()
     np.save("huge.npy", np.full((3, 3), 1e300))
     status, out, err = run(line, capsys)
     assert (status, out, len(err.splitlines())) == (2, "", 1)
@@ -211,7 +218,7 @@ def test_mistakes_are_one_line_and_status_2(line, words, pictures, capsys):
     "line",
     [
         "", "frobnicate", "plan", "cost --layers ten 1 1 3 3 8 8", "cost 4 4 3 3 8 8 --count 0",
-        "cost 4 4 3 3 8 8 --samples 0", "predict weights.npz x.png --top 0",
+        "cost 4 4 3 3 8 8 --samples 0", "predict weights.npz x.png --top 0", "demo --seed -1",
     ],
 )  # fmt: skip
 def test_a_wrong_call_is_one_line_and_status_2(line, capsys):
@@ -302,14 +309,30 @@ def test_roofs_are_the_user_s_alone(tmp_path):
     assert (stat.S_IMODE(path.parent.stat().st_mode), stat.S_IMODE(path.stat().st_mode)) == (0o700, 0o600)
     roofs._remembered.clear()
     path.chmod(0o622)
-    assert roofs.remembered("float32", 1) is None, "somebody else may have written it"
+    with pytest.warns(RuntimeWarning, match="others may write it"):
+        assert roofs.remembered("float32", 1) is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 0}', '{"format": 1, "machines": {"a": 3}}'])
-def test_a_broken_file_of_roofs_is_written_anew(text, tmp_path):
+BROKEN_ROOFS = ["", "{", "[]", "[" * 100_000, '{"format": 0}', '{"format": 1, "machines": {"a": 3}}'] + [
+    f'{{"format": 1, "machines": {{"a": ["here", {rates}]}}}}' for rates in ("1.0, NaN", "Infinity, 1.0", "-1.0, 1.0")
+]
+
+
+@pytest.mark.parametrize("text", [*BROKEN_ROOFS, " " * (roofs.LARGEST + 1)], ids=lambda text: text[:50].strip())
+def test_a_broken_file_of_roofs_is_one_warning_and_is_written_anew(text, tmp_path):
     path = tmp_path / "cache" / "roofs.json"
     path.parent.mkdir()
     path.write_text(text)
-    assert roofs.remembered("float32", 1) is None
+    with pytest.warns(RuntimeWarning, match=r"roofs\.json is ignored"):
+        assert roofs.remembered("float32", 1) is None
+    # Said once; from here on a warning would be an error.
     assert nc.this_machine(threads=1).macs_per_second > 0
     assert json.loads(path.read_text())["format"] == roofs.FORMAT
+
+
+def test_roofs_that_cannot_be_kept_are_one_warning(tmp_path):
+    (tmp_path / "cache").write_text("not a folder")
+    with pytest.warns(RuntimeWarning, match="cannot be kept"):
+        first = nc.this_machine(threads=1)
+    assert nc.this_machine("float64", threads=1) != first, "measured and not kept, without a word"
+    assert nc.this_machine(threads=1) == first

@@ -349,6 +349,7 @@ def test_a_table_of_nothing_has_a_heading():
         (lambda: cost.job("layer"), TypeError, "layer must be a Cost"),
         (lambda: cost.job(LAYER, layers="ten"), TypeError, "layers must be an integer"),
         (lambda: cost.job(LAYER, samples=0.5), TypeError, "samples must be an integer"),
+        (lambda: cost.job(LAYER, 1e200, 1e200), ValueError, "macs must be at most 1e300"),
         (lambda: cost.stack(LAYER), TypeError, "layers must be a sequence of Cost"),
         (lambda: cost.stack([LAYER, 3]), TypeError, r"layers\[1\] must be a Cost"),
         (lambda: cost.lecture(0.15e12), TypeError, r"machines\[0\] must be a Machine"),

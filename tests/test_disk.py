@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import os
+import pickle
 import stat
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from guards import run_python
 
+import npconv
 from npconv import disk
 
 posix = pytest.mark.skipif(os.name != "posix", reason="owners and modes are POSIX's")
@@ -20,6 +26,23 @@ import numpy as np, npconv as nc
 x, w = np.ones((1, 1, 6), 'c16'), np.ones((1, 1, 2), 'c16')
 assert (nc.conv(x, w, algorithm='direct') == 2).all()
 """
+
+
+# What has nothing to compile, so that it is the only one to be kept.
+KEPT = {
+    "compiled code": WORK,
+    "measurements": """
+import npconv as nc
+assert nc.autotune((1, 1, 6), (1, 1, 2), backend='numpy').measured_seconds > 0
+assert nc.autotune((1, 1, 7), (1, 1, 2), backend='numpy').measured_seconds > 0
+""",
+    "roofs": """
+import npconv as nc
+from npconv import roofs
+roofs.SECONDS, roofs.available_backends = 0.01, lambda: ('numpy',)
+assert nc.this_machine(threads=1) == nc.this_machine(threads=1) != nc.this_machine('float64', threads=1)
+""",
+}
 
 
 @pytest.fixture
@@ -85,13 +108,14 @@ def test_compiled_code_that_cannot_be_trusted_is_replaced_with_one_warning(tmp_p
 @posix
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a folder in which nobody may write")
 @pytest.mark.parametrize("where", ["nowhere", "full"])
-def test_a_disk_that_takes_nothing_costs_the_cache_and_one_warning(tmp_path, where):
+@pytest.mark.parametrize("what", KEPT)
+def test_a_disk_that_takes_nothing_costs_the_cache_and_one_warning(tmp_path, what, where):
     # Even root makes no folder in /proc; a limit on the size of files is what a full disk is to a program.
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n" if where == "full" else ""
     folder = tmp_path if where == "full" else "/proc/npconv"
-    done = run_python(limit + WORK, NPCONV_CACHE_DIR=str(folder))
+    done = run_python(limit + KEPT[what], NPCONV_CACHE_DIR=str(folder))
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("RuntimeWarning") == 1
+    assert done.stderr.count("RuntimeWarning") == 1, done.stderr
     assert "cannot be kept" in done.stderr
     assert not [path for path in tmp_path.rglob("*") if path.is_file()], "half a file is left"
 
@@ -132,12 +156,76 @@ def test_one_warning_a_subject(unwarned, recwarn):
     assert [str(w.message) for w in recwarn] == ["about a", "about b"]
 
 
+UNPICKLERS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "torch"}
+
+
+def unpickles(tree: ast.AST) -> set[str]:
+    """What in a program could unpickle: modules that it imports, and permission for NumPy to do it."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names} & UNPICKLERS
+        elif isinstance(node, ast.ImportFrom):
+            found |= {(node.module or "").partition(".")[0]} & UNPICKLERS
+        elif isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
+            found.add("allow_pickle")
+    return found
+
+
 def test_only_numba_s_own_cache_is_unpickled():
-    from pathlib import Path
+    """NumPy unpickles nothing unless it is allowed to."""
+    files = Path(npconv.__file__).parent.rglob("*.py")
+    users = {p.name: found for p in files if (found := unpickles(ast.parse(p.read_text(encoding="utf-8"))))}
+    assert users == {"compile.py": {"pickle"}}
 
-    import npconv
 
-    users = [
-        p.name for p in Path(npconv.__file__).parent.rglob("*.py") if "pickle.load" in p.read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    "code",
+    ["import pickle as p", "from shelve import open", "np.load(path, allow_pickle=flag)", "import torch.serialization"],
+)
+def test_what_could_unpickle_is_found(code):
+    assert unpickles(ast.parse(code))
+
+
+class Trap:
+    """A pickle is a program: this one leaves a folder behind."""
+
+    def __init__(self, path):
+        self._path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self._path,)
+
+
+@posix
+@pytest.mark.parametrize(
+    ("checksum", "mode", "sprung"), [(False, 0o600, False), (True, 0o622, False), (True, 0o600, True)],
+    ids=["not what was written", "somebody else's", "the user's own"],
+)  # fmt: skip
+def test_what_is_not_trusted_is_not_unpickled(tmp_path, checksum, mode, sprung):
+    assert run_python(WORK, NPCONV_CACHE_DIR=str(tmp_path)).returncode == 0
+    trap = pickle.dumps(Trap(tmp_path / "trace"))
+    for path in tmp_path.rglob("*.nbc"):
+        path.write_bytes((hashlib.sha256(trap).digest() if checksum else bytes(32)) + trap)
+        path.chmod(mode)
+    done = run_python(WORK, NPCONV_CACHE_DIR=str(tmp_path))
+    assert (done.returncode, done.stderr.count("is replaced")) == (0, 1), done.stderr
+    assert (tmp_path / "trace").exists() == sprung
+
+
+def times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_processes_that_compile_at_once_are_right_and_need_not_compile_again(tmp_path):
+    environment = {**os.environ, "NPCONV_CACHE_DIR": str(tmp_path)}
+    workers = [
+        subprocess.Popen([sys.executable, "-c", WORK], env=environment, stderr=subprocess.PIPE) for _ in range(3)
     ]
-    assert users == ["compile.py"]
+    assert [worker.communicate(timeout=300)[1] for worker in workers] == [b""] * 3
+    assert [worker.returncode for worker in workers] == [0] * 3
+    files = times(tmp_path)
+    assert {path.suffix for path in files} == {".nbc"}, "a draft is left"
+    done = run_python(WORK, NPCONV_CACHE_DIR=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert times(tmp_path) == files

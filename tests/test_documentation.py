@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import stress
 
 import npconv as nc
 from docs import figures, links, reading_order
@@ -201,6 +202,21 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path):
         assert wrong in found
         assert why in found
     assert "make docs" in links.problems(tmp_path / "nothing")[0]
+
+
+def test_every_promise_is_held_by_a_test_that_is_there():
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ")][2:]
+    for row in rows:
+        tests = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", row)
+        scenes = re.findall(r"`stress: ([^`]*)`", row)
+        assert tests, row
+        for file, name in tests:
+            assert f"\ndef {name}(" in f"\n{(ROOT / 'tests' / file).read_text(encoding='utf-8')}" or not name, (
+                file,
+                name,
+            )
+        assert set(scenes) <= set(stress.SCENES), row
 
 
 def test_every_command_is_described():

@@ -30,6 +30,12 @@ SPECS = [
     ConvSpec.of((1, 1, 33, 35), (3, 1, 5, 7), padding="full"),
     ConvSpec.of((2, 3, 301), (5, 3, 5), padding=3, dilation=2),
     ConvSpec.of((1, 6, 5, 6, 7), (7, 6, 3, 2, 3), padding=1),
+    # Drivers of their own: few positions under many weights, with and without neighbours; few channels; one output.
+    ConvSpec.of((2, 33, 4, 3), (61, 33, 3, 3), padding=1),
+    ConvSpec.of((1, 131, 2, 3), (127, 131, 1, 1)),
+    ConvSpec.of((8, 67, 2, 2), (129, 67, 3, 3), padding=1),
+    ConvSpec.of((2, 3, 17, 19), (37, 3, 3, 3), stride=2, padding=1),
+    ConvSpec.of((1, 7, 11, 13), (1, 7, 3, 3), padding=1),
 ]
 
 FILTERS = [

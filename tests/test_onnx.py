@@ -354,10 +354,18 @@ def test_run_says_what_is_wrong(
     np.save(tmp_path / "x.npy", normal(1, 3, 16, 16))
     np.save(tmp_path / "wrong.npy", normal(1, 3, 16, 17))
     (tmp_path / "text.npy").write_text("no array")
-    assert cli.main(["run", str(tmp_path / model), str(tmp_path / image)]) in (1, 2)
+    assert cli.main(["run", str(tmp_path / model), str(tmp_path / image)]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_run_gives_programs_json_without_nan_and_infinity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(model_of([helper.make_node("Relu", ["x"], ["y"])], {"x": (3,)}, ["y"]), tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", np.array([np.inf, 1, np.nan], "float32"))
+    assert cli.main(["run", str(tmp_path / "m.onnx"), str(tmp_path / "x.npy"), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert {row["place"]: row["value"] for row in answer["y"]["largest"]} == {0: "inf", 1: 1.0, 2: "nan"}
 
 
 def test_run_makes_no_picture_beyond_the_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -212,6 +212,43 @@ def test_a_run_that_is_over_keeps_no_array_while_its_helpers_are_busy_elsewhere(
         busy.join()
 
 
+def test_a_helper_that_comes_late_writes_into_nobody_s_result(monkeypatch):
+    late, values = [], np.zeros(10)
+    monkeypatch.setattr(pool, "_ask", lambda shares, count: late.append(shares) or count)
+
+    def compute(start, stop, values):
+        values[start:stop] += 1
+
+    pool.run(compute, 10, 10**6, values, limit=4)
+    assert (values == 1).all(), "the caller did all of it"
+    (shares,) = late
+    shares.help()
+    assert (values == 1).all()
+    assert shares.close() is None, "nor does it fail"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+def test_a_forked_child_does_not_wait_for_its_parent_s_helpers():
+    code = """
+import os, signal
+from npconv.kernels.cpu import threads
+done = []
+def kernel(start, stop, *_):
+    done.append(stop - start)
+def run():
+    done.clear()
+    threads.run(kernel, 2, 10**9, limit=2, stoppable=True)  # which the main thread leaves to helpers
+    return sum(done)
+assert run() == 2
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    os._exit(0 if run() == 2 else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert scene(code, PYTHONWARNINGS="ignore") == "0"
+
+
 @pytest.mark.parametrize("before", ["", "run(2)"], ids=["no helper yet", "helpers sleep"])
 def test_what_is_collected_while_the_interpreter_ends_may_still_compute(before):
     """No other thread runs then, and one that is started never comes up: whoever waited for either would never end."""

@@ -164,7 +164,10 @@ def write(path: Path, **arrays: Any) -> str:
             "--epochs: expected a whole number, 1 or more, got '0'",
         ),
         (lambda _: "train --model lenet --data digits --held-back 1", "--held-back must be between 0 and 1, got 1"),
-        (lambda _: "train --model lenet --data digits --seed -1", "--seed must be zero or more"),
+        (
+            lambda _: "train --model lenet --data digits --seed -1",
+            "--seed: expected a whole number, 0 or more, got '-1'",
+        ),
         (lambda p: f"train --model lenet --data digits --size 2 --output {p}", "size must be at least 4, got 2"),
         (lambda p: write(p, x=np.zeros((4, 5, 5))), "must hold two arrays: x"),
         (lambda p: write(p, x=np.zeros((4, 5, 5), int), y=np.zeros(4, int)), "it is int64 of shape"),
@@ -190,6 +193,15 @@ def test_a_wrong_call_is_one_line_and_status_2(tmp_path: Path, capsys: Any, line
     text = capsys.readouterr().err
     assert status == 2, text
     assert words in text.splitlines()[-1]
+
+
+def test_a_training_that_diverges_is_one_line_and_status_1(tmp_path: Path, capsys: Any) -> None:
+    x = np.random.default_rng(0).random((20, 8, 8))
+    line = write(tmp_path, x=x, y=np.arange(20) % 3) + " --lr 1e30 --epochs 3"
+    assert main(shlex.split(line)) == 1
+    text = capsys.readouterr().err
+    assert "try a lower learning rate" in text
+    assert text.count("\n") == 1
 
 
 def test_predict_names_a_picture_or_weights_that_are_none(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import npconv as nc
-from npconv import arrays, config
+from npconv import arrays, config, disk
 from npconv.algorithms import TRANSFORMED
 from npconv.planning import measurements, plan_for, tuning
 
@@ -31,6 +31,7 @@ def cache(tmp_path, monkeypatch):
     compiling.cache_folder()
     monkeypatch.setenv("NPCONV_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(measurements, "cache_dir", config.cache_dir)
+    monkeypatch.setattr(disk, "_warned", set())
     measurements.forget()
     yield tmp_path / "autotune"
     measurements.forget()
@@ -356,16 +357,23 @@ def test_a_lock_left_behind_is_passed(cache, clock, monkeypatch):
     assert files(cache) == [path.name]
 
 
-def test_processes_that_measure_at_once_lose_nothing(cache):
+def test_processes_that_measure_at_once_lose_nothing(cache, tmp_path):
+    # They begin together, and each holds what it has read for a while before it writes.
     code = """
-import sys, npconv as nc
-from npconv.planning import tuning
+import pathlib, sys, time, npconv as nc
+from npconv.planning import measurements, tuning
+channels, folder, write = int(sys.argv[1]), pathlib.Path(sys.argv[2]), measurements._write
 tuning.medians = lambda jobs, wait: dict.fromkeys(jobs, 1.0)
+measurements._write = lambda *arguments: (time.sleep(0.01), write(*arguments))
+(folder / f"ready{channels}").touch()
+while len(list(folder.glob("ready*"))) < 3:
+    time.sleep(0.001)
 for size in range(5, 15):
-    nc.autotune((1, int(sys.argv[1]), size), (2, int(sys.argv[1]), 3), backend="numpy")
+    nc.autotune((1, channels, size), (2, channels, 3), backend="numpy")
 """
     workers = [
-        subprocess.Popen([sys.executable, "-c", code, str(channels)], env={**os.environ}) for channels in (1, 2, 3)
+        subprocess.Popen([sys.executable, "-c", code, str(channels), str(tmp_path)], env={**os.environ})
+        for channels in (1, 2, 3)
     ]
     assert [worker.wait(120) for worker in workers] == [0, 0, 0]
     assert len(entries(cache)) == 30

@@ -2,8 +2,8 @@
 
 A new command is a new file and a name in `NAMES`. ``run`` returns nothing where it went well. It raises `UsageError`
 where it was called wrongly, `CommandError` where it could not do what was asked; both messages are one line for a
-person to read. A `ValueError` or `TypeError` of npconv counts as the first, an `ImportError`, `OSError` or
-`RuntimeError` as the second.
+person to read. A `ValueError` or `TypeError` of npconv counts as the first, and so does a path that leads nowhere; an
+`ImportError`, `RuntimeError` or any other `OSError` as the second.
 """
 
 from __future__ import annotations

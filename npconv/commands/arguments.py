@@ -71,12 +71,21 @@ def sizes(text: str) -> Sizes:
 
 def positive(text: str) -> int:
     """Read a number of things, at least one."""
+    return _whole(text, 1)
+
+
+def seed(text: str) -> int:
+    """Read what NumPy's random numbers begin with."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
     try:
         value = int(text)
     except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, got {text!r}")
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number, {least} or more, got {text!r}")
     return value
 
 

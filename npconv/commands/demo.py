@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from npconv.commands import CommandError, UsageError
-from npconv.commands.arguments import describe, need
+from npconv.commands.arguments import describe, need, seed
 
 EXAMPLES = """
 npconv demo                                     a photograph, a network, the lecture's table
@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", default=Path("npconv-demo"), help="default: %(default)s"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the network's weights (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the network's weights (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> None:

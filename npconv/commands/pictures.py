@@ -14,7 +14,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 
 def pictures_in(folder: Path) -> list[Path]:
     """The pictures in a folder, in the order of their names."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def find(patterns: Iterable[str]) -> list[Path]:
@@ -27,6 +27,8 @@ def find(patterns: Iterable[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
+        if not pattern:  # which a path takes for the folder we are in
+            raise UsageError("a picture must have a name, got ''")
         path = Path(pattern)
         if path.is_dir():
             named = pictures_in(path)

@@ -99,7 +99,11 @@ def _show(name: str, value: Any, top: int) -> None:
 
 
 def _values(value: Any, top: int) -> dict[str, Any]:
-    pairs = [{"place": int(place), "value": number.item()} for place, number in _largest(value, top)]
+    # JSON has no infinities and no NaN.
+    pairs = [
+        {"place": int(place), "value": number.item() if math.isfinite(number) else str(number)}
+        for place, number in _largest(value, top)
+    ]
     return {"shape": list(value.shape), "dtype": str(value.dtype), "largest": pairs}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 import npconv as nc
 from npconv.commands import UsageError, samples
-from npconv.commands.arguments import add_json, describe, need, positive
+from npconv.commands.arguments import add_json, describe, need, positive, seed
 from npconv.commands.recipes import RECIPES, Network
 
 EXAMPLES = """
@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--shift", type=int, help="pixels to move pictures by (default: a sixteenth of the side)")
     parser.add_argument("--held-back", type=float, default=0.2, help="share not trained on (default: %(default)s)")
     parser.add_argument("--patience", type=int, help="stop after so many epochs without a lower loss")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and choice (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of weights, order and choice (default: %(default)s)")
     add_json(parser)
 
 
@@ -57,8 +57,6 @@ def run(options: argparse.Namespace) -> None:
     recipe = RECIPES[options.model]
     if options.width != 1 and not recipe.has_width:
         raise UsageError(f"--width is for the mobilenets, not for {options.model}")
-    if options.seed < 0:
-        raise UsageError(f"--seed must be zero or more, got {options.seed}")
     if not 0 < options.held_back < 1:
         raise UsageError(f"--held-back must be between 0 and 1, got {options.held_back:g}")
     if options.lr is not None and not 0 <= options.lr < math.inf:
@@ -103,18 +101,19 @@ def _train(
     if not options.json:
         print(f"{options.model}, {count:,} parameters; {len(trained_on)} pictures, {len(held)} held back")
     adam = nc.nn.AdamW(model.parameters(), lr=recipe.lr if options.lr is None else options.lr)
-    history = nc.nn.fit(
-        model,
-        trained_on,
-        optimizer=adam,
-        schedule=nc.nn.CosineAnnealingLR(adam, options.epochs),
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        validation=held,
-        patience=options.patience,
-        checkpoint=options.output / "checkpoint.npz",
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # of a training that diverges, `fit` says so itself
+        history = nc.nn.fit(
+            model,
+            trained_on,
+            optimizer=adam,
+            schedule=nc.nn.CosineAnnealingLR(adam, options.epochs),
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            validation=held,
+            patience=options.patience,
+            checkpoint=options.output / "checkpoint.npz",
+        )
     return history, held
 
 

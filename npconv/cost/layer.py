@@ -252,10 +252,16 @@ def total(name: str, costs: tuple[Cost, ...]) -> Cost:
     )
 
 
+_MOST = 10**300
+"""Of anything that is counted; what a float cannot hold has no time on any machine."""
+
+
 def whole(name: str, value: Any) -> int:
     """A count of zero or more. Work may pass 64 bits, and people write a million as 1e6."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if type(value) is int and value > _MOST:
+        raise ValueError(f"{name} must be at most 1e300")
     return value if type(value) is int and value > 0 else integer(name, value)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -23,6 +23,12 @@ FEW_COLUMNS = 32
 
 MOST_PLANES = 2**22
 """Entries of a table of planes; filters that need more go another way."""
+
+LONG = 2**16
+"""Places on an axis from which on a table that says where each comes from is large: it has 8 bytes for each."""
+
+MOST_LONG = 8
+"""Filters with such tables that are remembered."""
 
 # Seconds that a call of `npconv.conv` takes beside its work, and that a byte of the padded copy for it takes.
 _CONV, _PADDED = 100e-6, 2e-10
@@ -38,6 +44,25 @@ class Axis(NamedTuple):
     kernel: int
     low: int
     out: int
+
+
+Make = TypeVar("Make", bound=Callable[..., Any])
+
+
+def remembered(make: Make) -> Make:
+    """Remember what was made for the last 256 frames, but for few of those with large tables."""
+    many, few = functools.lru_cache(256)(make), functools.lru_cache(MOST_LONG)(make)
+
+    @functools.wraps(make)
+    def made(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> Any:
+        return (few if is_long(frame) else many)(backend, frame, dtype)
+
+    return cast(Make, made)
+
+
+def is_long(frame: Frame) -> bool:
+    """Whether a filter's tables are large."""
+    return max(frame.x_shape) >= LONG
 
 
 Summed = Callable[[Array, Array, Any, Array | None], Array]
@@ -86,7 +111,7 @@ def seconds_by_conv(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> flo
     return found.predicted_seconds + _CONV + _PADDED * batch * math.prod(padded) * dtype.itemsize
 
 
-@functools.lru_cache(maxsize=256)
+@remembered
 def summer(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> Summed:
     """The sums of a dense kernel, made ready."""
     batch, axes, spread = arranged(frame)
@@ -132,7 +157,7 @@ def by_axes(
     return x
 
 
-@functools.lru_cache(maxsize=256)
+@remembered
 def _passes(
     backend: Backend, frame: Frame, dtype: np.dtype[Any]
 ) -> tuple[list[int], list[tuple[Any, list[int], list[tuple[int, int]]]]]:

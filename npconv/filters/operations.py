@@ -280,6 +280,10 @@ def _made_ready(
     strips = compiled.fits(backend, frame, wide)
     tiles = transformed.filter_for(backend, frame, wide) if whole.transforms(frame, wide) else None
     dense = whole.dense(frame, wide) if tiles is None else None
+    if compiled.is_long(frame):
+        # They hold tables of which few are remembered; nor are they held here.
+        tiles = tiles and _asked_again(transformed.filter_for, backend, frame, wide)
+        dense = dense and _asked_again(compiled.summer, backend, frame, wide)
 
     def call(x: Array, w: Array, out: Array | None) -> Array:
         kernel = turned(w) if flip else w
@@ -295,6 +299,11 @@ def _made_ready(
         return y if out is None or y is out else _into(out, y)
 
     return call
+
+
+def _asked_again(make: Callable[..., Any], *how: Any) -> Callable[..., Any]:
+    """What is made anew where it was forgotten."""
+    return lambda *arguments: make(*how)(*arguments)
 
 
 def _strided(frame: Frame, dense: recent.Call) -> recent.Call:

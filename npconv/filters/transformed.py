@@ -121,7 +121,7 @@ def is_faster(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> bool:
     return found is not None and found[1] < compiled.seconds(backend, frame, dtype)
 
 
-@functools.lru_cache(maxsize=32)
+@compiled.remembered
 def filter_for(backend: Backend, frame: Frame, dtype: np.dtype[Any]) -> Callable[..., Array | None]:
     """A filter of tiles made ready, ``y = filter(x, w, outside, out)``, which may write into `out`.
 

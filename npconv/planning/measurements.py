@@ -112,10 +112,10 @@ def keep(backend: Backend, spec: ConvSpec, op: str, dtype: np.dtype[Any], entry:
                 _write(path, backend, table)
         except OSError as error:
             _add(table, {key: entry.over(table.get(key))})
-            warnings.warn(
+            disk.warn_once(
+                "keeping measurements",
                 f"measurements cannot be kept in {path} ({error}), so they hold for this process only; "
                 "set NPCONV_CACHE_DIR to a writeable folder, or to off",
-                RuntimeWarning,
                 stacklevel=3,
             )
 
