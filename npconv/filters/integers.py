@@ -47,7 +47,9 @@ def made_ready(
     It writes into its third argument unless that is None.
     """
     split, kernels = may_split(frame.kernel, method), compiled.compiled_filters(backend)
-    dense, shape = functools.cache(functools.partial(Run(backend, "direct").dense, frame)), frame.y_shape
+    # Of what has long tables few are remembered, and not here.
+    cache: Any = (lambda make: make) if compiled.is_long(frame) else functools.cache
+    dense, shape = cache(functools.partial(Run(backend, "direct").dense, frame)), frame.y_shape
 
     def call(x: Array, w: Array, out: Array | None) -> Array:
         kernel = (turned(w) if flip else w).astype(_WIDE)
