@@ -30,6 +30,9 @@ SLICE_PANELS = 2
 MOST_POSITIONS, FEWEST_POSITIONS, RESULT_BYTES = 512, 64, 256 * 1024
 
 
+# Vector steps that the sums of lanes at the end of a dot product are worth.
+SUMMING = 12
+
 # Output channels up to which the image is read where it was staged, without panels: each of its elements serves too few
 # products to be packed for them. Tiles for that have at most `LOW_ROWS` rows; more channels make several passes, for
 # which all staged planes of a block have to stay in L2.
@@ -98,11 +101,32 @@ def processor() -> Processor:
 
 
 @functools.lru_cache(maxsize=256)
-def tile_for(dtype: np.dtype[Any], rows: int, columns: int) -> Tile:
-    """The tile for float32 or float64 that wastes least on a result of `rows` channels by `columns` positions."""
+def tile_for(dtype: np.dtype[Any], rows: int, columns: int, depth: int = 0) -> Tile:
+    """The tile for float32 or float64 that wastes least on a result of `rows` channels by `columns` positions.
+
+    With the `depth` of its sums, the few positions behind whole panels may be columns of dot products.
+    """
     lanes = processor().register_bytes // dtype.itemsize
-    tiles = [Tile(r, v, lanes) for r, v in processor().tiles]
-    return min(tiles, key=lambda t: -(-rows // t.rows) * t.rows * -(-columns // t.columns) * t.columns)
+
+    def taken(tile: Tile) -> float:
+        steps = evenly(depth, slice_for(tile, dtype.itemsize))
+        panels, passes = panels_and_dots(columns, tile.columns, lanes, steps)
+        dots = passes * (1 / lanes + SUMMING / steps) if passes else 0
+        return -(-rows // tile.rows) * tile.rows * (panels + dots) * tile.columns
+
+    return min((Tile(r, v, lanes) for r, v in processor().tiles), key=taken)
+
+
+def panels_and_dots(count: int, columns: int, lanes: int, steps: int) -> tuple[int, int]:
+    """How many panels of `columns` positions there are, and passes of dot products over the few behind whole ones.
+
+    There are such passes, each over as many positions as a panel has vectors, where they are less work than a panel.
+    """
+    vectors, rest = columns // lanes, count % columns
+    passes = (rest + vectors - 1) // vectors
+    if passes * (steps + SUMMING * lanes) >= steps * lanes:
+        return (count + columns - 1) // columns, 0
+    return count // columns, passes
 
 
 @functools.lru_cache(maxsize=256)

@@ -191,7 +191,7 @@ def _driver(dtype: np.dtype[Any], batch: int, groups: int, outputs: int, depth: 
             lambda: matmul_narrow(dtype, low_tile), (blocks_for(line, 1)[:4],), batch * groups * number,
         )  # fmt: skip
     window = window if staging else line
-    tile = tile_for(dtype, outputs, window.positions)
+    tile = tile_for(dtype, outputs, window.positions, depth)
     most = positions_for(outputs if depth > slice_for(tile, dtype.itemsize) else 1, dtype.itemsize)
     blocks = blocks_for(window, most, columns=tile.columns)
     slices = f"depth {depth} in slices of {min(depth, slice_for(tile, dtype.itemsize))}"

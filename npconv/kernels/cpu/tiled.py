@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from npconv.kernels.cpu.blocking import LINE, PANELS, Tile, slice_for
+from npconv.kernels.cpu.blocking import LINE, PANELS, Tile, panels_and_dots, slice_for
 from npconv.kernels.cpu.compile import entry, inner
 from npconv.kernels.cpu.loops import HARDSWISH, hardswish
 from npconv.kernels.cpu.microkernel import fetching_product, packing_product, tile_product
@@ -25,8 +25,7 @@ from npconv.kernels.cpu.staging import stager
 from npconv.kernels.cpu.vectors import ADDRESS, GRID, TABLE, address_of, copiers, elements, number_of
 from npconv.kernels.cpu.workspace import on_lines
 
-# Vector steps that the sums of lanes at the end of a dot product are worth.
-SUMMING = 12
+divided = inner(panels_and_dots)
 
 
 def arguments(dtype: np.dtype[Any]) -> tuple[Any, ...]:
@@ -153,11 +152,7 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                     source = x + ((image + above) * width_in + left) * size
                     for k in range(steps):
                         offsets[k] = k * width_in
-                # Panels of whole vectors, and dot products for the few positions behind them where that is less work.
-                whole, rest = count // columns, count % columns
-                passes = (rest + vectors - 1) // vectors
-                if passes * (steps + SUMMING * lanes) >= steps * lanes:
-                    whole, passes = (count + columns - 1) // columns, 0
+                whole, passes = divided(count, columns, lanes, steps)
                 behind, few = whole * columns, address_of(packed) + panels * panel_pitch * size
                 if passes > 0:
                     pack_columns(source, offsets, steps, behind, count, width, pitch, few)

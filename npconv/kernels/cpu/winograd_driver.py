@@ -11,10 +11,9 @@ import numpy as np
 from npconv.config import get_num_threads
 from npconv.geometry import ConvSpec
 from npconv.kernels.cpu import threads, winograd, workspace
-from npconv.kernels.cpu.blocking import Tile, evenly, processor
+from npconv.kernels.cpu.blocking import SUMMING, Tile, evenly, processor
 from npconv.kernels.cpu.microkernel import CHUNK
 from npconv.kernels.cpu.operands import BOUNDS, nothing, read_only
-from npconv.kernels.cpu.tiled import SUMMING
 from npconv.kernels.cpu.winograd import Factors
 
 # Winograd tiles that a task transforms at once, about: what they hold for all channels should stay in L2.
