@@ -47,7 +47,7 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
     panel_pitch, lines = (most_depth + 4) * columns, columns * size // LINE
     product, dots = fetching_product(size, tile), tile_product(size, tile, dots=True)
     first_product, stage_planes = packing_product(size, tile), stager(size, lanes)
-    (copy, _, _, join), (move, *_) = copiers(size, lanes), copiers(size, 1)
+    (copy, clear, _, join), (move, *_) = copiers(size, lanes), copiers(size, 1)
 
     @inner
     def pack_panels(
@@ -55,10 +55,11 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
     ) -> None:
         """Pack what lies under positions `position` to `count` of a block `width` wide whose rows are `pitch` apart.
 
-        There are `panels` of them at most; columns beyond `count` hold anything.
+        There are `panels` of them at most. Columns beyond `count` are zeros: the tiles multiply by them, and numbers
+        that are nearly zero, as anything in memory may look, take a hundred times as long.
         """
-        begin = 0
-        while begin < min(panels * columns, count - position):
+        begin, most = 0, min(panels * columns, (count - position + columns - 1) // columns * columns)
+        while begin < most:
             first = position + begin
             row, column = first // width, first % width
             start, gap = source + (row * pitch + column) * size, (pitch - width) * size
@@ -68,7 +69,10 @@ def conv_tiled(dtype: np.dtype[Any], tile: Tile) -> Callable[..., None]:
                 continue
             target = packed + (begin // columns * panel_pitch + begin % columns) * size
             run, total = min(lanes, width - column), min(lanes, count - first)
-            if run == lanes:
+            if total < lanes:
+                for k in range(steps):
+                    clear(target + k * columns * size)
+            if run == lanes and total > 0:
                 for k in range(steps):
                     copy(target + k * columns * size, start + offsets[k] * size)
             elif width + run >= total:

@@ -24,7 +24,7 @@ from npconv.kernels.cpu.compile import compiled, inner
 from npconv.kernels.cpu.microkernel import CHUNK, tile_product
 from npconv.kernels.cpu.staging import row_movers
 from npconv.kernels.cpu.transforms import Rows, gatherer, kernel_transformer, row_width, scatterer
-from npconv.kernels.cpu.vectors import address_of, copiers
+from npconv.kernels.cpu.vectors import address_of, copiers, elements
 from npconv.kernels.cpu.workspace import on_lines
 
 
@@ -277,7 +277,7 @@ def weights_transform(
     dtype: np.dtype[Any], rows: int, down: Factors, across: Factors
 ) -> tuple[Callable[..., None], int]:
     """A function that transforms some weights for tiles of so many rows, and the numbers that it needs room for."""
-    size = dtype.itemsize
+    size, kind, points = dtype.itemsize, dtype.type, len(down.g) * len(across.g)
     kernel_h, kernel_w = len(down.g[0]), len(across.g[0])
     beyond, taps = row_width(kernel_w) - kernel_w, kernel_h * kernel_w
     transform = kernel_transformer(size, CHUNK, down.g, across.g)
@@ -293,7 +293,8 @@ def weights_transform(
         `layout` holds outputs and depth of a group; channels, of which the depth is so many for each of some planes;
         distances in `w` of neighbouring groups, outputs, channels and planes, the place of the first plane; and whether
         the order of the taps of a kernel is the opposite one. A point of `u` lies `pitch` elements behind the one
-        before. What pads the depth is zero, what pads the outputs stays as it was.
+        before. What pads the depth and the outputs is zero: the tiles multiply by it, and numbers that are nearly zero,
+        as anything in memory may look, take a hundred times as long.
         """
         outputs, depth, channels, group_step, row_step, channel_step, plane_step, plane_first, is_turned = layout
         for lane in range(CHUNK):
@@ -308,9 +309,13 @@ def weights_transform(
                 if channel == channels:
                     plane, channel = plane + 1, 0
             # All rows of a chunk before the next one: together they fill the lines that each point begins anew.
-            for row in range(min(rows, outputs - block * rows)):
-                begin = group * group_step + (block * rows + row) * row_step + plane_first
+            for row in range(rows):
                 here = target + ((chunk - first) * rows + row) * CHUNK * size
+                if block * rows + row >= outputs:
+                    for point in range(points):
+                        elements(here + point * pitch * size, CHUNK, kind)[:] = 0
+                    continue
+                begin = group * group_step + (block * rows + row) * row_step + plane_first
                 source, places = address_of(w) + begin * size, address_of(offsets)
                 if lanes < CHUNK or begin + furthest + taps + beyond > w.size:
                     # The last of the weights: a row that is read whole would end behind them.

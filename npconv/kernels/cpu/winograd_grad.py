@@ -202,6 +202,12 @@ def conv_winograd_grad(dtype: np.dtype[Any], tile: Tile, down: Factors, across: 
                             address_of(results) + (o // rows * rows * padded + t * rows + o % rows * CHUNK) * size,
                             results_pitch,
                         )  # fmt: skip
+                    # The tiles multiply by what pads the outputs; numbers that are nearly zero, as anything may look,
+                    # take a hundred times as long.
+                    for o in range(used_o, (used_o + rows - 1) // rows * rows):
+                        for point in range(points):
+                            place = point * results_pitch + o // rows * rows * padded + t * rows + o % rows * CHUNK
+                            results[place : place + CHUNK] = 0
                 for above in range(0, used_o, some_outputs):
                     below = min(used_o, above + some_outputs)
                     for left in range(0, used_d, some_planes):
