@@ -7,6 +7,7 @@ status is 1. docs/reliability.md says what each of them is for.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -111,7 +112,9 @@ def again(names: str, words: str, *options: str) -> Callable[[float, int], str]:
         files = [str(HERE / f"test_{name}.py") for name in names.split()]
         command = [sys.executable, "-m", "pytest", "-q", "-x", *files, *(("-k", words) if words else ()), *options]
         limit = max(300.0, 2 * (until - time.monotonic()))
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+        # One after the other: who has tests run side by side says so in this variable.
+        alone = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+        done = subprocess.run(command, env=alone, capture_output=True, text=True, timeout=limit, check=False)
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
         return done.stdout.strip().splitlines()[-1]
 
