@@ -589,7 +589,7 @@ def guarded_weights(guard, spec, matrices, w):
     """Transformed weights between guards, NaN also where a point ends and the next begins."""
     down, across = winograd_driver._factors(matrices)
     outputs, channels = spec.out_channels // spec.groups, spec.in_channels // spec.groups
-    rows, points = cpu.winograd_tile(w.dtype).rows, len(down.g) * len(across.g)
+    rows, points = cpu.winograd_tile(w.dtype, outputs).rows, len(down.g) * len(across.g)
     u = guard.array(winograd.weights_shape(spec.groups, outputs, channels, points, rows), None, w.dtype)
     held = spec.groups * -(-outputs // rows) * rows * -(-channels // CHUNK) * CHUNK
     loop = winograd.winograd_weights(w.dtype, rows, down, across)

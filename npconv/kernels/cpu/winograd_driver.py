@@ -25,6 +25,10 @@ WINOGRAD_TILES = 48
 WEIGHT_ROWS, MORE_ROWS, ROW_BYTES, LARGE_BYTES, SUMS_BYTES = 2, 8, 128 * 1024, 6 * 2**20, 512 * 1024
 
 
+# How much less work another tile than the first must be.
+WORTH_IT = 1.05
+
+
 class WinogradWeights(NamedTuple):
     """Weights for `winograd_runner`: transformed, with the distance of points; or, where that is 0, as they came."""
 
@@ -47,7 +51,7 @@ def winograd_weights(
         return WinogradWeights(values, 0, layout)
     groups, depth = spec.groups, spec.in_channels // spec.groups
     outputs = spec.out_channels // groups
-    loop, rows, points = _winograd_weights(w.dtype, transforms)
+    loop, rows, points = _winograd_weights(w.dtype, transforms, outputs)
     u = workspace.empty(winograd.weights_shape(groups, outputs, depth, points, rows), w.dtype)
     threads.run(loop, groups * -(-outputs // rows), depth * spec.out_channels * points * 4, values, u, layout)
     return WinogradWeights(read_only(u.reshape(-1)), u.shape[1], layout)
@@ -64,9 +68,11 @@ def _weights_layout(spec: ConvSpec, turned: bool, stacked: int) -> Any:
 
 
 @functools.lru_cache(maxsize=64)
-def _winograd_weights(dtype: np.dtype[Any], transforms: tuple[Any, ...]) -> tuple[Callable[..., None], int, int]:
+def _winograd_weights(
+    dtype: np.dtype[Any], transforms: tuple[Any, ...], outputs: int
+) -> tuple[Callable[..., None], int, int]:
     """The loop that transforms weights, the rows of a tile, and the number of points."""
-    rows, (down, across) = winograd_tile(dtype).rows, _factors(transforms)
+    rows, (down, across) = winograd_tile(dtype, outputs).rows, _factors(transforms)
     return winograd.winograd_weights(dtype, rows, down, across), rows, len(down.g) * len(across.g)
 
 
@@ -82,8 +88,8 @@ def winograd_runner(
     """
     if spec.batch * spec.out_channels * spec.window.positions == 0:
         return nothing
-    (down, across), tile = _factors(transforms), winograd_tile(dtype)
     groups, channels, outputs = spec.groups, spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    (down, across), tile = _factors(transforms), winograd_tile(dtype, outputs)
     window = spec.window
     # A signal is an image of one row.
     missing = 2 - window.ndim
@@ -144,10 +150,19 @@ def _spans(planes: Any, channels: int) -> Any:
     return read_only(spans)
 
 
-def winograd_tile(dtype: np.dtype[Any]) -> Tile:
-    """The register tile of Winograd's products."""
-    rows, vectors = processor().tiles[0]
-    return Tile(rows, vectors, processor().register_bytes // dtype.itemsize)
+def winograd_tile(dtype: np.dtype[Any], outputs: int, columns: int = 0) -> Tile:
+    """The register tile of Winograd's products: the first one, unless another wastes much less on so many outputs.
+
+    And on so many columns, where those are not tiles of an image, of which there are about as many as fill panels.
+    """
+    lanes = processor().register_bytes // dtype.itemsize
+    first, *_ = tiles = [Tile(rows, vectors, lanes) for rows, vectors in processor().tiles]
+
+    def work(tile: Tile) -> float:
+        wide = -(-columns // tile.columns) * tile.columns if columns else 1
+        return -(-outputs // tile.rows) * tile.rows * wide * (1 if tile is first else WORTH_IT)
+
+    return min(tiles, key=work)
 
 
 @functools.lru_cache(maxsize=64)

@@ -55,8 +55,12 @@ def winograd_weight_grad(spec: ConvSpec, transforms: tuple[Any, ...], planes: An
     if spec.batch * spec.parameters * spec.window.positions == 0:
         dw[...] = 0
         return
-    (down, across), tile, window = _factors(transforms), winograd_tile(x.dtype), last_axes(spec.window, 2)
     outputs, depth = spec.out_channels // spec.groups, spec.in_channels // spec.groups
+    (down, across), tile, window = (
+        _factors(transforms),
+        winograd_tile(x.dtype, outputs, depth),
+        last_axes(spec.window, 2),
+    )
     tiles = spec.batch * -(-window.out[0] // len(down.at)) * -(-window.out[1] // len(across.at))
     points = len(down.bt) * len(across.bt)
     parts = parts_for(outputs, depth, tiles, points * x.dtype.itemsize, tile, -(-get_num_threads() // spec.groups))
