@@ -59,6 +59,16 @@ class Plan:
     measured_seconds : float or None
         What `npconv.autotune` measured, with `measured_threads`; None where a prediction made the choice.
     measured_threads : int or None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> plan = nc.plan((1, 1, 3), (1, 1, 2), dtype="float64")
+    >>> plan.macs, plan.spec.y_shape
+    (4, (1, 1, 2))
+    >>> plan(np.array([[[1.0, 2.0, 3.0]]]), np.array([[[1.0, 10.0]]]))
+    array([[[21., 32.]]])
     """
 
     spec: ConvSpec
@@ -338,7 +348,23 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class PackedConv:
-    """A plan with its weights taken in: call it with images."""
+    """A plan with its weights taken in: call it with images.
+
+    Attributes
+    ----------
+    plan : Plan
+    packed : object
+        The weights as the plan's algorithm wants them.
+    bias : array or None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npconv as nc
+    >>> layer = nc.plan((1, 1, 3), (1, 1, 2), dtype="float64").pack(np.array([[[1.0, 10.0]]]))
+    >>> layer(np.array([[[1.0, 2.0, 3.0]]]))
+    array([[[21., 32.]]])
+    """
 
     plan: Plan
     packed: Any

@@ -114,6 +114,8 @@ def conv_winograd(dtype: np.dtype[Any], tile: Tile, down: Factors, across: Facto
             few_tiles = tail if block == blocks - 1 else 0
             count = min(most_tiles, total - tail - begin) + few_tiles
             used_vectors, used_panels = (count + lanes - 1) // lanes, (count - few_tiles + columns - 1) // columns
+            if few_tiles == 0 and used_vectors % vectors > 1:
+                used_vectors = used_panels * vectors  # all of a panel takes part, but where it has one vector
             first_row, last_row = begin // tiles_w, (begin + count - 1) // tiles_w
             firsts[:], ends[:] = depth, 0
             for t in range(used_vectors * lanes):
